@@ -1,0 +1,168 @@
+"""Time grids: the N+1 strictly decreasing times that a solver steps along.
+
+A grid is uniform in some clock u(t),
+
+    u(t_n) = u(t_0) + n/(N-1) (u(t_min) - u(t_0)),   n = 0..N-1,      t_N = 0,
+
+so N steps call the network at N times from `t_start` to `sde.t_min`, and the last step goes to sigma = 0. With `t_end` > 0 all N+1
+points lie on the clock and nothing goes to 0. Grids are float64 tensors on the CPU; any strictly decreasing tensor is one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .sde import SDE, VPSDE, VPChain, as_time
+
+
+class Grid(Protocol):
+    """A rule that makes a grid."""
+
+    def __call__(self, sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+        """`steps + 1` times from `t_start` to `t_end`."""
+        ...
+
+
+def uniform(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Uniform in t. On a chain with N = T these are all its steps."""
+    return _uniform_in(lambda t: t, lambda u: u, sde, steps, t_start, t_end)
+
+
+def half_log_snr(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Uniform in lambda = log(alpha/sigma) (Lu et al. 2022, arXiv 2206.00927)."""
+    return _uniform_in(sde.half_log_snr, sde.time, sde, steps, t_start, t_end)
+
+
+def karras(sde: SDE, steps: int, *, rho: float = 7.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Uniform in (sigma/alpha)^(1/rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
+    return _uniform_in(
+        lambda t: (-sde.half_log_snr(t) / rho).exp(), lambda u: sde.time(-rho * u.log()), sde, steps, t_start, t_end
+    )
+
+
+def quadratic(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Uniform in tau^(1/power), where tau is the time of the classical VP SDE with the same signal-to-noise ratio.
+
+    (Song et al. 2021, arXiv 2010.02502, appendix D.2, spaces DDIM so.) As the rule sees lambda alone it is the same for every process.
+    """
+    vp = VPSDE()
+    return _uniform_in(
+        lambda t: vp.time(sde.half_log_snr(t)) ** (1 / power),
+        lambda u: sde.time(vp.half_log_snr(u**power)),
+        sde,
+        steps,
+        t_start,
+        t_end,
+    )
+
+
+def ddpm(
+    sde: SDE,
+    steps: int,
+    *,
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing",
+    t_start: float = 1.0,
+    t_end: float = 0.0,
+) -> Tensor:
+    """The chain's own indices i in 1..T, thinned, then 0.
+
+    "trailing" starts at T; "linspace" takes both T and 1; "leading" takes 1, 1+T//N, ... and so starts below T, as DDIM's code does
+    (the names are those of Lin et al. 2023, arXiv 2305.08891, table 2).
+
+    Raises:
+        ValueError: `sde` is no chain, `t_end` is not 0, or there are more steps than indices up to `t_start`.
+    """
+    if not isinstance(sde, VPChain):
+        raise ValueError(f"grid 'ddpm' needs a discrete chain (VPSDE.from_betas), got {sde!r}")
+    if t_end != 0:
+        raise ValueError("grid 'ddpm' ends at 0")
+    top = int(t_start * sde.steps + 1e-9)
+    if not 1 <= steps <= top:
+        raise ValueError(f"grid 'ddpm' takes 1 to {top} steps on this chain from t_start={t_start:g}, got {steps}")
+    n = torch.arange(steps, dtype=torch.float64)
+    if spacing == "trailing":
+        indices = (top - n * top / steps).round()
+    elif spacing == "leading":
+        indices = 1 + (steps - 1 - n) * (top // steps)
+    elif spacing == "linspace":
+        indices = torch.linspace(top, 1, steps, dtype=torch.float64).round()
+    else:
+        raise ValueError(f"spacing must be 'trailing', 'leading' or 'linspace', got {spacing!r}")
+    return check(sde, torch.cat([indices, indices.new_zeros(1)]) / sde.steps)
+
+
+GRIDS: dict[str, Grid] = {
+    "uniform": uniform,
+    "half_log_snr": half_log_snr,
+    "karras": karras,
+    "quadratic": quadratic,
+    "ddpm": ddpm,
+}
+
+
+def names() -> list[str]:
+    """Every grid by its name."""
+    return list(GRIDS)
+
+
+def get(name: str) -> Grid:
+    """The grid of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in GRIDS:
+        close = difflib.get_close_matches(name, GRIDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(GRIDS)}"
+        raise ValueError(f"no grid is called {name!r}{hint}")
+    return GRIDS[name]
+
+
+def check(sde: SDE, grid: Tensor) -> Tensor:
+    """`grid` as a float64 tensor on the CPU.
+
+    Raises:
+        ValueError: fewer than two times, times outside [0, 1], or times that do not strictly decrease.
+    """
+    grid = torch.as_tensor(grid).detach().to("cpu", torch.float64)
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"a grid needs shape (N+1,) with N >= 1, got {tuple(grid.shape)}")
+    if not bool(((grid >= 0) & (grid <= 1)).all()):
+        raise ValueError(f"a grid must lie in [0, 1], got times from {grid.min().item():g} to {grid.max().item():g}")
+    rising = (grid[1:] >= grid[:-1]).nonzero().flatten()
+    if len(rising):
+        n = int(rising[0])
+        raise ValueError(f"a grid must strictly decrease, but its entries {n} and {n + 1} are {grid[n]:.17g} and {grid[n + 1]:.17g}")
+    return grid
+
+
+def _uniform_in(
+    clock: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor], Tensor],
+    sde: SDE,
+    steps: int,
+    t_start: float,
+    t_end: float,
+) -> Tensor:
+    """The times at which `clock` is uniform; the ends are hit exactly."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    last = as_time(t_end if t_end > 0 else sde.t_min)
+    first = as_time(t_start)
+    if t_end == 0 and steps == 1:
+        return check(sde, torch.stack([first, as_time(0.0)]))
+    head: list[Tensor] = []
+    points = steps + 1 if t_end > 0 else steps
+    if not bool(clock(first).isfinite()) and points > 2 and isinstance(sde, VPChain):
+        # Zero terminal signal: lambda = -inf at t = 1. Step from there to the chain's next time, and be uniform from it.
+        head, first, points = [first], first - 1 / sde.steps, points - 1
+    u_first, u_last = clock(first), clock(last)
+    u = u_first + (u_last - u_first) * torch.linspace(0, 1, points, dtype=torch.float64)
+    inner = inverse(u[1:-1]) if points > 2 else u.new_empty(0)
+    tail = [last] if t_end > 0 else [last, as_time(0.0)]
+    return check(sde, torch.cat([torch.stack([*head, first]), inner, torch.stack(tail)]))

@@ -1,0 +1,92 @@
+"""A network, the path it was trained on, what it predicts and which time it wants: declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .prediction import PREDICTIONS, Model, Prediction
+from .sde import SDE, Time, VPChain, as_time
+
+TimeConvention = str | Callable[[SDE, Tensor], Tensor]
+
+
+def index(sde: SDE, t: Tensor) -> Tensor:
+    """t T - 1: the 0-based index of a chain's step, 0..T-1 at t = 1/T..1 and fractional in between."""
+    if not isinstance(sde, VPChain):
+        raise ValueError(f"time='index' needs a discrete chain (VPSDE.from_betas), got {sde!r}; use 't' or 'half_log_snr'")
+    return t * sde.steps - 1
+
+
+TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {
+    "t": lambda sde, t: t,
+    "index": index,
+    "half_log_snr": lambda sde, t: sde.half_log_snr(t),
+}
+
+
+class ScoreModel(nn.Module, Model):
+    """A network `network(z, time, **cond)` as a score model.
+
+    Args:
+        network: any callable module; returns a tensor of the shape of `z`. Its time has shape `(B,)`. A network with a method
+            `declare_time(name)` (as ours have) is told which convention it will see.
+        sde: the path that the network was trained on.
+        prediction: what the network returns: "noise", "data", "velocity" or "score".
+        time: what the network takes as time: "t", "index" (0..T-1 of a chain), "half_log_snr", or a function of `(sde, t)`.
+            By default "index" on a chain and "t" elsewhere.
+
+    Raises:
+        ValueError: an unknown prediction or time convention, or "index" where there is no chain.
+    """
+
+    def __init__(
+        self, network: nn.Module, sde: SDE, prediction: Prediction = "noise", time: TimeConvention | None = None
+    ) -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+        if time is None:
+            time = "index" if isinstance(sde, VPChain) else "t"
+        if isinstance(time, str) and time not in TIMES:
+            raise ValueError(f"time must be one of {', '.join(TIMES)} or a function of (sde, t); got {time!r}")
+        self.network, self.sde, self.prediction = network, sde, prediction
+        self._network_time = TIMES[time] if isinstance(time, str) else time
+        self._network_time(sde, as_time(1.0))
+        if isinstance(time, str) and hasattr(network, "declare_time"):
+            network.declare_time(time)
+
+    def network_time(self, t: Time) -> Tensor:
+        """The time that the network sees, in float64."""
+        return self._network_time(self.sde, as_time(t))
+
+    def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """`network(z, time, **cond)`, with the input cast to the network's dtype.
+
+        Raises:
+            ValueError: the network's output has another shape than `z`.
+        """
+        parameter = next(self.parameters(), z)
+        dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
+        time = self.network_time(t).to(dtype).to(z.device, non_blocking=True)
+        out = self.network(z.to(dtype), time.expand(z.shape[0]), **cond)
+        if out.shape != z.shape:
+            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
+        return out
+
+    def forward(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """The same as `output`, so that hooks, compilation and parallel wrappers find it."""
+        return self.output(z, t, **cond)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that samples are drawn in: float64 for a float64 network, else float32."""
+        parameter = next(self.parameters(), torch.empty(0))
+        return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters(), torch.empty(0)).device

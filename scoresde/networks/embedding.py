@@ -1,0 +1,51 @@
+"""How the networks see time and class."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+# What brings a time convention to the range of about 1000 units for which the frequencies below are made.
+TIME_SCALES = {"index": 1.0, "t": 1000.0, "half_log_snr": 50.0}
+
+
+class Embedding(nn.Module):
+    """Sinusoids of time (Vaswani et al. 2017, section 3.5) and a learned vector of the class, through a two-layer network.
+
+    Args:
+        width: size of the result.
+        classes: number of classes; None where there are none. A sample without a label has the extra class `classes`.
+    """
+
+    def __init__(self, width: int, classes: int | None = None) -> None:
+        super().__init__()
+        if width % 2:
+            raise ValueError(f"the width of a time embedding must be even, got {width}")
+        self.classes = classes
+        self.time_scale = 1.0
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.label = nn.Embedding(classes + 1, width) if classes is not None else None
+
+    def declare_time(self, name: str) -> None:
+        """Say which time convention the network will see: "t", "index" or "half_log_snr"."""
+        self.time_scale = TIME_SCALES[name]
+
+    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
+        """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`.
+
+        Raises:
+            ValueError: a label for a network without classes.
+        """
+        phase = self.time_scale * t[:, None] * self.frequencies
+        embedded: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], 1))
+        if self.label is None:
+            if label is not None:
+                raise ValueError("a label was given to a network without classes: build it with classes=")
+            return embedded
+        if label is None:
+            label = torch.full((len(t),), self.label.num_embeddings - 1, device=t.device)
+        return embedded + self.label(label)

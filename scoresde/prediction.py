@@ -1,0 +1,105 @@
+"""What a network predicts, and the exact conversions between it and everything else.
+
+Data x and noise eps determine the state, and every prediction is a direction in their plane:
+
+    z        = alpha x + sigma eps
+    data     = x
+    noise    = eps                      g(z, w, t) of Bishop, section 20.2
+    score    = -eps / sigma             Bishop, section 20.3: s = -g / sqrt(1 - alpha_t)
+    velocity = alpha eps - sigma x      Salimans and Ho 2022, arXiv 2202.00512
+
+Given the state and one prediction `a x + b eps`, any other quantity `a' x + b' eps` is their linear combination. So one
+2 x 2 system holds every conversion, and it is singular exactly where a prediction says nothing (the noise at alpha = 0).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .sde import SDE, Time, as_time, expand
+
+Prediction = Literal["data", "noise", "score", "velocity"]
+PREDICTIONS: tuple[Prediction, ...] = ("data", "noise", "score", "velocity")
+
+
+def direction(prediction: Prediction, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, b) with prediction = a x + b eps, for signal and noise scales alpha and sigma."""
+    zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+    if prediction == "data":
+        return one, zero
+    if prediction == "noise":
+        return zero, one
+    if prediction == "score":
+        return zero, -1 / sigma
+    if prediction == "velocity":
+        return -sigma, alpha
+    raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+
+
+def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tuple[Tensor, Tensor]:
+    """(c_z, c_out) in float64 with target = c_z z + c_out source, at each entry of `t`.
+
+    Raises:
+        ValueError: at some t the source does not determine the target (looked for on the CPU only).
+    """
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    if source == target:
+        return torch.zeros_like(alpha), torch.ones_like(alpha)
+    a, b = direction(source, alpha, sigma)
+    a_target, b_target = direction(target, alpha, sigma)
+    determinant = alpha * b - sigma * a
+    c_z = (a_target * b - b_target * a) / determinant
+    c_out = (alpha * b_target - sigma * a_target) / determinant
+    if c_out.device.type == "cpu" and not bool((c_z + c_out).isfinite().all()):
+        where = as_time(t).broadcast_to(c_out.shape)[~(c_z + c_out).isfinite()].flatten()[0].item()
+        raise ValueError(
+            f"prediction={source!r} does not determine the {target} at t={where:g}, where alpha={sde.alpha(where).item():g} "
+            f"and sigma={sde.sigma(where).item():g}: "
+            + (
+                "at zero signal use prediction='velocity' or 'data', or start at a smaller t"
+                if sde.alpha(where).item() == 0
+                else "stop at a larger t"
+            )
+        )
+    return c_z, c_out
+
+
+class Model(ABC):
+    """Anything that knows the score of a diffused distribution: `data`, `noise`, `score` and `velocity` of `(z, t)`.
+
+    A subclass gives `sde`, `prediction` and `output`, its own prediction; the four calls are conversions of one output.
+    States are `(B, *event)`, times scalar or `(B,)`; `**cond` reaches `output` untouched. Results have the dtype of `z`.
+    """
+
+    sde: SDE
+    prediction: Prediction
+
+    @abstractmethod
+    def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """The model's own prediction at `(z, t)`, of the shape of `z`."""
+
+    def data(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """E[x | z_t = z]."""
+        return self._read("data", z, t, cond)
+
+    def noise(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """E[eps | z_t = z]."""
+        return self._read("noise", z, t, cond)
+
+    def score(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """grad_z log q(z_t = z) = -noise / sigma."""
+        return self._read("score", z, t, cond)
+
+    def velocity(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """E[alpha eps - sigma x | z_t = z]."""
+        return self._read("velocity", z, t, cond)
+
+    def _read(self, target: Prediction, z: Tensor, t: Time, cond: dict[str, object]) -> Tensor:
+        c_z, c_out = conversion(self.sde, t, self.prediction, target)
+        out = self.output(z, t, **cond)
+        dtype = torch.promote_types(z.dtype, out.dtype)
+        return (expand(c_z, z, dtype) * z + expand(c_out, z, dtype) * out).to(z.dtype)

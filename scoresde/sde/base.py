@@ -1,0 +1,178 @@
+"""A Gaussian path from data (t = 0) to noise (t = 1), as a stochastic differential equation.
+
+    dz = f(t) z dt + g(t) dw                                   drift and diffusion
+    z_t | x ~ N(alpha(t) x, sigma(t)^2 I)                      marginal: alpha is the signal scale, sigma the noise scale
+    lambda(t) = log(alpha(t) / sigma(t))                       half the log signal-to-noise ratio
+
+The two descriptions determine each other (Song et al. 2021, arXiv 2011.13456, eq. 29; Kingma et al. 2021, arXiv 2107.00630):
+
+    f = d log(alpha) / dt,        g^2 = d sigma^2 / dt - 2 f sigma^2.
+
+With h = lambda(t) - lambda(s) <= 0 for s < t, the transition and the posterior are
+
+    z_t | z_s     ~ N( alpha_t/alpha_s z_s,  sigma_t^2 (1 - e^{2h}) )
+    z_s | z_t, x  ~ N( (sigma_s/sigma_t) e^h z_t + alpha_s (1 - e^{2h}) x,  sigma_s^2 (1 - e^{2h}) ).
+
+For a DDPM chain these are Bishop's q(z_t | z_{t-1}) and q(z_{t-1} | z_t, x), sections 20.1 and 20.2.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from ..random import randn
+
+if TYPE_CHECKING:
+    from ..prediction import Model
+
+Time = float | Tensor
+
+
+def as_time(t: Time) -> Tensor:
+    """`t` as a float64 tensor on its own device (on the CPU where the device has no float64)."""
+    if isinstance(t, Tensor) and t.device.type == "mps":
+        t = t.cpu()
+    return torch.as_tensor(t, dtype=torch.float64)
+
+
+def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A scalar or `(B,)` float64 coefficient, cast last and shaped to multiply `z` of shape `(B, *event)`.
+
+    Raises:
+        ValueError: `coefficient` is neither a scalar nor one number for each sample of `z`.
+    """
+    if coefficient.ndim and coefficient.shape != z.shape[:1]:
+        raise ValueError(
+            f"a time must be a scalar or have shape (B,): got {tuple(coefficient.shape)} for a batch of shape {tuple(z.shape)}"
+        )
+    coefficient = coefficient.to(dtype=dtype or z.dtype).to(z.device, non_blocking=True)
+    return coefficient.reshape(coefficient.shape + (1,) * (z.ndim - 1)) if coefficient.ndim else coefficient
+
+
+class SDE(ABC):
+    """A Gaussian path. A family gives `alpha`, `sigma` and `time`; this class derives the rest.
+
+    Times are floats or tensors, scalar or `(B,)`; schedule functions return float64 of the same shape.
+
+    Attributes:
+        t_min: the smallest time at which a grid calls the network; from there one last step goes to sigma = 0.
+        prior_std: standard deviation of the Gaussian that sampling starts from.
+    """
+
+    t_min: float = 1e-3
+    prior_std: float = 1.0
+
+    @abstractmethod
+    def alpha(self, t: Time) -> Tensor:
+        """Signal scale alpha(t)."""
+
+    @abstractmethod
+    def sigma(self, t: Time) -> Tensor:
+        """Noise scale sigma(t)."""
+
+    @abstractmethod
+    def time(self, half_log_snr: Time) -> Tensor:
+        """The time t at which lambda(t) has the given value: the inverse of `half_log_snr`."""
+
+    def half_log_snr(self, t: Time) -> Tensor:
+        """lambda(t) = log(alpha(t) / sigma(t)); +inf at sigma = 0, -inf at alpha = 0."""
+        return self.alpha(t).log() - self.sigma(t).log()
+
+    def drift_rate(self, t: Time) -> Tensor:
+        """f(t) = d log(alpha) / dt, here by differentiating `alpha`."""
+        t = as_time(t).detach().requires_grad_()
+        with torch.enable_grad():
+            (f,) = torch.autograd.grad(self.alpha(t).log().sum(), t)
+        return f
+
+    def diffusion(self, t: Time) -> Tensor:
+        """g(t) = sqrt(d sigma^2 / dt - 2 f sigma^2), here by differentiating `sigma`."""
+        t = as_time(t).detach().requires_grad_()
+        with torch.enable_grad():
+            variance = self.sigma(t) ** 2
+            (growth,) = torch.autograd.grad(variance.sum(), t)
+        return (growth - 2 * self.drift_rate(t) * variance.detach()).sqrt()
+
+    def drift(self, z: Tensor, t: Time) -> Tensor:
+        """f(t) z, of the shape of `z`."""
+        return expand(self.drift_rate(t), z) * z
+
+    def perturb(
+        self, x: Tensor, t: Time, generator: Generator | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw z_t ~ q(z_t | x) = N(alpha x, sigma^2 I); returns `(z, noise)`, both of the shape of `x`."""
+        if noise is None:
+            noise = randn(x.shape, generator, dtype=x.dtype, device=x.device)
+        return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise, noise
+
+    def transition(self, z: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+        """Mean (of the shape of `z`) and standard deviation of q(z_t | z_s = z), for s < t."""
+        s, t = _ordered(s, t)
+        h = self.half_log_snr(t) - self.half_log_snr(s)
+        mean = expand(self.alpha(t) / self.alpha(s), z) * z
+        return mean, expand(self.sigma(t) * (-torch.expm1(2 * h)).sqrt(), z)
+
+    def posterior(self, z: Tensor, x: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+        """Mean (of the shape of `z`) and standard deviation of q(z_s | z_t = z, x), for s < t."""
+        s, t = _ordered(s, t)
+        h = self.half_log_snr(t) - self.half_log_snr(s)
+        shrink = -torch.expm1(2 * h)
+        # At s = 0 the product (sigma_s/sigma_t) e^h is 0 * 0: both factors vanish and the posterior is the data.
+        mean = expand(self.sigma(s) / self.sigma(t) * h.exp(), z) * z + expand(self.alpha(s) * shrink, z) * x
+        return mean, expand(self.sigma(s) * shrink.sqrt(), z)
+
+    def prior(
+        self,
+        shape: Sequence[int],
+        generator: Generator | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Noise of shape `(B, *event)` that sampling starts from: N(0, prior_std^2 I)."""
+        return self.prior_std * randn(shape, generator, dtype=dtype, device=device)
+
+    def prior_log_prob(self, z: Tensor) -> Tensor:
+        """log N(z; 0, prior_std^2 I) of each sample in nats, shape `(B,)`."""
+        z = z.flatten(1) if z.ndim > 1 else z[:, None]
+        return -0.5 * ((z / self.prior_std) ** 2 + math.log(2 * math.pi * self.prior_std**2)).sum(1)
+
+    def reverse(self, model: Model, eta: float = 1.0) -> ReverseSDE:
+        """The reverse-time family of this path under the score of `model`: eta = 1 the reverse SDE, eta = 0 the ODE."""
+        return ReverseSDE(self, model, eta)
+
+
+class ReverseSDE:
+    """dz = [f z - (1 + eta^2)/2 g^2 score(z, t)] dt + eta g dw, run from t = 1 to t = 0.
+
+    Every eta >= 0 has the marginals of the forward path (Song et al. 2021, arXiv 2011.13456, appendix D.1;
+    eta = 1 is Anderson's reverse SDE, eta = 0 the probability-flow ODE).
+    """
+
+    def __init__(self, sde: SDE, model: Model, eta: float = 1.0) -> None:
+        if eta < 0:
+            raise ValueError(f"eta must be at least 0, got {eta}")
+        self.sde, self.model, self.eta = sde, model, eta
+
+    def drift(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """The drift at `(z, t)`, of the shape of `z`; `cond` reaches the model untouched."""
+        weight = 0.5 * (1 + self.eta**2) * self.sde.diffusion(t) ** 2
+        return self.sde.drift(z, t) - expand(weight, z) * self.model.score(z, t, **cond)
+
+    def diffusion(self, t: Time) -> Tensor:
+        """eta g(t)."""
+        return self.eta * self.sde.diffusion(t)
+
+
+def _ordered(s: Time, t: Time) -> tuple[Tensor, Tensor]:
+    s, t = as_time(s), as_time(t)
+    # Looking at values on another device would make the host wait for it.
+    if s.device.type == t.device.type == "cpu" and bool((s >= t).any()):
+        raise ValueError(f"s must be smaller than t (time runs from data at 0 to noise at 1): got s={s} and t={t}")
+    return s, t

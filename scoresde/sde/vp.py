@@ -1,0 +1,145 @@
+"""Variance-preserving paths: alpha^2 + sigma^2 = 1.
+
+    dz = -beta(t)/2 z dt + sqrt(beta(t)) dw,      B(t) = int_0^t beta,      alpha = e^{-B/2},  sigma^2 = 1 - e^{-B}.
+
+Everything follows from the rate beta, its integral B and the inverse of B. `VPSDE` has the linear rate of Song et al.;
+`VPChain` the piecewise constant rate whose path passes exactly through a DDPM chain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .base import SDE, Time, as_time
+
+
+class VPSDE(SDE):
+    """The classical variance-preserving SDE, beta(t) = beta_min + t (beta_max - beta_min).
+
+    (Song et al. 2021, arXiv 2011.13456, eq. 11 and appendix C.) It approaches a DDPM chain but does not pass through it;
+    `VPSDE.from_betas` does. The network is never called below `t_min` = 1e-3.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 <= beta_min <= beta_max or beta_max == 0:
+            raise ValueError(f"need 0 <= beta_min <= beta_max and beta_max > 0, got {beta_min} and {beta_max}")
+        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+
+    @classmethod
+    def from_betas(cls, betas: Tensor | Sequence[float]) -> VPChain:
+        """The DDPM chain z_t = sqrt(1 - beta_t) z_{t-1} + sqrt(beta_t) eps, t = 1..T, exactly, as an SDE."""
+        return VPChain(betas)
+
+    @classmethod
+    def from_alphas_bar(cls, alphas_bar: Tensor | Sequence[float]) -> VPChain:
+        """The chain with the given prod_{i <= t} (1 - beta_i), t = 1..T: strictly decreasing; the last may be 0."""
+        bar = torch.as_tensor(alphas_bar, dtype=torch.float64)
+        return VPChain(1 - bar / torch.cat([bar.new_ones(1), bar[:-1]]))
+
+    @classmethod
+    def cosine(cls, steps: int = 1000, *, s: float = 0.008, max_beta: float = 0.999) -> VPChain:
+        """The cosine chain of Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, with betas clipped at `max_beta`."""
+        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+        return VPChain((1 - bar[1:] / bar[:-1]).clamp(max=max_beta))
+
+    def beta(self, t: Time) -> Tensor:
+        """The rate beta(t) = g(t)^2."""
+        return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
+
+    def integrated_beta(self, t: Time) -> Tensor:
+        """B(t) = int_0^t beta."""
+        t = as_time(t)
+        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def _time_of(self, integral: Tensor) -> Tensor:
+        """The inverse of `integrated_beta`, by the form of the quadratic formula that does not cancel."""
+        discriminant = self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral
+        return 2 * integral / (self.beta_min + discriminant.sqrt()).clamp(min=torch.finfo(torch.float64).tiny)
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(-0.5 * self.integrated_beta(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return (-torch.expm1(-self.integrated_beta(t))).sqrt()
+
+    def half_log_snr(self, t: Time) -> Tensor:
+        integral = self.integrated_beta(t)
+        return -0.5 * (integral + (-torch.expm1(-integral)).log())
+
+    def time(self, half_log_snr: Time) -> Tensor:
+        # e^{2 lambda} = alpha^2 / (1 - alpha^2), so B = -log alpha^2 = log(1 + e^{-2 lambda}).
+        exponent = -2 * as_time(half_log_snr)
+        return self._time_of(torch.logaddexp(torch.zeros_like(exponent), exponent))
+
+    def drift_rate(self, t: Time) -> Tensor:
+        return -0.5 * self.beta(t)
+
+    def diffusion(self, t: Time) -> Tensor:
+        return self.beta(t).sqrt()
+
+    def __repr__(self) -> str:
+        return f"VPSDE(beta_min={self.beta_min:g}, beta_max={self.beta_max:g})"
+
+
+class VPChain(VPSDE):
+    """A DDPM chain as the VP SDE with rate beta(t) = -T log(1 - beta_i) on ((i-1)/T, i/T].
+
+    Solving this SDE over one interval is exactly one step of the chain: marginals and transitions at t = i/T are the
+    chain's. If the last beta is 1 (zero terminal signal-to-noise ratio), alpha falls linearly to 0 over the last interval.
+
+    Args:
+        betas: `(T,)`, each in (0, 1); the last may be 1.
+    """
+
+    def __init__(self, betas: Tensor | Sequence[float]) -> None:
+        betas = torch.as_tensor(betas).detach().to("cpu", torch.float64).clone()
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError(f"betas must have shape (T,), got {tuple(betas.shape)}")
+        if not (bool((betas > 0).all()) and bool((betas[:-1] < 1).all()) and bool(betas[-1] <= 1)):
+            raise ValueError("every beta must lie in (0, 1); only the last may be 1")
+        self.betas = betas
+        self.steps = len(betas)
+        self.t_min = 1 / self.steps
+        increments = -torch.log1p(-betas)
+        self._increments = {torch.device("cpu"): increments}
+        self._integrals = {torch.device("cpu"): torch.cat([increments.new_zeros(1), increments.cumsum(0)])}
+
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The increments of B over the intervals, and B at 0, 1/T, ..., 1; copied to a device once."""
+        if device not in self._increments:
+            self._increments[device] = self._increments[torch.device("cpu")].to(device)
+            self._integrals[device] = self._integrals[torch.device("cpu")].to(device)
+        return self._increments[device], self._integrals[device]
+
+    def beta(self, t: Time) -> Tensor:
+        u = as_time(t) * self.steps
+        increments, _ = self._tables(u.device)
+        # The interval is closed on the right; i/T times T may be a rounding error above i.
+        i = (torch.ceil(u - 1e-9).long() - 1).clamp(0, self.steps - 1)
+        rate = self.steps * increments[i]
+        return torch.where(rate.isinf(), 2 * self.steps / (i + 1 - u), rate)
+
+    def integrated_beta(self, t: Time) -> Tensor:
+        u = as_time(t) * self.steps
+        increments, integrals = self._tables(u.device)
+        i = u.detach().floor().long().clamp(0, self.steps - 1)
+        step, part = increments[i], u - i
+        finite = step.isfinite()
+        # Masked before use: 0 * inf in the branch not taken would poison gradients.
+        linear = part * torch.where(finite, step, 0.0)
+        return integrals[i] + torch.where(finite, linear, -2 * torch.log1p(-torch.where(finite, 0.0, part)))
+
+    def _time_of(self, integral: Tensor) -> Tensor:
+        increments, integrals = self._tables(integral.device)
+        i = (torch.searchsorted(integrals, integral.contiguous(), right=True) - 1).clamp(0, self.steps - 1)
+        step, rest = increments[i], integral - integrals[i]
+        return (i + torch.where(step.isfinite(), rest / step, -torch.expm1(-0.5 * rest))) / self.steps
+
+    def __repr__(self) -> str:
+        return f"VPChain(T={self.steps}, betas {self.betas[0].item():.3g}..{self.betas[-1].item():.3g})"

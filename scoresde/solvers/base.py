@@ -1,0 +1,42 @@
+"""What a solver is: a rule that fills a tableau."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..sde import SDE
+from .tableau import Point, Rows, Tableau
+
+
+class Solver(ABC):
+    """A pure function of a path and a grid.
+
+    Attributes:
+        default_grid: the name of the grid that suits the solver when the caller gives none.
+    """
+
+    default_grid: ClassVar[str] = "half_log_snr"
+
+    @property
+    def calls_per_step(self) -> int:
+        """Network calls in a full step."""
+        return 1
+
+    @abstractmethod
+    def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
+        """The coefficients of this solver on `grid`, N+1 decreasing times, in float64."""
+
+
+def one_step(sde: SDE, grid: Tensor, step: Callable[[Point, Point], tuple[float, float, float]]) -> Tableau:
+    """The tableau of z_t = A z_s + B D_s + C xi with `step(s, t) -> (A, B, C)`."""
+    rows = Rows(sde, grid)
+    for _, s, t in rows.steps():
+        j = rows.state
+        a, b, c = step(s, t)
+        rows.add(t, z={j: a}, data={j: b}, noise={rows.fresh_noise(): c} if c else None)
+        rows.mark()
+    return rows.tableau()

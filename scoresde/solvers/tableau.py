@@ -1,0 +1,208 @@
+"""A solver is a table of coefficients.
+
+With z_j the states, D_j = E[x | z_j] the data prediction at state j and xi_j fresh noise, every row makes one new state,
+
+    z_{k+1} = sum_j A[k,j] z_j + sum_j B[k,j] D_j + sum_j C[k,j] xi_j        (j <= k),
+
+an explicit general linear method (Butcher 2016, chapter 5) for a Gaussian path. Rows are sparse and in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..prediction import Prediction, conversion
+from ..sde import SDE
+
+
+class Point(NamedTuple):
+    """A grid time with the path's scales at it."""
+
+    t: float
+    alpha: float
+    sigma: float
+    half_log_snr: float
+
+
+def points(sde: SDE, grid: Tensor) -> list[Point]:
+    """The grid's times with their alpha, sigma and lambda, as Python floats (which are float64)."""
+    columns = (grid, sde.alpha(grid), sde.sigma(grid), sde.half_log_snr(grid))
+    return [Point(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: coefficients of earlier states (A), data predictions (B) and noises (C), by their index."""
+
+    z: Mapping[int, float] = field(default_factory=dict)
+    data: Mapping[int, float] = field(default_factory=dict)
+    noise: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """A solver on one path and one grid.
+
+    Attributes:
+        sde: the path.
+        times: the time of each state, `len(rows) + 1` floats.
+        rows: row k makes state k + 1.
+        marks: the states that stand at the grid's times, first to last; between two marks lie a step's inner stages.
+        prediction: what the B coefficients multiply. Solvers write tables for "data"; `folded` changes it.
+    """
+
+    sde: SDE
+    times: tuple[float, ...]
+    rows: tuple[Row, ...]
+    marks: tuple[int, ...]
+    prediction: Prediction = "data"
+
+    @cached_property
+    def evaluated(self) -> tuple[int, ...]:
+        """The states at which the network is called."""
+        return tuple(sorted({j for row in self.rows for j in row.data}))
+
+    @property
+    def nfe(self) -> int:
+        """Network calls per sample."""
+        return len(self.evaluated)
+
+    def folded(self, prediction: Prediction) -> Tableau:
+        """The same method as a table for another prediction.
+
+        The conversion D = c_z z + c_out out is linear, so it costs nothing at run time: A += B c_z and B *= c_out.
+
+        Raises:
+            ValueError: the network is called at a time where the prediction does not determine the data.
+        """
+        if prediction == self.prediction or not self.evaluated:
+            return self
+        times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64)
+        c_z, c_out = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
+        position = {j: i for i, j in enumerate(self.evaluated)}
+
+        def fold(row: Row) -> Row:
+            z = dict(row.z)
+            for j, b in row.data.items():
+                z[j] = z.get(j, 0.0) + b * c_z[position[j]]
+            return Row(z, {j: b * c_out[position[j]] for j, b in row.data.items()}, row.noise)
+
+        return replace(self, rows=tuple(fold(row) for row in self.rows), prediction=prediction)
+
+    def moments(
+        self, mean: float = 0.0, std: float = 0.5, start: tuple[float, float] | None = None
+    ) -> tuple[float, float]:
+        """Mean and standard deviation of the result when every data coordinate is N(mean, std^2), without sampling.
+
+        On Gaussian data D is affine in z, so every state is an affine function of independent unit normals: the start and the
+        noises. Following their coefficients through the rows is exact.
+
+        Args:
+            mean, std: of the data.
+            start: mean and standard deviation of the first state; by default those of the path's prior.
+        """
+        start_mean, start_std = start if start is not None else (0.0, self.sde.prior_std)
+        noises = sorted({j for row in self.rows for j in row.noise})
+        column = {j: i + 1 for i, j in enumerate(noises)}
+        first = torch.zeros(1 + len(noises), dtype=torch.float64)
+        first[0] = start_std
+        states = {0: (start_mean, first)}
+        for k, row in enumerate(self.rows):
+            state_mean, loadings = 0.0, torch.zeros_like(first)
+            for j, a in row.z.items():
+                state_mean += a * states[j][0]
+                loadings += a * states[j][1]
+            for j, b in row.data.items():
+                constant, slope = self._gaussian_data(self.times[j], mean, std)
+                state_mean += b * (constant + slope * states[j][0])
+                loadings += b * slope * states[j][1]
+            for j, c in row.noise.items():
+                loadings[column[j]] += c
+            states[k + 1] = (state_mean, loadings)
+            for j in self.last_used_by(k):
+                del states[j]
+        result_mean, loadings = states[len(self.rows)]
+        return result_mean, float(loadings.norm())
+
+    def _gaussian_data(self, t: float, mean: float, std: float) -> tuple[float, float]:
+        """(constant, slope) of E[out | z] = constant + slope z for data N(mean, std^2)."""
+        alpha, sigma = float(self.sde.alpha(t)), float(self.sde.sigma(t))
+        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        constant, slope = mean * (1 - gain * alpha), gain
+        if self.prediction != "data":
+            c_z, c_out = (float(c) for c in conversion(self.sde, t, "data", self.prediction))
+            constant, slope = c_out * constant, c_z + c_out * slope
+        return constant, slope
+
+    def last_used_by(self, k: int) -> Sequence[int]:
+        """The states that row k is the last to need, themselves or their prediction."""
+        return self._freed.get(k, ())
+
+    @cached_property
+    def _freed(self) -> dict[int, list[int]]:
+        last = {j: k for k, row in enumerate(self.rows) for j in (*row.z, *row.data)}
+        freed: dict[int, list[int]] = {}
+        for j, k in last.items():
+            freed.setdefault(k, []).append(j)
+        return freed
+
+
+class Rows:
+    """Writes a tableau for one grid, state by state; a solver fills it and calls `tableau`."""
+
+    def __init__(self, sde: SDE, grid: Tensor) -> None:
+        self.sde = sde
+        self.points = points(sde, grid)
+        self.times = [self.points[0].t]
+        self.rows: list[Row] = []
+        self.marks = [0]
+        self._noises = 0
+
+    def steps(self) -> Iterator[tuple[int, Point, Point]]:
+        """`(n, s, t)` for every step that a solver has to fill in: from `s` down to `t`, with n = 0, 1, ...
+
+        A step to sigma = 0 is the same for every solver, the plain data prediction without noise, and is written here.
+        """
+        for n, (s, t) in enumerate(zip(self.points[:-1], self.points[1:], strict=True)):
+            if t.sigma > 0:
+                yield n, s, t
+            else:
+                self.add(t, data={self.state: t.alpha})
+                self.mark()
+
+    @property
+    def state(self) -> int:
+        """The index of the newest state."""
+        return len(self.rows)
+
+    def add(
+        self,
+        at: Point,
+        z: Mapping[int, float] | None = None,
+        data: Mapping[int, float] | None = None,
+        noise: Mapping[int, float] | None = None,
+    ) -> int:
+        """Append the row of a state at time `at.t`; returns the state's index. Zero coefficients are dropped."""
+        kept = ({j: c for j, c in (part or {}).items() if c != 0} for part in (z, data, noise))
+        self.rows.append(Row(*kept))
+        self.times.append(at.t)
+        return self.state
+
+    def mark(self) -> None:
+        """The newest state stands at the next grid time."""
+        self.marks.append(self.state)
+
+    def fresh_noise(self) -> int:
+        """The index of a noise not used before."""
+        self._noises += 1
+        return self._noises - 1
+
+    def tableau(self) -> Tableau:
+        """The finished table."""
+        return Tableau(self.sde, tuple(self.times), tuple(self.rows), tuple(self.marks))

@@ -1,0 +1,270 @@
+"""Train a score model: AdamW, warm-up and cosine decay, clipping, and a moving average of the weights.
+
+All randomness is a function of (seed, iteration): the batch, the times, the noise and what the network itself draws. So a run that was
+killed goes on from its last checkpoint to the same weights, bit for bit on a CPU, and no random state is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from . import losses
+from .analytic import ZeroModel
+from .model import ScoreModel
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        iterations: optimiser steps.
+        batch_size: samples in each.
+        learning_rate: the peak, reached after `warmup` iterations; then a cosine decay to `final_rate` of it.
+        clip: largest norm of the gradient.
+        ema: decay of the moving average of the weights; the horizon 1/(1 - ema) should be well below `iterations`. While young it is
+            (1 + i)/(10 + i).
+        weighting, time_sampler: as in `losses.denoising`.
+        bfloat16: run the network in autocast; the loss stays in float32.
+        validate_every, save_every: iterations between validations and between checkpoints.
+        seed: of everything random.
+    """
+
+    iterations: int = 1200
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    final_rate: float = 0.02
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.995
+    weighting: str = "noise"
+    time_sampler: str | None = None
+    bfloat16: bool = False
+    validate_every: int = 200
+    save_every: int = 200
+    seed: int = 0
+
+    def rate(self, iteration: int) -> float:
+        """The learning rate at an iteration, counted from 0."""
+        warm = min(1.0, (iteration + 1) / max(self.warmup, 1))
+        decay = 0.5 * (1 + math.cos(math.pi * min(iteration / self.iterations, 1.0)))
+        return self.learning_rate * warm * (self.final_rate + (1 - self.final_rate) * decay)
+
+
+class Trainer:
+    """Trains `model` in place on data held in memory.
+
+    Args:
+        model: the score model; its device is where training runs.
+        x: data, `(N, *event)`.
+        recipe: how to train.
+        cond: keyword arguments for the network, tensors `(N, ...)` that follow the data.
+        held_out: data for the validation loss, `(M, *event)`, with `held_out_cond`.
+        folder: where `checkpoint.safetensors` is written and, if there, read and gone on from. None: nothing is stored.
+
+    Attributes:
+        averaged: the model with the moving average of the weights: the one to sample from.
+        iteration: optimiser steps done.
+        history: a row for each validation: iteration, mean training loss since the last, validation loss of `averaged`, and the loss of a
+            network whose output is zero on the same noise.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        x: Tensor,
+        recipe: Recipe,
+        *,
+        cond: Mapping[str, Tensor] | None = None,
+        held_out: Tensor | None = None,
+        held_out_cond: Mapping[str, Tensor] | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        self.model, self.recipe = model, recipe
+        self.x, self.cond = x, dict(cond or {})
+        self.held_out, self.held_out_cond = held_out, dict(held_out_cond or {})
+        for name, values in self.cond.items():
+            if len(values) != len(x):
+                raise ValueError(f"{name} has {len(values)} entries for {len(x)} samples")
+        self.folder = Path(folder) if folder is not None else None
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self._ema = AveragedModel(model, multi_avg_fn=self._average)
+        self.iteration = 0
+        self.history: list[dict[str, float]] = []
+        if self.folder is not None and (self.folder / CHECKPOINT).exists():
+            self._load(self.folder / CHECKPOINT)
+
+    @property
+    def averaged(self) -> ScoreModel:
+        """The model with averaged weights."""
+        module = self._ema.module
+        assert isinstance(module, ScoreModel)
+        return module
+
+    def run(self, progress: bool = True) -> ScoreModel:
+        """Train to the end of the recipe; returns `averaged`.
+
+        Raises:
+            FloatingPointError: the loss became infinite or NaN; names the iteration and the times of the samples.
+        """
+        from tqdm.auto import tqdm
+
+        recipe, running, count = self.recipe, 0.0, 0
+        self.model.train()
+        with tqdm(total=recipe.iterations, initial=self.iteration, unit="it", disable=not progress) as bar:
+            while self.iteration < recipe.iterations:
+                loss = self._step()
+                running, count = running + loss, count + 1
+                self.iteration += 1
+                bar.update()
+                bar.set_postfix(loss=f"{running / count:.4f}", lr=f"{recipe.rate(self.iteration - 1):.1e}", refresh=False)
+                last = self.iteration == recipe.iterations
+                if last or self.iteration % recipe.validate_every == 0:
+                    row = {"iteration": self.iteration, "loss": running / count, **self.validate()}
+                    self.history.append(row)
+                    running, count = 0.0, 0
+                    if progress:
+                        bar.write("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+                if self.folder is not None and (last or self.iteration % recipe.save_every == 0):
+                    self._save(self.folder / CHECKPOINT)
+        return self.averaged.eval()
+
+    def validate(self) -> dict[str, float]:
+        """Mean held-out loss of the averaged model and of a zero network, on noise that is the same every time."""
+        if self.held_out is None:
+            return {}
+        zero = ZeroModel(self.model.sde, self.model.prediction)
+        device, seed = self.model.device, self.recipe.seed
+        sums = {"validation": 0.0, "zero": 0.0}
+        self.averaged.eval()
+        for start in range(0, len(self.held_out), 256):
+            part = slice(start, start + 256)
+            x = self.held_out[part].to(device)
+            cond = {name: values[part].to(device) for name, values in self.held_out_cond.items()}
+            for name, model, given in (("validation", self.averaged, cond), ("zero", zero, {})):
+                generator = Generator().manual_seed(seed + start)
+                with torch.no_grad():
+                    loss = losses.denoising(
+                        model, x, self.recipe.weighting, self.recipe.time_sampler, generator, **given
+                    )
+                sums[name] += float(loss.sum())
+        return {name: total / len(self.held_out) for name, total in sums.items()}
+
+    def _step(self) -> float:
+        """One optimiser step; returns the loss."""
+        recipe, device = self.recipe, self.model.device
+        chosen = self._batch()
+        x = self.x[chosen].to(device)
+        cond = {name: values[chosen].to(device) for name, values in self.cond.items()}
+        key = recipe.seed * 1_000_003 + self.iteration
+        generator = Generator(device).manual_seed(key)
+        t = losses.sample_times(self.model.sde, len(x), recipe.time_sampler, generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate(self.iteration)
+        # The network may draw from the global state (dropout): key it too, and put it back.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(key)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
+                per_sample = losses.denoising(self.model, x, recipe.weighting, generator=generator, t=t, **cond)
+        loss = per_sample.mean()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            bad = t[~per_sample.detach().isfinite().to(t.device)].tolist()
+            raise FloatingPointError(f"the loss is {value} at iteration {self.iteration}, from samples at t = {bad}")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        self.optimizer.step()
+        self._ema.update_parameters(self.model)
+        return value
+
+    def _batch(self) -> Tensor:
+        """The indices of this iteration's batch: consecutive parts of one permutation an epoch."""
+        size = min(self.recipe.batch_size, len(self.x))
+        epoch, part = divmod(self.iteration, len(self.x) // size)
+        order = torch.randperm(len(self.x), generator=Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch))
+        return order[part * size : (part + 1) * size]
+
+    def _average(self, averaged: Any, current: Any, _: object) -> None:
+        decay = min(self.recipe.ema, (1 + self.iteration) / (10 + self.iteration))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def _save(self, path: Path) -> None:
+        state: dict[str, Tensor] = {}
+        for prefix, values in (("model", self.model.state_dict()), ("average", self._ema.state_dict())):
+            state |= {f"{prefix}/{name}": value for name, value in values.items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer/{i}/{name}": value for name, value in moments.items()}
+        write_checkpoint(path, state, {"iteration": self.iteration, "history": self.history})
+
+    def _load(self, path: Path) -> None:
+        state, about = read_checkpoint(path)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in subset(state, "optimizer").items():
+            i, name = key.split("/")
+            moments.setdefault(int(i), {})[name] = value
+        self.model.load_state_dict(subset(state, "model"))
+        self._ema.load_state_dict(subset(state, "average"))
+        self.optimizer.load_state_dict(
+            {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
+        self.iteration, self.history = about["iteration"], about["history"]
+
+
+def subset(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries below `prefix/`, without it."""
+    return {key.removeprefix(prefix + "/"): value for key, value in state.items() if key.startswith(prefix + "/")}
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
+    """Write tensors and JSON into one safetensors file, at once or not at all: a killed process leaves the old file."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    # Copies: safetensors refuses tensors that share memory.
+    save_file({name: value.detach().cpu().clone() for name, value in state.items()}, partial, {"json": json.dumps(about)})
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the JSON of a checkpoint, on the CPU."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["json"])
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+
+def load_averaged(path: str | Path, model: ScoreModel) -> ScoreModel:
+    """Load the averaged weights of a checkpoint into `model`, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        RuntimeError: its tensors do not fit the network.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    state, _ = read_checkpoint(path)
+    averaged = {name.removeprefix("module."): value for name, value in subset(state, "average").items()}
+    averaged.pop("n_averaged")
+    model.load_state_dict(averaged)
+    return model.eval()
