@@ -1,0 +1,189 @@
+"""The command line: train, sample, compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tabulate import tabulate
+
+from . import grids, report, solvers
+from .data import DataError
+from .experiment import Experiment
+from .sampling import sample as draw
+from .training import Recipe
+
+app = typer.Typer(
+    help="Train score models, sample them with any solver, compare solvers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DEFAULT_ENTRIES = ("ancestral:1000", "ddim:50", "euler-maruyama:250", "heun:25", "dpm++2m:10", "dpm++2m:20")
+
+Run = Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, ...; by default a GPU if there is one.")]
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(help="digits, mnist, fashion, a folder of IDX files, a folder of images, or a .npy file.", metavar="DATA"),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run in it goes on.")],
+    iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate, after the warm-up.")] = 2e-3,
+    ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the moving average of the weights.")] = 0.995,
+    process: Annotated[str, typer.Option(help="linear or cosine: the betas of the chain.")] = "linear",
+    steps: Annotated[int, typer.Option(min=2, help="Length T of the chain.")] = 1000,
+    prediction: Annotated[str, typer.Option(help="What the network returns: noise, velocity, data or score.")] = "noise",
+    weighting: Annotated[str | None, typer.Option(help="Weighting of the loss; by default plain squared error of the prediction.")] = None,
+    time_sampler: Annotated[str | None, typer.Option(help="discrete, uniform or stratified.")] = None,
+    width: Annotated[int, typer.Option(min=2, help="Channels of the U-Net's first level; hidden width of the MLP.")] = 32,
+    multipliers: Annotated[str, typer.Option(help="Width of each U-Net level, in units of --width.")] = "1,2",
+    patch: Annotated[int, typer.Option(min=1, help="Side of the pixel blocks that the U-Net folds into channels.")] = 1,
+    conditional: Annotated[bool, typer.Option("--conditional", help="Train with class labels.")] = False,
+    held_out: Annotated[int, typer.Option(min=1, help="Samples kept from training.")] = 200,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16 autocast.")] = False,
+    save_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: DeviceOption = default_device(),
+) -> None:
+    """Train a network on DATA: a U-Net on images, an MLP on anything else."""
+    if weighting is None:
+        weighting = "sigma2" if prediction == "score" else prediction
+    try:
+        levels = tuple(int(m) for m in multipliers.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{multipliers!r} is no list of integers such as 1,2,2", param_hint="--multipliers") from None
+    experiment = Experiment(
+        data, held_out, process, steps, prediction, width, levels, patch, conditional,  # type: ignore[arg-type]
+        Recipe(
+            iterations, batch_size, learning_rate, ema=ema, weighting=weighting, time_sampler=time_sampler, bfloat16=bfloat16,
+            save_every=save_every, seed=seed,
+        ),
+    )  # fmt: skip
+    trainer = experiment.train(out, torch.device(device))
+    last = trainer.history[-1]
+    print(
+        f"{out}: {trainer.iteration} iterations, validation loss {last['validation']:.4f} "
+        f"(a network that returns zero: {last['zero']:.4f})"
+    )
+
+
+@app.command()
+def sample(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="A .png picture or a .npy array of the samples.")],
+    solver: Annotated[str, typer.Option(help=f"One of {', '.join(solvers.names())}.")] = "dpm++2m",
+    steps: Annotated[int | None, typer.Option(min=1, help="Grid intervals; 20 if neither --steps nor --nfe is given.")] = None,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Upper bound on network calls per sample.")] = None,
+    grid: Annotated[str | None, typer.Option(help=f"One of {', '.join(grids.names())}; by default the solver's own.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first sample; the next has seed + 1.")] = 0,
+    label: Annotated[int | None, typer.Option(min=0, help="Class of the samples, for a conditional model.")] = None,
+    device: DeviceOption = default_device(),
+) -> None:
+    """Draw samples from a trained RUN."""
+    if out.suffix not in (".png", ".npy"):
+        raise typer.BadParameter("the file must end in .png or .npy", param_hint="--out")
+    experiment, model, training, _ = Experiment.load(run, torch.device(device))
+    if label is not None and (not experiment.conditional or label >= (training.classes or 0)):
+        raise ValueError(f"{run} has no class {label}: " + (f"classes are 0..{(training.classes or 0) - 1}" if experiment.conditional else "it was trained without --conditional"))
+    if steps is None and nfe is None:
+        steps = 20
+    parts = []
+    for start in range(0, count, batch_size):
+        seeds = range(seed + start, seed + min(start + batch_size, count))
+        cond = {} if label is None else {"label": torch.full((len(seeds),), label, device=model.device)}
+        shape = (len(seeds), *training.x.shape[1:])
+        parts.append(
+            draw(model, shape, solver, steps=steps, nfe=nfe, grid=grid, seeds=seeds, progress=True, **cond).cpu()
+        )
+    x = torch.cat(parts)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npy":
+        import numpy as np
+
+        np.save(out, x.numpy())
+    else:
+        report.save_samples(x, out)
+    print(f"{out}: {len(x)} samples of {solver}")
+
+
+@app.command()
+def compare(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.md and pictures; by default RUN.")] = None,
+    solver: Annotated[
+        list[str] | None,
+        typer.Option("--solver", help=f"NAME:STEPS or NAME:STEPS:GRID, once for each solver. [default: {' '.join(DEFAULT_ENTRIES)}]"),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Samples for each solver.")] = 256,
+    features: Annotated[str, typer.Option(help="pixels, or classifier: of a small network trained here on the labels.")] = "pixels",
+    against: Annotated[str, typer.Option(help="held-out or all: the real data that the distance is taken from.")] = "held-out",
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first sample; the next has seed + 1.")] = 0,
+    curves: Annotated[bool, typer.Option(help="Plot the error against the number of network calls.")] = True,
+    device: DeviceOption = default_device(),
+) -> None:
+    """Sample a trained RUN with several solvers from the same seeds: a table, a row of pictures each, an error plot."""
+    entries = [report.parse_entry(text) for text in solver or DEFAULT_ENTRIES]
+    if features not in ("pixels", "classifier"):
+        raise typer.BadParameter("must be pixels or classifier", param_hint="--features")
+    if against not in ("held-out", "all"):
+        raise typer.BadParameter("must be held-out or all", param_hint="--against")
+    experiment, model, training, held_out = Experiment.load(run, torch.device(device))
+    reference = held_out.x if against == "held-out" else torch.cat([training.x, held_out.x])
+    classifier = None
+    if features == "classifier":
+        if training.labels is None or training.x.ndim != 4:
+            raise ValueError("--features classifier needs images with labels")
+        classifier = report.Classifier.trained(training.x, training.labels)
+    conditions = {}
+    if experiment.conditional and training.classes:
+        conditions = {"label": torch.arange(samples) % training.classes}
+    result = report.compare(
+        model, entries, reference, training.x, seeds=range(seed, seed + samples), batch_size=batch_size, classifier=classifier,
+        conditions=conditions, curve_nfe=(5, 8, 10, 15, 20, 30) if curves else (),
+    )  # fmt: skip
+    out = out or run
+    out.mkdir(parents=True, exist_ok=True)
+    rows = {name: x[:16] if report.is_image(x) else x for name, x in result.samples.items()}
+    report.save_rows(rows, out / "compare.png")
+    if result.curves:
+        report.save_error_plot(result.curves, out / "error.png")
+    table = tabulate(result.rows, headers="keys", tablefmt="github", floatfmt=".3g")
+    real = "held-out data" if against == "held-out" else "all data"
+    note = (
+        f"Frechet distance in {result.features} between {samples} samples of each solver and {len(reference)} real ones ({real}); "
+        f"{min(samples, len(training.x))} real training samples are at {result.floor:.3g}. Not an FID: compare only numbers of one table."
+    )
+    text = report.markdown(run, experiment, table, note, bool(result.curves))
+    (out / "report.md").write_text(text)
+    print(f"{table}\n\n{note}\n\nwritten: {out}/report.md, compare.png" + (", error.png" if result.curves else ""))
+
+
+def main() -> None:
+    """Run the command line: what the user can mend is one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, DataError, FileNotFoundError, FloatingPointError) as error:
+        print(f"scoresde: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("scoresde: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,145 @@
+"""A training run as a folder: `config.json` says what was trained on what, `checkpoint.safetensors` holds the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import data, networks
+from .data import Data
+from .model import ScoreModel
+from .prediction import Prediction
+from .sde import VPChain, VPSDE
+from .training import CHECKPOINT, Recipe, Trainer, load_averaged
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that determines a run.
+
+    Attributes:
+        data: name or path of the data set, as in `data.load`.
+        held_out: samples kept from training.
+        process: "linear" (Ho et al.: betas from 1e-4 to 0.02 at 1000 steps) or "cosine" (Nichol and Dhariwal).
+        steps: length T of the chain.
+        prediction: what the network returns.
+        width, multipliers, patch: of the U-Net; `width` alone is also that of the MLP for data that are no images.
+        conditional: train with class labels.
+        recipe: how to train.
+    """
+
+    data: str
+    held_out: int = 200
+    process: str = "linear"
+    steps: int = 1000
+    prediction: Prediction = "noise"
+    width: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    patch: int = 1
+    conditional: bool = False
+    recipe: Recipe = Recipe()
+
+    def load_data(self) -> tuple[Data, Data]:
+        """(training, held-out) data."""
+        return data.load(self.data).split(self.held_out)
+
+    def sde(self) -> VPChain:
+        """The chain, as an SDE. Linear betas are scaled by 1000/T, which keeps the path where T is not 1000."""
+        if self.process == "cosine":
+            return VPSDE.cosine(self.steps)
+        if self.process == "linear":
+            scale = 1000 / self.steps
+            if scale * 0.02 >= 1:
+                raise ValueError(f"the linear chain needs more than 20 steps, got {self.steps}")
+            return VPSDE.from_betas(torch.linspace(scale * 1e-4, scale * 0.02, self.steps, dtype=torch.float64))
+        raise ValueError(f"process must be 'linear' or 'cosine', got {self.process!r}")
+
+    def model(self, example: Data) -> ScoreModel:
+        """An untrained model for data like `example`, with weights that depend on the recipe's seed alone."""
+        event = tuple(example.x.shape[1:])
+        classes = example.classes if self.conditional else None
+        if self.conditional and classes is None:
+            raise ValueError(f"{self.data} has no labels to condition on")
+        network: nn.Module
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.recipe.seed)
+            if len(event) == 3:
+                network = networks.UNet(event[0], self.width, self.multipliers, patch=self.patch, classes=classes)
+            else:
+                network = networks.MLP(event, self.width, classes=classes)
+        return ScoreModel(network, self.sde(), self.prediction)
+
+    def condition(self, part: Data) -> dict[str, torch.Tensor]:
+        """What the network is told about each sample."""
+        return {"label": part.labels} if self.conditional and part.labels is not None else {}
+
+    def train(self, folder: Path, device: torch.device, progress: bool = True) -> Trainer:
+        """Train in `folder`, going on from its checkpoint if there is one.
+
+        Raises:
+            ValueError: the folder holds another experiment.
+        """
+        written = folder / CONFIG
+        if written.exists() and (difference := _difference(json.loads(written.read_text()), self._json())):
+            raise ValueError(f"{folder} holds another experiment ({difference}): choose another folder or remove it")
+        training, held_out = self.load_data()
+        model = self.model(training).to(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        written.write_text(json.dumps(self._json(), indent=2) + "\n")
+        trainer = Trainer(
+            model,
+            training.x,
+            self.recipe,
+            cond=self.condition(training),
+            held_out=held_out.x,
+            held_out_cond=self.condition(held_out),
+            folder=folder,
+        )
+        trainer.run(progress)
+        return trainer
+
+    def _json(self) -> dict[str, object]:
+        # Through JSON once, so that tuples compare as the lists they are read back as.
+        values: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def read(cls, folder: Path) -> Experiment:
+        """The experiment of a folder.
+
+        Raises:
+            ValueError: the folder holds none.
+        """
+        if not (folder / CONFIG).exists():
+            raise ValueError(f"{folder} holds no training run (no {CONFIG}): make one with `scoresde train`")
+        values = json.loads((folder / CONFIG).read_text())
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"{folder / CONFIG} has entries that this version does not know: {', '.join(sorted(unknown))}")
+        return cls(**{**values, "multipliers": tuple(values["multipliers"]), "recipe": Recipe(**values["recipe"])})
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device) -> tuple[Experiment, ScoreModel, Data, Data]:
+        """A trained run: the experiment, the model with averaged weights, the training and the held-out data."""
+        experiment = cls.read(folder)
+        training, held_out = experiment.load_data()
+        model = load_averaged(folder / CHECKPOINT, experiment.model(training))
+        return experiment, model.to(device), training, held_out
+
+
+def _difference(old: dict[str, object], new: dict[str, object]) -> str:
+    """The entries that differ, as a phrase."""
+    parts = []
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            parts.append(_difference(before, after))
+        elif before != after:
+            parts.append(f"{key}: {before} there, {after} here")
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,95 @@
+"""Pictures of samples and plots of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def _figure(width: float, height: float) -> Any:
+    # Without pyplot nothing is global, and no display is needed.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def is_image(x: Tensor) -> bool:
+    """Whether `x` is a batch of grey or colour images."""
+    return x.ndim == 4 and x.shape[1] in (1, 3)
+
+
+def tiles(x: Tensor, columns: int) -> Tensor:
+    """Images `(N, channels, h, w)` in [-1, 1] as one of `columns` columns, `(H, W, channels)` in [0, 1], with a line between tiles."""
+    x = torch.nn.functional.pad((x.float().cpu().clamp(-1, 1) + 1) / 2, (0, 1, 0, 1), value=0.35)
+    blank = torch.full((-len(x) % columns, *x.shape[1:]), 0.35)
+    return rearrange(torch.cat([x, blank]), "(r k) c h w -> (r h) (k w) c", k=columns)[:-1, :-1]
+
+
+def save_samples(x: Tensor, path: Path) -> None:
+    """Images as a square of tiles; other data as a scatter plot of the first two coordinates (a histogram of the only one)."""
+    if is_image(x):
+        from PIL import Image
+
+        columns = max(1, round(len(x) ** 0.5))
+        picture = (tiles(x, columns) * 255).round().to(torch.uint8)
+        picture = picture.expand(-1, -1, 3).contiguous()
+        scale = max(1, round(640 / picture.shape[1]))
+        image = Image.fromarray(picture.numpy())
+        image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
+        return
+    figure = _figure(5, 5)
+    _scatter(figure.subplots(), x)
+    figure.savefig(path, dpi=120)
+
+
+def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
+    """One row of samples for each name: the same seeds stand below each other. Scatter plots where the data are no images."""
+    first = next(iter(rows.values()))
+    if is_image(first):
+        figure = _figure(0.62 * len(first) + 2.2, 0.68 * len(rows) + 0.2)
+        for axis, (name, x) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+            picture = tiles(x, len(x))
+            axis.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_ylabel(name, rotation=0, ha="right", va="center")
+            axis.set(xticks=[], yticks=[])
+    else:
+        columns = min(4, len(rows))
+        lines = -(-len(rows) // columns)
+        figure = _figure(3 * columns, 3 * lines)
+        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
+        for axis, (name, x) in zip(axes, rows.items(), strict=False):
+            _scatter(axis, x)
+            axis.set_title(name)
+    figure.savefig(path, dpi=120)
+
+
+def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
+    """Error against network calls, both logarithmic; `curves` maps a solver to its `(nfe, error)` pairs."""
+    figure = _figure(6, 4.2)
+    axis = figure.subplots()
+    for (name, pairs), marker in zip(curves.items(), "osD^v<>Pp*", strict=False):
+        axis.loglog(*zip(*pairs, strict=True), marker=marker, label=name)
+    axis.set(xlabel="network calls per sample", ylabel="rms distance to a fine solve, same start")
+    axis.set_xticks(sorted({nfe for pairs in curves.values() for nfe, _ in pairs}))
+    axis.xaxis.set_major_formatter("{x:.0f}")
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _scatter(axis: Any, x: Tensor) -> None:
+    flat = x.detach().cpu().reshape(len(x), -1)
+    if flat.shape[1] == 1:
+        axis.hist(flat[:, 0], bins=60)
+    else:
+        axis.scatter(flat[:, 0], flat[:, 1], s=2, alpha=0.5)
+        axis.set_aspect("equal")
