@@ -156,13 +156,11 @@ def _uniform_in(
     first = as_time(t_start)
     if t_end == 0 and steps == 1:
         return check(sde, torch.stack([first, as_time(0.0)]))
-    head: list[Tensor] = []
-    points = steps + 1 if t_end > 0 else steps
-    if not bool(clock(first).isfinite()) and points > 2 and isinstance(sde, VPChain):
-        # Zero terminal signal: lambda = -inf at t = 1. Step from there to the chain's next time, and be uniform from it.
-        head, first, points = [first], first - 1 / sde.steps, points - 1
     u_first, u_last = clock(first), clock(last)
+    if not bool(u_first.isfinite()) and isinstance(sde, VPChain):
+        # Zero terminal signal: lambda = -inf at t = 1. Space the rest as if from the chain's next time.
+        u_first = clock(first - 1 / sde.steps)
+    points = steps + 1 if t_end > 0 else steps
     u = u_first + (u_last - u_first) * torch.linspace(0, 1, points, dtype=torch.float64)
-    inner = inverse(u[1:-1]) if points > 2 else u.new_empty(0)
     tail = [last] if t_end > 0 else [last, as_time(0.0)]
-    return check(sde, torch.cat([torch.stack([*head, first]), inner, torch.stack(tail)]))
+    return check(sde, torch.cat([first[None], inverse(u[1:-1]), torch.stack(tail)]))

@@ -102,4 +102,4 @@ class Model(ABC):
         c_z, c_out = conversion(self.sde, t, self.prediction, target)
         out = self.output(z, t, **cond)
         dtype = torch.promote_types(z.dtype, out.dtype)
-        return (expand(c_z, z, dtype) * z + expand(c_out, z, dtype) * out).to(z.dtype)
+        return (expand(c_z, z, dtype) * z.to(dtype) + expand(c_out, z, dtype) * out.to(dtype)).to(z.dtype)

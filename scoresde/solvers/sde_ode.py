@@ -21,10 +21,14 @@ class EulerMaruyama(Solver):
     With h = s - t > 0 and score = (alpha D - z)/sigma^2 at s:
 
         z_t = z_s - h (f z_s - g^2 score) + g sqrt(h) xi.
+
+    From alpha = 0, where f and g are infinite, the step is that of the exact transition instead: z_t = alpha_t D + sigma_t xi.
     """
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         def step(s: Point, t: Point) -> tuple[float, float, float]:
+            if s.alpha == 0:
+                return 0.0, t.alpha, t.sigma
             h = s.t - t.t
             f, g = float(sde.drift_rate(s.t)), float(sde.diffusion(s.t))
             pull = h * g**2 / s.sigma**2

@@ -1,0 +1,49 @@
+"""Sphinx: sphinx-build -W -b html docs docs/_build/html (no network needed)."""
+
+import re
+
+import scoresde
+
+project = "scoresde"
+author = "The scoresde authors"
+copyright = author
+version = release = scoresde.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"scoresde {version}"
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+default_role = "code"  # docstrings quote code in single backticks
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("Time", "Prediction", "Weighting", "TimeSampler", "TimeConvention", "GridLike")}
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+
+
+def formulas(app, what, name, obj, options, lines):
+    """A paragraph indented below the one before is a formula: a literal block. In prose `|` and `*` are signs, not markup."""
+    out, prose, literal = [], 0, False
+    for line in lines:
+        if line.strip():
+            indent = len(line) - len(line.lstrip())
+            starts = not literal and bool(out) and not out[-1].strip() and indent > prose
+            if starts:
+                out += [" " * prose + "::", ""]
+            literal = starts or (literal and indent > prose)
+            if not literal:
+                prose = indent
+                line = re.sub(r"(`[^`]*`)|([|*])", lambda found: found[1] or "\\" + found[2], line)
+        out.append(line)
+    lines[:] = out
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", formulas, priority=400)  # napoleon comes at 500

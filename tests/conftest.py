@@ -1,0 +1,58 @@
+"""Shared by all tests. One thread a worker: two processes of two threads on two cores are far slower than four of one."""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest
+import torch
+
+import scoresde as ss
+from scoresde import analytic
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+def linear_betas(steps: int) -> torch.Tensor:
+    """Ho et al.'s at 1000 steps, scaled by 1000/T elsewhere (kept below 1)."""
+    return torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * min(1000 / steps, 45)
+
+
+def zero_terminal() -> ss.VPSDE:
+    """A cosine chain that reaches alpha = 0."""
+    u = torch.arange(1, 101, dtype=torch.float64) / 100
+    alphas_bar = torch.cos(u * torch.pi / 2) ** 2
+    alphas_bar[-1] = 0
+    return ss.VPSDE.from_alphas_bar(alphas_bar)
+
+
+SDES = {
+    "linear": ss.VPSDE(),
+    "ddpm": ss.VPSDE.from_betas(linear_betas(1000)),
+    "chain20": ss.VPSDE.from_betas(linear_betas(20)),
+    "cosine": ss.VPSDE.cosine(),
+    "zero terminal": zero_terminal(),
+}
+
+sdes = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
+finite_sdes = pytest.mark.parametrize(
+    "sde", [sde for name, sde in SDES.items() if name != "zero terminal"], ids=[n for n in SDES if n != "zero terminal"]
+)
+
+
+def mixture() -> analytic.GaussianMixture:
+    """Three modes in two dimensions."""
+    return analytic.GaussianMixture(
+        torch.tensor([[-1.0, 0.5], [1.0, 0.0], [0.3, -1.0]]), torch.tensor([0.05, 0.1, 0.2]), torch.tensor([0.3, 0.5, 0.2])
+    )

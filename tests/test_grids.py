@@ -1,0 +1,125 @@
+"""Grids: uniform in their clocks, ends hit exactly, strictly decreasing, whatever the process and the number of steps."""
+
+import pytest
+import torch
+
+import scoresde as ss
+from scoresde import grids
+
+from .conftest import SDES, finite_sdes, linear_betas, sdes, zero_terminal
+
+CLOCKS = {
+    "uniform": lambda sde, t: t,
+    "half_log_snr": lambda sde, t: sde.half_log_snr(t),
+    "karras": lambda sde, t: (sde.sigma(t) / sde.alpha(t)) ** (1 / 7),
+    "quadratic": lambda sde, t: ss.VPSDE().time(sde.half_log_snr(t)) ** 0.5,
+}
+
+
+@finite_sdes
+@pytest.mark.parametrize("name", CLOCKS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20])
+def test_uniform_in_the_clock(sde, name, steps):
+    grid = grids.get(name)(sde, steps)
+    assert grid.shape == (steps + 1,)
+    assert grid.dtype == torch.float64
+    assert float(grid[0]) == 1
+    assert float(grid[-1]) == 0
+    if steps > 1:
+        assert float(grid[-2]) == sde.t_min
+    clock = CLOCKS[name](sde, grid[:-1])
+    gaps = clock[1:] - clock[:-1]
+    torch.testing.assert_close(gaps, gaps[:1].expand_as(gaps), rtol=1e-6, atol=1e-9)
+
+
+@finite_sdes
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_grid_can_start_and_stop_anywhere(sde, name):
+    grid = grids.get(name)(sde, 6, t_start=0.8, t_end=0.1)
+    assert grid.shape == (7,)
+    assert float(grid[0]) == 0.8
+    assert float(grid[-1]) == 0.1
+    gaps = CLOCKS[name](sde, grid).diff()
+    torch.testing.assert_close(gaps, gaps[:1].expand_as(gaps), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
+def test_zero_terminal_signal_is_left_in_one_step(name, steps):
+    grid = grids.get(name)(zero_terminal(), steps)
+    assert grid.shape == (steps + 1,)
+    assert float(grid[0]) == 1
+    assert bool(grid.isfinite().all())
+
+
+@pytest.mark.parametrize("steps", [10, 20, 1000])
+def test_uniform_on_the_full_chain_is_the_chain(steps):
+    sde = ss.VPSDE.from_betas(linear_betas(steps))
+    expected = torch.arange(steps, -1, -1, dtype=torch.float64) / steps
+    torch.testing.assert_close(grids.uniform(sde, steps), expected, rtol=0, atol=1e-12)
+    for spacing in ("trailing", "leading", "linspace"):
+        torch.testing.assert_close(grids.ddpm(sde, steps, spacing=spacing), expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("total", [100, 1000, 137])
+@pytest.mark.parametrize("steps", [1, 2, 7, 13, 50, 99, 100])
+def test_ddpm_spacings(total, steps):
+    """The 1-based indices of diffusers' timestep_spacing, which counts from 0: leading, linspace, trailing."""
+    sde = ss.VPSDE.from_betas(linear_betas(total))
+    indices = {s: (grids.ddpm(sde, steps, spacing=s) * total).round().long().tolist() for s in ("trailing", "leading", "linspace")}
+    assert indices["leading"] == [1 + k * (total // steps) for k in reversed(range(steps))] + [0]
+    assert indices["trailing"] == [round(total - k * total / steps) for k in range(steps)] + [0]
+    if steps > 1:
+        assert indices["linspace"][0] == total
+        assert indices["linspace"][-2] == 1
+    for values in indices.values():
+        assert len(set(values)) == steps + 1
+        assert values == sorted(values, reverse=True)
+
+
+def test_indices_do_not_collapse():
+    """floor(t (N-1)) in float32 repeats indices (score_sde); every index of a long chain appears once."""
+    for total in (100, 200, 2000, 4000):
+        sde = ss.VPSDE.from_betas(linear_betas(total))
+        index = ss.ScoreModel(torch.nn.Identity(), sde).network_time(grids.uniform(sde, total)[:-1])
+        assert len(set(index.round().long().tolist())) == total
+        assert float((index - index.round()).abs().max()) < 1e-9
+
+
+def test_more_steps_than_the_chain_has_are_fine_between_its_times():
+    grid = grids.uniform(SDES["chain20"], 50)
+    assert len(grid) == 51
+    with pytest.raises(ValueError, match="takes 1 to 20 steps"):
+        grids.ddpm(SDES["chain20"], 21)
+
+
+@sdes
+def test_karras_and_quadratic_take_their_knobs(sde):
+    assert not torch.allclose(grids.karras(sde, 8, rho=3), grids.karras(sde, 8))
+    assert not torch.allclose(grids.quadratic(sde, 8, power=3), grids.quadratic(sde, 8))
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ([1.0, 0.5, 0.5, 0.0], "entries 1 and 2"),
+        ([0.0, 1.0], "strictly decrease"),
+        ([1.5, 0.0], r"\[0, 1\]"),
+        ([1.0], "at least|N >= 1"),
+        ([1.0, float("nan"), 0.0], r"\[0, 1\]"),
+    ],
+)
+def test_wrong_grids_are_refused(grid, message):
+    with pytest.raises(ValueError, match=message):
+        grids.check(SDES["ddpm"], torch.tensor(grid))
+
+
+def test_names_are_suggested():
+    with pytest.raises(ValueError, match="did you mean 'quadratic'"):
+        grids.get("quadratc")
+    with pytest.raises(ValueError, match="needs a discrete chain"):
+        grids.ddpm(SDES["linear"], 10)
+    with pytest.raises(ValueError, match="spacing must be"):
+        grids.ddpm(SDES["ddpm"], 10, spacing="log")
+    with pytest.raises(ValueError, match="at least 1"):
+        grids.uniform(SDES["ddpm"], 0)

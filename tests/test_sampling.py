@@ -1,0 +1,256 @@
+"""The call that users make: budgets, starts, seeds, shapes, hooks, gradients and errors."""
+
+import pytest
+import torch
+
+import scoresde as ss
+from scoresde import analytic, grids, networks, solvers
+
+from .conftest import SDES, generator, mixture
+
+every_solver = pytest.mark.parametrize("name", solvers.names())
+DDPM = SDES["ddpm"]
+
+
+def unet_model(**options):
+    network = networks.UNet(1, width=8, **options)
+    torch.nn.init.normal_(network.leave[-1].weight, std=0.05, generator=generator(3))
+    return ss.ScoreModel(network, DDPM, "velocity")
+
+
+@every_solver
+def test_a_sample_depends_on_its_own_seed_only(name):
+    model = unet_model()
+    batch = ss.sample(model, (64, 1, 6, 6), name, steps=5, seeds=range(64))
+    for i in (0, 17, 63):
+        alone = ss.sample(model, (1, 1, 6, 6), name, steps=5, seeds=[i])
+        torch.testing.assert_close(alone[0], batch[i], rtol=1e-5, atol=1e-5)
+
+
+@every_solver
+def test_the_global_random_state_is_untouched(name):
+    torch.manual_seed(0)
+    before, model = torch.get_rng_state(), mixture().model(DDPM)
+    for options in ({"generator": generator()}, {"seeds": range(4)}, {}):
+        ss.sample(model, (4, 2), name, steps=5, **options)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_solver
+def test_calls_leave_nothing_behind(name):
+    """Two calls in a row with other shapes equal the same calls on fresh objects."""
+
+    def fresh():
+        return analytic.GaussianMixture(torch.zeros(1, 3), torch.ones(1)).model(DDPM)
+
+    shared = fresh()
+    solver = solvers.get(name)
+    for count, steps in ((5, 7), (2, 3), (8, 7)):
+        again = ss.sample(shared, (count, 3), solver, steps=steps, generator=generator())
+        assert torch.equal(again, ss.sample(fresh(), (count, 3), name, steps=steps, generator=generator()))
+
+
+@every_solver
+@pytest.mark.parametrize("event", [(), (3,), (2, 5), (1, 4, 4), (1, 2, 4, 4)])
+def test_any_event_shape(name, event, device):
+    model = analytic.GaussianMixture(torch.randn(2, *event).to(device), torch.tensor([0.1, 0.2]).to(device)).model(DDPM)
+    x = ss.sample(model, (6, *event), name, steps=4, seeds=range(6))
+    assert x.shape == (6, *event)
+    assert x.dtype == torch.float32
+    assert x.device.type == device.type
+
+
+@pytest.mark.parametrize("event", [(), (3,), (2, 5), (1, 4, 4), (1, 2, 4, 4)])
+def test_networks_of_any_event_shape(event, device):
+    model = ss.ScoreModel(networks.MLP(event, width=8), DDPM).to(device)
+    x = ss.sample(model, (3, *event), steps=3, seeds=range(3))
+    assert x.shape == (3, *event)
+    assert x.device.type == device.type
+
+
+def test_steps_and_nfe():
+    model = mixture().model(DDPM)
+    for nfe in range(1, 12):
+        for name in solvers.names():
+            calls = []
+            ss.sample(model, (1, 2), name, nfe=nfe, callback=lambda n, t, z, data, calls=calls: calls.append(n))
+            out = ss.sample(model, (1, 2), name, nfe=nfe, trajectory=True)
+            assert out.nfe <= nfe
+            # One step more would not fit.
+            more = solvers.get(name).tableau(DDPM, grids.half_log_snr(DDPM, len(out.times)))
+            assert more.nfe > nfe
+            assert len(calls) == len(out.times) - 1
+    with pytest.raises(ValueError, match="give steps= or nfe="):
+        ss.sample(model, (1, 2))
+    with pytest.raises(ValueError, match="give steps= or nfe="):
+        ss.sample(model, (1, 2), steps=3, nfe=3)
+    with pytest.raises(ValueError, match="at least 1"):
+        ss.sample(model, (1, 2), nfe=0)
+
+
+def test_a_grid_by_name_by_function_and_by_value():
+    model = mixture().model(DDPM)
+    times = grids.karras(DDPM, 6, rho=5)
+    by_value = ss.sample(model, (3, 2), grid=times, seeds=range(3))
+    by_function = ss.sample(model, (3, 2), steps=6, grid=lambda sde, n, **k: grids.karras(sde, n, rho=5, **k), seeds=range(3))
+    assert torch.equal(by_value, by_function)
+    assert torch.equal(
+        ss.sample(model, (3, 2), steps=6, grid="karras", seeds=range(3)),
+        ss.sample(model, (3, 2), grid=grids.karras(DDPM, 6), seeds=range(3)),
+    )
+    with pytest.raises(ValueError, match="steps=5, but the grid has 6"):
+        ss.sample(model, (3, 2), grid=times, steps=5)
+    with pytest.raises(ValueError, match="more than nfe=5"):
+        ss.sample(model, (3, 2), grid=times, nfe=5)
+    with pytest.raises(ValueError, match="t_start=0.5, but the grid starts at 1"):
+        ss.sample(model, (3, 2), grid=times, t_start=0.5, z=torch.zeros(3, 2))
+
+
+def test_start_anywhere():
+    """From the exact marginal at t = 0.4 the fine ODE must end in the data: the moments of a Gaussian show it."""
+    data = analytic.GaussianMixture(torch.tensor([[0.7]]), torch.tensor([0.09]))
+    x = data.sample(20_000, generator())
+    z, _ = DDPM.perturb(x, 0.4, generator=generator(1))
+    kept = z.clone()
+    back = ss.sample(data.model(DDPM), z.shape, steps=50, z=z, t_start=0.4)
+    assert torch.equal(z, kept)
+    assert back.dtype == torch.float64
+    # 5 standard errors of a mean and of a standard deviation; the step to sigma = 0 costs 1e-4.
+    assert float(back.mean()) == pytest.approx(0.7, abs=5 * 0.3 / 20_000**0.5 + 1e-3)
+    assert float(back.std()) == pytest.approx(0.3, abs=5 * 0.3 / 40_000**0.5 + 1e-3)
+    with pytest.raises(ValueError, match="alpha/sigma=.*give z="):
+        ss.sample(data.model(DDPM), (4, 1), steps=5, t_start=0.4)
+    with pytest.raises(ValueError, match=r"\(2, 1\).*\(4, 1\)"):
+        ss.sample(data.model(DDPM), (4, 1), steps=5, z=torch.zeros(2, 1))
+    # A leading spacing starts below T, where the data has all but vanished: that is no error.
+    ss.sample(data.model(DDPM), (4, 1), grid=grids.ddpm(DDPM, 10, spacing="leading"))
+
+
+@every_solver
+def test_callback_and_trajectory_show_the_path(name):
+    model, seen = mixture().model(DDPM), []
+    out = ss.sample(
+        model, (3, 2), name, steps=6, seeds=range(3), trajectory=True, callback=lambda n, t, z, data: seen.append((n, t, z, data))
+    )
+    assert torch.equal(out.path[-1], out.x)
+    assert torch.equal(out.x, ss.sample(model, (3, 2), name, steps=6, seeds=range(3)))
+    assert [n for n, *_ in seen] == list(range(6))
+    for n, t, z, data in seen:
+        assert t == float(out.times[n])
+        assert torch.equal(z, out.path[n])
+        torch.testing.assert_close(data, model.data(z, t))
+
+
+@every_solver
+def test_gradients_flow_through_the_sampler(name):
+    """The derivative of the result by the start and by a parameter, against finite differences in float64."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(0.9, dtype=torch.float64))
+
+        def forward(self, z, t):
+            return self.scale * torch.tanh(z)
+
+    model = ss.ScoreModel(Scaled(), DDPM, "data", time="t")
+    z = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
+
+    def solve(z):
+        return ss.sample(model, (1, 1), name, steps=4, z=z, generator=generator(), grad=True)
+
+    by_z, by_scale = torch.autograd.grad(solve(z).sum(), (z, model.network.scale))
+    d = 1e-6
+    with torch.no_grad():
+        slope = (solve(z + d) - solve(z - d)).sum() / (2 * d)
+        torch.testing.assert_close(by_z.sum(), slope, rtol=1e-6, atol=1e-9)
+        model.network.scale += d
+        high = solve(z).sum()
+        model.network.scale -= 2 * d
+        torch.testing.assert_close(by_scale, (high - solve(z).sum()) / (2 * d), rtol=1e-6, atol=1e-9)
+    assert not ss.sample(model, (1, 1), name, steps=4, z=z).requires_grad
+
+
+@every_solver
+def test_conditions_reach_the_network_untouched(name):
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, z, t, **cond):
+            seen.append(cond)
+            return torch.zeros_like(z)
+
+    tree = {"a": torch.ones(2), "b": None}
+    ss.sample(ss.ScoreModel(Network(), DDPM), (2, 3), name, steps=3, tree=tree, label=None)
+    assert seen
+    assert all(cond["tree"] is tree and cond["label"] is None for cond in seen)
+
+
+def test_precision_of_the_state():
+    model = unet_model()
+    assert ss.sample(model, (2, 1, 5, 5), steps=2).dtype == torch.float32
+    assert ss.sample(model.double(), (2, 1, 5, 5), steps=2).dtype == torch.float64
+    assert ss.sample(model.to(torch.bfloat16), (2, 1, 5, 5), steps=2).dtype == torch.float32
+    # A float64 state around a float32 network: only the network's input is cast.
+    model = unet_model()
+    z = torch.randn(2, 1, 5, 5, dtype=torch.float64, generator=generator())
+    x = ss.sample(model, z.shape, steps=2, z=z)
+    assert x.dtype == torch.float64
+    torch.testing.assert_close(x.float(), ss.sample(model, z.shape, steps=2, z=z.float()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("when", [1.0, 0.5, 0.25])
+def test_a_state_that_is_not_finite_names_step_and_time(when):
+    class Breaks(torch.nn.Module):
+        def forward(self, z, t):
+            return torch.where(t[0] <= when, torch.nan, 0.0) * z
+
+    grid = torch.tensor([1.0, 0.5, 0.25, 0.0])
+    step = grid.tolist().index(when)
+    model = ss.ScoreModel(Breaks(), DDPM, "data", time="t")
+    for options in ({"generator": generator()}, {"seeds": range(2)}):
+        with pytest.raises(FloatingPointError, match=f"data prediction is not finite at step {step} of 3, t={when:g}"):
+            ss.sample(model, (2, 3), "ancestral", grid=grid, **options)
+    with pytest.raises(FloatingPointError, match="state is not finite at step 0"):
+        ss.sample(model, (2, 3), "ddim", grid=grid, z=torch.full((2, 3), torch.inf))
+
+
+def test_arguments_that_contradict_each_other():
+    model = mixture().model(DDPM)
+    with pytest.raises(ValueError, match="not both"):
+        ss.sample(model, (2, 2), steps=2, generator=generator(), seeds=range(2))
+    with pytest.raises(ValueError, match="3 seeds were given for a batch of shape"):
+        ss.sample(model, (2, 2), steps=2, seeds=range(3))
+    with pytest.raises(ValueError, match="no solver is called 'dpm'"):
+        ss.sample(model, (2, 2), "dpm", steps=2)
+
+
+def test_progress_bar_counts_grid_steps(capsys):
+    ss.sample(mixture().model(DDPM), (2, 2), "heun", steps=7, progress=True)
+    assert "7/7" in capsys.readouterr().err
+
+
+def test_memory_does_not_grow_with_steps():
+    """States and noises that no later row needs are dropped: the number alive at a network call is that of the method."""
+    import weakref
+
+    alive: list[weakref.ref] = []
+    most = 0
+
+    class Network(torch.nn.Module):
+        def forward(self, z, t):
+            nonlocal most
+            out = torch.zeros_like(z)
+            alive.append(weakref.ref(z))
+            alive.append(weakref.ref(out))
+            most = max(most, sum(ref() is not None for ref in alive))
+            return out
+
+    model = ss.ScoreModel(Network(), DDPM, "noise", time="t")
+    counts = []
+    for steps in (10, 60):
+        most = 0
+        ss.sample(model, (2, 3), "dpm++3m", steps=steps)
+        counts.append(most)
+    # Order 3 with a folded noise prediction keeps 3 states and 3 predictions.
+    assert counts[0] == counts[1] <= 7

@@ -1,0 +1,333 @@
+"""Every solver against Bishop's algorithm, closed forms, measured orders and its own exact moments."""
+
+import math
+
+import pytest
+import torch
+
+import scoresde as ss
+from scoresde import analytic, grids, solvers
+from scoresde.random import BatchNoise
+from scoresde.solvers.exponential import adams_weights, exponential_moments
+
+from .conftest import SDES, finite_sdes, generator, linear_betas, mixture, sdes, zero_terminal
+
+every_solver = pytest.mark.parametrize("name", solvers.names())
+ODE_ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "dpm++1": 1, "dpm++2m": 2, "dpm++3m": 3}
+STOCHASTIC = ["ancestral", "ancestral-posterior", "euler-maruyama"]
+
+
+class Recorder(BatchNoise):
+    """Hands out noise and keeps it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(generator(seed))
+        self.drawn: list[torch.Tensor] = []
+
+    def draw(self, shape, dtype, device):
+        self.drawn.append(super().draw(shape, dtype, device))
+        return self.drawn[-1]
+
+
+def bishop(network, betas, z, noises, variance):
+    """Bishop's sampling algorithm (section 20.2.5; Ho et al., algorithm 2), written from the book with cumulative products."""
+    bar = torch.cumprod(1 - betas, 0)
+    noises = iter(noises)
+    for i in range(len(betas), 0, -1):
+        beta, now, before = (float(v) for v in (betas[i - 1], bar[i - 1], bar[i - 2] if i > 1 else 1.0))
+        g = network(z, torch.full((len(z),), i - 1.0, dtype=z.dtype))
+        mean = (z - beta / math.sqrt(1 - now) * g) / math.sqrt(1 - beta)
+        if i == 1:
+            return mean
+        sigma = math.sqrt(beta if variance == "beta" else beta * (1 - before) / (1 - now))
+        z = mean + sigma * next(noises)
+    raise AssertionError
+
+
+@pytest.mark.parametrize("variance", ["beta", "posterior"])
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [10, 100, 1000])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
+def test_ancestral_on_the_full_chain_is_bishops_algorithm(variance, kind, steps, dtype, tolerance):
+    betas = linear_betas(steps) if kind == "linear" else ss.VPSDE.cosine(steps).betas
+    sde = ss.VPSDE.from_betas(betas)
+    exact = mixture().model(sde)
+
+    class Network(torch.nn.Module):
+        def forward(self, z, index):
+            return exact.noise(z, (index + 1) / steps)
+
+    network = Network()
+    model, noise = ss.ScoreModel(network, sde, "noise", time="index"), Recorder(1)
+    z = torch.randn(8, 2, dtype=dtype, generator=generator())
+    with torch.no_grad():
+        ours = solvers.run(solvers.Ancestral(variance).tableau(sde, grids.ddpm(sde, steps)), model, z, noise).x
+        theirs = bishop(network, betas, z, noise.drawn, variance)
+    assert len(noise.drawn) == steps - 1
+    assert float((ours - theirs).abs().max()) <= tolerance
+
+
+@every_solver
+@sdes
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_a_point_mass_is_returned(name, sde, steps):
+    """The last step is clean: on data that are one point every solver ends there, whatever it did before."""
+    point = torch.tensor([0.3, -2.0])
+    model = analytic.GaussianMixture(point[None], torch.zeros(1)).model(sde)
+    x = ss.sample(model, (16, 2), name, steps=steps, generator=generator())
+    assert float((x - point).abs().max()) <= 1e-4
+    tableau = solvers.get(name).tableau(sde, grids.half_log_snr(sde, steps))
+    assert not tableau.rows[-1].noise
+
+
+def measured_orders(errors):
+    return [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+
+
+@pytest.mark.parametrize("name", ODE_ORDERS)
+@pytest.mark.parametrize("sde", [SDES["linear"], SDES["ddpm"]], ids=["linear", "ddpm"])
+def test_order_of_ode_solvers(name, sde):
+    """The slope of the endpoint error on a fixed interval, on three modes, against 3000 order-3 steps in float64."""
+    model, end = mixture().model(sde), 0.02
+    z = torch.randn(64, 2, dtype=torch.float64, generator=generator())
+
+    def solve(solver, steps):
+        return solvers.run(solver.tableau(sde, grids.half_log_snr(sde, steps, t_end=end)), model, z, BatchNoise()).x
+
+    exact = solve(solvers.DPMSolverPP(3), 1500)
+    errors = [float((solve(solvers.get(name), steps) - exact).square().mean().sqrt()) for steps in (80, 160, 320)]
+    for order in measured_orders(errors):
+        assert order == pytest.approx(ODE_ORDERS[name], abs=0.2)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("sde", [SDES["linear"], SDES["ddpm"]], ids=["linear", "ddpm"])
+def test_weak_order_of_stochastic_solvers(name, sde):
+    """Mean and standard deviation of the law at a fixed time, from the coefficients alone, for data N(0.7, 0.3^2)."""
+    mean, std, end = 0.7, 0.3, 0.02
+
+    def marginal(t):
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        return alpha * mean, math.hypot(alpha * std, sigma)
+
+    errors = []
+    for steps in (160, 320, 640):
+        tableau = solvers.get(name).tableau(sde, grids.half_log_snr(sde, steps, t_end=end))
+        got = tableau.moments(mean, std, start=marginal(1.0))
+        errors.append([abs(a - b) for a, b in zip(got, marginal(end), strict=True)])
+    means, stds = zip(*errors, strict=True)
+    for order in measured_orders(stds):
+        assert order == pytest.approx(1, abs=0.2)
+    if max(means) > 1e-9:  # ancestral steps carry the mean of Gaussian data exactly
+        for order in measured_orders(means):
+            assert order == pytest.approx(1, abs=0.2)
+    else:
+        assert name.startswith("ancestral")
+
+
+@every_solver
+def test_error_does_not_rise_with_steps(name):
+    """On a mixture for the deterministic solvers, in the law of Gaussian data for the stochastic ones."""
+    sde = SDES["ddpm"]
+    if name in STOCHASTIC:
+        target = 0.3
+        errors = [
+            abs(solvers.get(name).tableau(sde, grids.half_log_snr(sde, steps)).moments(0.0, target)[1] - target)
+            for steps in (5, 10, 20, 40)
+        ]
+    else:
+        model, z = mixture().model(sde), torch.randn(256, 2, dtype=torch.float64, generator=generator())
+        exact = ss.sample(model, z.shape, "dpm++3m", steps=500, z=z)
+        errors = [
+            float((ss.sample(model, z.shape, name, steps=steps, z=z) - exact).square().mean().sqrt()) for steps in (5, 10, 20, 40)
+        ]
+    assert errors == sorted(errors, reverse=True)
+
+
+@every_solver
+@pytest.mark.parametrize("sde", [SDES["linear"], SDES["ddpm"], SDES["cosine"]], ids=["linear", "ddpm", "cosine"])
+def test_moments_against_simulation(name, sde):
+    """Exact mean and standard deviation of the result against 10^5 samples."""
+    n, mean, std = 100_000, 0.7, 0.3
+    model = analytic.GaussianMixture(torch.tensor([[mean]]), torch.tensor([std**2])).model(sde)
+    grid = grids.half_log_snr(sde, 12)
+    x = ss.sample(model, (n, 1), name, grid=grid, generator=generator(), dtype=torch.float64)
+    exact_mean, exact_std = solvers.get(name).tableau(sde, grid).moments(mean, std)
+    # The result is exactly Gaussian: 5 standard errors, std/sqrt(n) and std/sqrt(2n).
+    assert float(x.mean()) == pytest.approx(exact_mean, abs=5 * exact_std / math.sqrt(n))
+    assert float(x.std()) == pytest.approx(exact_std, abs=5 * exact_std / math.sqrt(2 * n))
+
+
+@every_solver
+def test_moments_do_not_depend_on_the_prediction(name):
+    tableau = solvers.get(name).tableau(SDES["ddpm"], grids.half_log_snr(SDES["ddpm"], 12))
+    for prediction in ("noise", "score", "velocity"):
+        assert tableau.folded(prediction).moments(0.7, 0.3) == pytest.approx(tableau.moments(0.7, 0.3), rel=1e-9)
+
+
+@every_solver
+@pytest.mark.parametrize("prediction", ["data", "noise", "score", "velocity"])
+def test_folding_a_prediction_changes_nothing(name, prediction):
+    sde, exact = SDES["ddpm"], mixture().model(SDES["ddpm"])
+
+    class Exact(torch.nn.Module):
+        def forward(self, z, t):
+            return getattr(exact, prediction)(z, t)
+
+    model = ss.ScoreModel(Exact(), sde, prediction, time="t")
+    z = torch.randn(9, 2, dtype=torch.float64, generator=generator())
+    for steps in (1, 2, 7):
+        ours = ss.sample(model, z.shape, name, steps=steps, z=z, generator=generator(1))
+        torch.testing.assert_close(ours, ss.sample(exact, z.shape, name, steps=steps, z=z, generator=generator(1)), rtol=1e-8, atol=1e-8)
+
+
+@every_solver
+@pytest.mark.parametrize("steps", [1, 2, 7, 13, 50, 1000])
+def test_a_solver_steps_along_its_grid(name, steps):
+    """Demand 1: network calls at the grid's own times, starting at T, and nowhere else; N steps for a grid of N+1 points."""
+    sde, seen = SDES["ddpm"], []
+
+    class Spy(torch.nn.Module):
+        def forward(self, z, t):
+            seen.append(float(t[0]))
+            return torch.zeros_like(z)
+
+    random = torch.rand(steps - 1, dtype=torch.float64, generator=generator(steps)).sort(descending=True).values
+    grid = torch.cat([torch.ones(1, dtype=torch.float64), random, torch.zeros(1, dtype=torch.float64)])
+    model = ss.ScoreModel(Spy(), sde, "data", time="t").double()
+    out = ss.sample(model, (1, 2), name, grid=grid, trajectory=True, dtype=torch.float64)
+    assert out.path.shape == (steps + 1, 1, 2)
+    assert torch.equal(out.times, grid)
+    assert out.nfe == len(seen) == solvers.get(name).tableau(sde, grid).nfe
+    expected = grid[:-1].tolist()
+    if name == "heun":
+        assert len(seen) == 2 * steps - 1
+        expected = [expected[0], *(t for t in expected[1:] for _ in range(2))]
+    assert seen == pytest.approx(expected, rel=1e-6)  # times reach a network of no parameters in the state's dtype
+
+
+def test_ddim_eta_1_is_ancestral_with_posterior_variance():
+    sde = SDES["ddpm"]
+    for grid in (grids.ddpm(sde, 1000), grids.half_log_snr(sde, 20)):
+        ours, theirs = solvers.DDIM(eta=1.0).tableau(sde, grid), solvers.Ancestral("posterior").tableau(sde, grid)
+        for a, b in zip(ours.rows, theirs.rows, strict=True):
+            for part in ("z", "data", "noise"):
+                assert getattr(a, part) == pytest.approx(getattr(b, part), rel=1e-9, abs=1e-12)
+
+
+def test_one_first_order_solver_has_three_names():
+    """DDIM, Euler in sigma/alpha and exponential Adams of order 1 are one method (Song et al. 2021; Lu et al. 2022)."""
+    sde, grid = SDES["ddpm"], grids.quadratic(SDES["ddpm"], 17)
+    first, *others = [solvers.get(name).tableau(sde, grid).rows for name in ("ddim", "euler", "dpm++1")]
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            assert a.z == pytest.approx(b.z, rel=1e-12)
+            assert a.data == pytest.approx(b.data, rel=1e-12)
+
+
+@sdes
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_keeps_the_marginals_of_a_known_point(sde, eta):
+    """With D = x every variance has the marginal: A^2 sigma_s^2 + C^2 = sigma_t^2 and A alpha_s + B = alpha_t."""
+    grid = grids.half_log_snr(sde, 15)
+    tableau = solvers.DDIM(eta).tableau(sde, grid)
+    for k, row in enumerate(tableau.rows[:-1]):
+        s, t = tableau.times[k], tableau.times[k + 1]
+        a, b, c = row.z.get(k, 0.0), row.data[k], sum(row.noise.values())
+        assert a**2 * float(sde.sigma(s)) ** 2 + c**2 == pytest.approx(float(sde.sigma(t)) ** 2, rel=1e-9)
+        assert a * float(sde.alpha(s)) + b == pytest.approx(float(sde.alpha(t)), rel=1e-9)
+
+
+@pytest.mark.parametrize("h", [1e-8, 1e-5, 1e-3, 0.1, 0.499, 0.501, 2.0, 20.0])
+def test_exponential_moments_against_many_digits(h):
+    """M_p/h^p = int_0^h e^{u-h} (u/h)^p du by its recurrence in 60 digits, where it does not cancel."""
+    from decimal import Decimal, getcontext
+
+    getcontext().prec = 60
+    d = Decimal(h)
+    exact = [1 - (-d).exp()]
+    for p in range(1, 4):
+        exact.append(1 - p / d * exact[-1])
+    assert exponential_moments(h, 4) == pytest.approx([float(v) for v in exact], rel=1e-13)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_adams_weights_integrate_polynomials(order):
+    """sum_j c_j d_j^p must be int_0^h e^{u-h} u^p du, here by a Gauss-Legendre rule of scipy."""
+    from scipy.integrate import fixed_quad
+
+    h, offsets = 0.7, [0.0, -0.4, -1.1][:order]
+    weights = adams_weights(h, offsets)
+    for p in range(order):
+        exact, _ = fixed_quad(lambda u, p=p: math.e ** (u - h) * u**p, 0, h, n=20)
+        assert sum(c * d**p for c, d in zip(weights, offsets, strict=True)) == pytest.approx(exact, abs=1e-13)
+
+
+def test_dpmpp_2m_is_the_published_formula_up_to_its_integral():
+    """Order 2: alpha_t [ (1 - e^{-h}) D0 + (1 - (1 - e^{-h})/h) h/h_prev (D0 - D1) ], Lu et al. with the exact phi function."""
+    sde, grid = SDES["linear"], grids.quadratic(SDES["linear"], 9)
+    tableau, lam = solvers.DPMSolverPP(2).tableau(sde, grid), sde.half_log_snr(grid).tolist()
+    for k in range(1, 7):
+        h, before = lam[k + 1] - lam[k], lam[k] - lam[k - 1]
+        slope = (1 - (1 - math.exp(-h)) / h) * h / before
+        alpha = float(sde.alpha(grid[k + 1]))
+        assert tableau.rows[k].data[k] == pytest.approx(alpha * (1 - math.exp(-h) + slope), rel=1e-10)
+        assert tableau.rows[k].data[k - 1] == pytest.approx(-alpha * slope, rel=1e-10)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("steps", list(range(1, 61)))
+def test_orders_fall_towards_sigma_0_and_are_never_0(order, steps):
+    sde = SDES["ddpm"]
+    rows = solvers.DPMSolverPP(order).tableau(sde, grids.half_log_snr(sde, steps)).rows
+    assert [len(row.data) for row in rows] == [min(order, k + 1, steps - k) for k in range(steps)]
+    lengths = [len(row.data) for row in solvers.DPMSolverPP(order).tableau(sde, grids.half_log_snr(sde, steps, t_end=0.1)).rows]
+    assert lengths == [min(order, k + 1) for k in range(steps)]
+
+
+@every_solver
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+@pytest.mark.parametrize("prediction", ["data", "velocity"])
+def test_zero_terminal_signal_is_sampled(name, steps, prediction):
+    sde = zero_terminal()
+    exact = mixture().model(sde)
+    network = type("Exact", (torch.nn.Module,), {"forward": lambda self, z, t: getattr(exact, prediction)(z, t)})()
+    x = ss.sample(ss.ScoreModel(network, sde, prediction, time="t"), (200, 2), name, steps=steps, generator=generator())
+    assert bool(x.isfinite().all())
+    # Heun is unstable over the two huge steps of three; all else stays near the modes.
+    assert float(x.abs().max()) < (100 if name == "heun" and steps == 3 else 5)
+    noise_model = ss.ScoreModel(network, sde, "noise", time="t")
+    with pytest.raises(ValueError, match="prediction='noise' does not determine the data at t=1"):
+        ss.sample(noise_model, (2, 2), name, steps=steps)
+
+
+@finite_sdes
+@pytest.mark.parametrize("name", [name for name, order in ODE_ORDERS.items() if order > 1])
+def test_ode_solvers_agree_and_second_order_wins(name, sde):
+    """At many steps all deterministic solvers find one point; at 20, orders 2 and 3 are closer than order 1."""
+    model, z = mixture().model(sde), torch.randn(128, 2, dtype=torch.float64, generator=generator())
+    exact = ss.sample(model, z.shape, "dpm++3m", steps=1000, z=z, grid="half_log_snr")
+    x = ss.sample(model, z.shape, name, steps=1000, z=z, grid="half_log_snr")
+    assert float((x - exact).square().mean().sqrt()) <= 1e-3
+    few, first = (ss.sample(model, z.shape, n, steps=20, z=z, grid="half_log_snr") for n in (name, "ddim"))
+    assert (few - exact).square().mean() < (first - exact).square().mean()
+
+
+def test_names_are_suggested():
+    with pytest.raises(ValueError, match="did you mean 'dpm\\+\\+2m'"):
+        solvers.get("dpm++2")
+    assert set(solvers.names()) >= {"ancestral", "ddim", "euler-maruyama", "heun", "dpm++2m", "dpm++3m"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: solvers.DDIM(eta=1.5), "eta"),
+        (lambda: solvers.Ancestral("large"), "variance"),
+        (lambda: solvers.ProbabilityFlow("rk4"), "method"),
+        (lambda: solvers.DPMSolverPP(4), "order"),
+    ],
+)
+def test_impossible_solvers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
