@@ -23,7 +23,7 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {name: name for name in ("Time", "Prediction", "Weighting", "TimeSampler", "TimeConvention", "GridLike")}
+autodoc_type_aliases = {"Time": "Time", "Prediction": "Prediction"}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 

@@ -115,7 +115,6 @@ class MixtureModel(Model):
     """The exact `data`, `noise`, `score` and `velocity` of a `GaussianMixture`, computed in float64."""
 
     prediction: Prediction = "data"
-    dtype = torch.float32
 
     def __init__(self, mixture: GaussianMixture, sde: SDE) -> None:
         self.mixture, self.sde = mixture, sde
@@ -132,9 +131,6 @@ class MixtureModel(Model):
 
 class ZeroModel(Model):
     """A model whose own prediction is 0: the baseline that a training loss has to beat."""
-
-    dtype = torch.float32
-    device = torch.device("cpu")
 
     def __init__(self, sde: SDE, prediction: Prediction = "noise") -> None:
         self.sde, self.prediction = sde, prediction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -49,7 +49,9 @@ def train(
     process: Annotated[str, typer.Option(help="linear or cosine: the betas of the chain.")] = "linear",
     steps: Annotated[int, typer.Option(min=2, help="Length T of the chain.")] = 1000,
     prediction: Annotated[str, typer.Option(help="What the network returns: noise, velocity, data or score.")] = "noise",
-    weighting: Annotated[str | None, typer.Option(help="Weighting of the loss; by default plain squared error of the prediction.")] = None,
+    weighting: Annotated[
+        str | None, typer.Option(help="Weighting of the loss; by default plain squared error of the prediction.")
+    ] = None,
     time_sampler: Annotated[str | None, typer.Option(help="discrete, uniform or stratified.")] = None,
     width: Annotated[int, typer.Option(min=2, help="Channels of the U-Net's first level; hidden width of the MLP.")] = 32,
     multipliers: Annotated[str, typer.Option(help="Width of each U-Net level, in units of --width.")] = "1,2",
@@ -67,7 +69,7 @@ def train(
     try:
         levels = tuple(int(m) for m in multipliers.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{multipliers!r} is no list of integers such as 1,2,2", param_hint="--multipliers") from None
+        raise ValueError(f"--multipliers {multipliers}: need a list of integers such as 1,2,2") from None
     experiment = Experiment(
         data, held_out, process, steps, prediction, width, levels, patch, conditional,  # type: ignore[arg-type]
         Recipe(
@@ -99,19 +101,21 @@ def sample(
 ) -> None:
     """Draw samples from a trained RUN."""
     if out.suffix not in (".png", ".npy"):
-        raise typer.BadParameter("the file must end in .png or .npy", param_hint="--out")
+        raise ValueError(f"--out {out}: the file must end in .png or .npy")
     experiment, model, training, _ = Experiment.load(run, torch.device(device))
-    if label is not None and (not experiment.conditional or label >= (training.classes or 0)):
-        raise ValueError(f"{run} has no class {label}: " + (f"classes are 0..{(training.classes or 0) - 1}" if experiment.conditional else "it was trained without --conditional"))
+    if label is not None and not experiment.conditional:
+        raise ValueError(f"--label {label}: {run} was trained without --conditional")
+    if label is not None and training.classes is not None and label >= training.classes:
+        raise ValueError(f"--label {label}: the classes of {run} are 0..{training.classes - 1}")
     if steps is None and nfe is None:
         steps = 20
     parts = []
     for start in range(0, count, batch_size):
         seeds = range(seed + start, seed + min(start + batch_size, count))
-        cond = {} if label is None else {"label": torch.full((len(seeds),), label, device=model.device)}
+        cond: dict[str, Any] = {} if label is None else {"label": torch.full((len(seeds),), label, device=model.device)}
         shape = (len(seeds), *training.x.shape[1:])
         parts.append(
-            draw(model, shape, solver, steps=steps, nfe=nfe, grid=grid, seeds=seeds, progress=True, **cond).cpu()
+            draw(model, shape, solver, steps=steps, nfe=nfe, grid=grid, seeds=seeds, progress=sys.stderr.isatty(), **cond).cpu()
         )
     x = torch.cat(parts)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +134,9 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for report.md and pictures; by default RUN.")] = None,
     solver: Annotated[
         list[str] | None,
-        typer.Option("--solver", help=f"NAME:STEPS or NAME:STEPS:GRID, once for each solver. [default: {' '.join(DEFAULT_ENTRIES)}]"),
+        typer.Option(
+            "--solver", help=f"NAME:STEPS or NAME:STEPS:GRID, once for each solver. [default: {' '.join(DEFAULT_ENTRIES)}]"
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Samples for each solver.")] = 256,
     features: Annotated[str, typer.Option(help="pixels, or classifier: of a small network trained here on the labels.")] = "pixels",
@@ -143,9 +149,9 @@ def compare(
     """Sample a trained RUN with several solvers from the same seeds: a table, a row of pictures each, an error plot."""
     entries = [report.parse_entry(text) for text in solver or DEFAULT_ENTRIES]
     if features not in ("pixels", "classifier"):
-        raise typer.BadParameter("must be pixels or classifier", param_hint="--features")
+        raise ValueError(f"--features {features}: must be pixels or classifier")
     if against not in ("held-out", "all"):
-        raise typer.BadParameter("must be held-out or all", param_hint="--against")
+        raise ValueError(f"--against {against}: must be held-out or all")
     experiment, model, training, held_out = Experiment.load(run, torch.device(device))
     reference = held_out.x if against == "held-out" else torch.cat([training.x, held_out.x])
     classifier = None
@@ -158,7 +164,7 @@ def compare(
         conditions = {"label": torch.arange(samples) % training.classes}
     result = report.compare(
         model, entries, reference, training.x, seeds=range(seed, seed + samples), batch_size=batch_size, classifier=classifier,
-        conditions=conditions, curve_nfe=(5, 8, 10, 15, 20, 30) if curves else (),
+        conditions=conditions, curve_nfe=(5, 8, 10, 15, 20, 30) if curves else (), progress=sys.stderr.isatty(),
     )  # fmt: skip
     out = out or run
     out.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ class Data:
 
 
 def load(source: str) -> Data:
-    """"digits", "mnist", "fashion", or the path of a folder of IDX files, a folder of images of one size, or a `.npy` array.
+    """ "digits", "mnist", "fashion", or the path of a folder of IDX files, a folder of images of one size, or a `.npy` array.
 
     Raises:
         DataError: the data is not there, or not of a kind that can be read.
@@ -105,7 +105,9 @@ def npy(path: Path) -> Data:
         raise DataError(f"{path} has shape {tuple(array.shape)}; need (N, *event) with N > 1")
     if array.dtype == torch.uint8:
         if array.ndim not in (3, 4):
-            raise DataError(f"{path} has bytes of shape {tuple(array.shape)}; need (N, height, width) or (N, height, width, channels)")
+            raise DataError(
+                f"{path} has bytes of shape {tuple(array.shape)}; need (N, height, width) or (N, height, width, channels)"
+            )
         array = array[:, None] if array.ndim == 3 else array.movedim(-1, 1)
         return Data(_bytes_to_float(array))
     if not array.is_floating_point():

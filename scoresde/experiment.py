@@ -13,7 +13,7 @@ from . import data, networks
 from .data import Data
 from .model import ScoreModel
 from .prediction import Prediction
-from .sde import VPChain, VPSDE
+from .sde import VPSDE, VPChain
 from .training import CHECKPOINT, Recipe, Trainer, load_averaged
 
 CONFIG = "config.json"

@@ -40,9 +40,7 @@ def half_log_snr(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0
 
 def karras(sde: SDE, steps: int, *, rho: float = 7.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
     """Uniform in (sigma/alpha)^(1/rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
-    return _uniform_in(
-        lambda t: (-sde.half_log_snr(t) / rho).exp(), lambda u: sde.time(-rho * u.log()), sde, steps, t_start, t_end
-    )
+    return _uniform_in(lambda t: (-sde.half_log_snr(t) / rho).exp(), lambda u: sde.time(-rho * u.log()), sde, steps, t_start, t_end)
 
 
 def quadratic(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
@@ -137,7 +135,9 @@ def check(sde: SDE, grid: Tensor) -> Tensor:
     rising = (grid[1:] >= grid[:-1]).nonzero().flatten()
     if len(rising):
         n = int(rising[0])
-        raise ValueError(f"a grid must strictly decrease, but its entries {n} and {n + 1} are {grid[n]:.17g} and {grid[n + 1]:.17g}")
+        raise ValueError(
+            f"a grid must strictly decrease, but its entries {n} and {n + 1} are {grid[n]:.17g} and {grid[n + 1]:.17g}"
+        )
     return grid
 
 

@@ -42,9 +42,7 @@ class ScoreModel(nn.Module, Model):
         ValueError: an unknown prediction or time convention, or "index" where there is no chain.
     """
 
-    def __init__(
-        self, network: nn.Module, sde: SDE, prediction: Prediction = "noise", time: TimeConvention | None = None
-    ) -> None:
+    def __init__(self, network: nn.Module, sde: SDE, prediction: Prediction = "noise", time: TimeConvention | None = None) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
@@ -53,10 +51,11 @@ class ScoreModel(nn.Module, Model):
         if isinstance(time, str) and time not in TIMES:
             raise ValueError(f"time must be one of {', '.join(TIMES)} or a function of (sde, t); got {time!r}")
         self.network, self.sde, self.prediction = network, sde, prediction
-        self._network_time = TIMES[time] if isinstance(time, str) else time
+        self._network_time: Callable[[SDE, Tensor], Tensor] = TIMES[time] if isinstance(time, str) else time
         self._network_time(sde, as_time(1.0))
-        if isinstance(time, str) and hasattr(network, "declare_time"):
-            network.declare_time(time)
+        declare = getattr(network, "declare_time", None)
+        if isinstance(time, str) and callable(declare):
+            declare(time)
 
     def network_time(self, t: Time) -> Tensor:
         """The time that the network sees, in float64."""

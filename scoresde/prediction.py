@@ -78,6 +78,16 @@ class Model(ABC):
     sde: SDE
     prediction: Prediction
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that samples are drawn in when nothing else says it."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """The device that samples are drawn on when nothing else says it."""
+        return torch.device("cpu")
+
     @abstractmethod
     def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
         """The model's own prediction at `(z, t)`, of the shape of `z`."""

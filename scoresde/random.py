@@ -21,9 +21,7 @@ def fresh_generator() -> Generator:
     return generator
 
 
-def randn(
-    shape: Sequence[int], generator: Generator | None, *, dtype: torch.dtype, device: torch.device | str | None
-) -> Tensor:
+def randn(shape: Sequence[int], generator: Generator | None, *, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
     """Standard normal noise of the given shape from `generator` (None: a fresh one)."""
     generator = generator or fresh_generator()
     return torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device).to(device)

@@ -19,9 +19,7 @@ GridLike = str | grids.Grid | Tensor
 
 
 @overload
-def sample(
-    model: Model, shape: Sequence[int], solver: str | Solver = ..., *, trajectory: Literal[True], **options: Any
-) -> Run: ...
+def sample(model: Model, shape: Sequence[int], solver: str | Solver = ..., *, trajectory: Literal[True], **options: Any) -> Run: ...
 @overload
 def sample(
     model: Model,
@@ -33,7 +31,7 @@ def sample(
 ) -> Tensor: ...
 
 
-def sample(  # type: ignore[misc]
+def sample(
     model: Model,
     shape: Sequence[int],
     solver: str | Solver = "dpm++2m",
@@ -90,15 +88,14 @@ def sample(  # type: ignore[misc]
     noise: NoiseSource = BatchNoise(generator) if seeds is None else SeededNoise(seeds)
     if z is None:
         _check_noise_start(model.sde, tableau.times[0])
-        dtype = dtype or getattr(model, "dtype", torch.float32)
-        device = torch.device(device or getattr(model, "device", "cpu"))
     elif z.shape != shape:
         raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
 
     def start() -> Tensor:
-        if z is None:
-            return model.sde.prior_std * noise.draw(shape, dtype, device)
-        return z.to(device=device, dtype=dtype)
+        if z is not None:
+            return z.to(device=device, dtype=dtype)
+        where = torch.device(device if device is not None else model.device)
+        return model.sde.prior_std * noise.draw(shape, dtype or model.dtype, where)
 
     with torch.set_grad_enabled(grad), _progress_bar(len(tableau.marks) - 1, progress) as tick:
 
@@ -171,9 +168,7 @@ def _check_noise_start(sde: SDE, t: float) -> None:
         )
 
 
-def _raise_non_finite(
-    tableau: Tableau, model: Model, start: Tensor, noise: NoiseSource, cond: dict[str, object]
-) -> None:
+def _raise_non_finite(tableau: Tableau, model: Model, start: Tensor, noise: NoiseSource, cond: dict[str, object]) -> None:
     """Run once more and raise at the first step with an infinite or NaN value."""
     last = len(tableau.marks) - 1
 

@@ -100,9 +100,7 @@ class Trainer:
             if len(values) != len(x):
                 raise ValueError(f"{name} has {len(values)} entries for {len(x)} samples")
         self.folder = Path(folder) if folder is not None else None
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self._ema = AveragedModel(model, multi_avg_fn=self._average)
         self.iteration = 0
         self.history: list[dict[str, float]] = []
@@ -117,7 +115,7 @@ class Trainer:
         return module
 
     def run(self, progress: bool = True) -> ScoreModel:
-        """Train to the end of the recipe; returns `averaged`.
+        """Train to the end of the recipe; returns `averaged`. With `progress`, a line for each validation and, on a terminal, a bar.
 
         Raises:
             FloatingPointError: the loss became infinite or NaN; names the iteration and the times of the samples.
@@ -126,20 +124,20 @@ class Trainer:
 
         recipe, running, count = self.recipe, 0.0, 0
         self.model.train()
-        with tqdm(total=recipe.iterations, initial=self.iteration, unit="it", disable=not progress) as bar:
+        with tqdm(total=recipe.iterations, initial=self.iteration, unit="it", disable=None if progress else True) as bar:
             while self.iteration < recipe.iterations:
                 loss = self._step()
                 running, count = running + loss, count + 1
                 self.iteration += 1
                 bar.update()
-                bar.set_postfix(loss=f"{running / count:.4f}", lr=f"{recipe.rate(self.iteration - 1):.1e}", refresh=False)
+                bar.set_postfix_str(f"loss {running / count:.4f}, rate {recipe.rate(self.iteration - 1):.1e}", refresh=False)
                 last = self.iteration == recipe.iterations
                 if last or self.iteration % recipe.validate_every == 0:
                     row = {"iteration": self.iteration, "loss": running / count, **self.validate()}
                     self.history.append(row)
                     running, count = 0.0, 0
                     if progress:
-                        bar.write("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+                        tqdm.write("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
                 if self.folder is not None and (last or self.iteration % recipe.save_every == 0):
                     self._save(self.folder / CHECKPOINT)
         return self.averaged.eval()
@@ -155,13 +153,11 @@ class Trainer:
         for start in range(0, len(self.held_out), 256):
             part = slice(start, start + 256)
             x = self.held_out[part].to(device)
-            cond = {name: values[part].to(device) for name, values in self.held_out_cond.items()}
+            cond: dict[str, Any] = {name: values[part].to(device) for name, values in self.held_out_cond.items()}
             for name, model, given in (("validation", self.averaged, cond), ("zero", zero, {})):
                 generator = Generator().manual_seed(seed + start)
                 with torch.no_grad():
-                    loss = losses.denoising(
-                        model, x, self.recipe.weighting, self.recipe.time_sampler, generator, **given
-                    )
+                    loss = losses.denoising(model, x, self.recipe.weighting, self.recipe.time_sampler, generator, **given)
                 sums[name] += float(loss.sum())
         return {name: total / len(self.held_out) for name, total in sums.items()}
 
@@ -170,7 +166,7 @@ class Trainer:
         recipe, device = self.recipe, self.model.device
         chosen = self._batch()
         x = self.x[chosen].to(device)
-        cond = {name: values[chosen].to(device) for name, values in self.cond.items()}
+        cond: dict[str, Any] = {name: values[chosen].to(device) for name, values in self.cond.items()}
         key = recipe.seed * 1_000_003 + self.iteration
         generator = Generator(device).manual_seed(key)
         t = losses.sample_times(self.model.sde, len(x), recipe.time_sampler, generator)
@@ -187,7 +183,7 @@ class Trainer:
             bad = t[~per_sample.detach().isfinite().to(t.device)].tolist()
             raise FloatingPointError(f"the loss is {value} at iteration {self.iteration}, from samples at t = {bad}")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
         self.optimizer.step()
         self._ema.update_parameters(self.model)
@@ -220,9 +216,7 @@ class Trainer:
             moments.setdefault(int(i), {})[name] = value
         self.model.load_state_dict(subset(state, "model"))
         self._ema.load_state_dict(subset(state, "average"))
-        self.optimizer.load_state_dict(
-            {"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.iteration, self.history = about["iteration"], about["history"]
 
 

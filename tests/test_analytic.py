@@ -14,7 +14,9 @@ from .conftest import SDES, generator, mixture, sdes
 def full_mixture() -> analytic.GaussianMixture:
     root = torch.randn(3, 4, 4, dtype=torch.float64, generator=generator(5)) / 2
     return analytic.GaussianMixture(
-        torch.randn(3, 4, generator=generator(6)), root @ root.mT + 0.05 * torch.eye(4, dtype=torch.float64), torch.tensor([1.0, 2.0, 3.0])
+        torch.randn(3, 4, generator=generator(6)),
+        root @ root.mT + 0.05 * torch.eye(4, dtype=torch.float64),
+        torch.tensor([1.0, 2.0, 3.0]),
     )
 
 

@@ -102,7 +102,7 @@ def test_a_grid_by_name_by_function_and_by_value():
         ss.sample(model, (3, 2), grid=times, steps=5)
     with pytest.raises(ValueError, match="more than nfe=5"):
         ss.sample(model, (3, 2), grid=times, nfe=5)
-    with pytest.raises(ValueError, match="t_start=0.5, but the grid starts at 1"):
+    with pytest.raises(ValueError, match=r"t_start=0\.5, but the grid starts at 1"):
         ss.sample(model, (3, 2), grid=times, t_start=0.5, z=torch.zeros(3, 2))
 
 
@@ -118,7 +118,7 @@ def test_start_anywhere():
     # 5 standard errors of a mean and of a standard deviation; the step to sigma = 0 costs 1e-4.
     assert float(back.mean()) == pytest.approx(0.7, abs=5 * 0.3 / 20_000**0.5 + 1e-3)
     assert float(back.std()) == pytest.approx(0.3, abs=5 * 0.3 / 40_000**0.5 + 1e-3)
-    with pytest.raises(ValueError, match="alpha/sigma=.*give z="):
+    with pytest.raises(ValueError, match=r"alpha/sigma=.*give z="):
         ss.sample(data.model(DDPM), (4, 1), steps=5, t_start=0.4)
     with pytest.raises(ValueError, match=r"\(2, 1\).*\(4, 1\)"):
         ss.sample(data.model(DDPM), (4, 1), steps=5, z=torch.zeros(2, 1))

@@ -1,5 +1,6 @@
 """Every solver against Bishop's algorithm, closed forms, measured orders and its own exact moments."""
 
+import itertools
 import math
 
 import pytest
@@ -81,7 +82,7 @@ def test_a_point_mass_is_returned(name, sde, steps):
 
 
 def measured_orders(errors):
-    return [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
 
 
 @pytest.mark.parametrize("name", ODE_ORDERS)
@@ -178,7 +179,9 @@ def test_folding_a_prediction_changes_nothing(name, prediction):
     z = torch.randn(9, 2, dtype=torch.float64, generator=generator())
     for steps in (1, 2, 7):
         ours = ss.sample(model, z.shape, name, steps=steps, z=z, generator=generator(1))
-        torch.testing.assert_close(ours, ss.sample(exact, z.shape, name, steps=steps, z=z, generator=generator(1)), rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(
+            ours, ss.sample(exact, z.shape, name, steps=steps, z=z, generator=generator(1)), rtol=1e-8, atol=1e-8
+        )
 
 
 @every_solver

@@ -26,6 +26,7 @@ class Embedding(nn.Module):
         self.classes = classes
         self.time_scale = 1.0
         frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
+        self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.label = nn.Embedding(classes + 1, width) if classes is not None else None

@@ -18,7 +18,8 @@ from .embedding import Embedding
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+    # At least four channels a group: one channel of one pixel would be normalised to nothing.
+    return nn.GroupNorm(next((g for g in (8, 4, 2) if channels % g == 0 and channels >= 4 * g), 1), channels)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -60,9 +61,7 @@ class Attention(nn.Module):
         self.leave = _zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
-        q, k, v = rearrange(
-            self.qkv(self.norm(h)), "b (three heads c) y x -> three b heads (y x) c", three=3, heads=self.heads
-        )
+        q, k, v = rearrange(self.qkv(self.norm(h)), "b (three heads c) y x -> three b heads (y x) c", three=3, heads=self.heads)
         mixed = scaled_dot_product_attention(q, k, v)
         return h + self.leave(rearrange(mixed, "b heads (y x) c -> b (heads c) y x", y=h.shape[-2]))
 
@@ -124,9 +123,7 @@ class UNet(nn.Module):
         for level, w in reversed(list(enumerate(widths))):
             inputs = widths[min(level + 1, depth - 1)] + w
             self.up.append(Level([(inputs, w)] + [(w, w)] * (blocks - 1), embedding, at[level]))
-        self.leave = nn.Sequential(
-            _norm(widths[0]), nn.SiLU(), _zero(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
-        )
+        self.leave = nn.Sequential(_norm(widths[0]), nn.SiLU(), _zero(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)))
 
     def declare_time(self, name: str) -> None:
         """Say which time convention the network will see."""
@@ -143,9 +140,7 @@ class UNet(nn.Module):
         height, width = z.shape[-2:]
         # Sides that the patch does not divide are padded by repeating the border, and cut off at the end.
         padded = pad(z, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
-        h = self.enter(
-            rearrange(padded, "b c (y p) (x q) -> b (c p q) y x", p=self.patch, q=self.patch)
-        )
+        h = self.enter(rearrange(padded, "b c (y p) (x q) -> b (c p q) y x", p=self.patch, q=self.patch))
         embedded = self.embedding(t, label)
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):

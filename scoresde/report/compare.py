@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,7 +83,7 @@ def compare(
         seeds: one a sample.
         classifier: measure in its features rather than in pixels; adds the share of samples that it is more than 90 % sure of.
         conditions: what the network is told about each sample, tensors with one entry a seed.
-        curve_solvers, curve_nfe: what to measure against a fine solve (64 samples).
+        curve_solvers, curve_nfe: what to measure against a fine solve (at most 64 samples).
     """
     seeds, event = list(seeds), reference.shape[1:]
     result = Comparison(features="pixels" if classifier is None else "classifier features")
@@ -95,7 +95,9 @@ def compare(
         parts = []
         for start in range(0, len(seeds), batch_size):
             chosen = seeds[start : start + batch_size]
-            cond = {name: value[start : start + batch_size].to(model.device) for name, value in (conditions or {}).items()}
+            cond: dict[str, Any] = {
+                name: value[start : start + batch_size].to(model.device) for name, value in (conditions or {}).items()
+            }
             x = sample(
                 model, (len(chosen), *event), entry.solver, steps=entry.steps, grid=entry.grid, seeds=chosen, progress=show, **cond
             )
@@ -117,7 +119,7 @@ def compare(
             row["sure"] = float((classifier.probabilities(x.clamp(-1, 1)).amax(1) > 0.9).float().mean())
         result.rows.append(row)
         result.samples[str(entry)] = x
-    result.curves = error_curves(model, event, curve_solvers, curve_nfe, conditions)
+    result.curves = error_curves(model, event, curve_solvers, curve_nfe, conditions, min(64, len(seeds)))
     return result
 
 
@@ -133,7 +135,7 @@ def error_curves(
     if not names or not nfes:
         return {}
     shape, seeds = (count, *event), range(count)
-    cond = {name: value[:count].to(model.device) for name, value in (conditions or {}).items()}
+    cond: dict[str, Any] = {name: value[:count].to(model.device) for name, value in (conditions or {}).items()}
     exact = sample(model, shape, "dpm++3m", steps=200, seeds=seeds, **cond)
     curves: dict[str, list[tuple[int, float]]] = {}
     for name in names:

@@ -51,7 +51,7 @@ class Classifier(nn.Module):
                     chosen = order[start : start + batch_size]
                     loss = nn.functional.cross_entropy(classifier.head(classifier.body(x[chosen])), labels[chosen])
                     optimizer.zero_grad()
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     optimizer.step()
                     schedule.step()
         return classifier.eval()

@@ -103,9 +103,7 @@ class SDE(ABC):
         """f(t) z, of the shape of `z`."""
         return expand(self.drift_rate(t), z) * z
 
-    def perturb(
-        self, x: Tensor, t: Time, generator: Generator | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def perturb(self, x: Tensor, t: Time, generator: Generator | None = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw z_t ~ q(z_t | x) = N(alpha x, sigma^2 I); returns `(z, noise)`, both of the shape of `x`."""
         if noise is None:
             noise = randn(x.shape, generator, dtype=x.dtype, device=x.device)

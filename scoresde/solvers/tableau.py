@@ -95,9 +95,7 @@ class Tableau:
 
         return replace(self, rows=tuple(fold(row) for row in self.rows), prediction=prediction)
 
-    def moments(
-        self, mean: float = 0.0, std: float = 0.5, start: tuple[float, float] | None = None
-    ) -> tuple[float, float]:
+    def moments(self, mean: float = 0.0, std: float = 0.5, start: tuple[float, float] | None = None) -> tuple[float, float]:
         """Mean and standard deviation of the result when every data coordinate is N(mean, std^2), without sampling.
 
         On Gaussian data D is affine in z, so every state is an affine function of independent unit normals: the start and the

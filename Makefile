@@ -1,0 +1,47 @@
+# Everything runs in .venv, which is made when missing. `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo demo-short demo-mnist test lint types docs clean
+
+demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
+	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
+	$(BIN)/scoresde sample runs/demo --solver dpm++2m --steps 20 --out runs/demo/samples.png
+	$(BIN)/scoresde compare runs/demo --samples 200
+	$(BIN)/scoresde compare runs/demo --out runs/demo/all --samples 1797 --against all --no-curves \
+	  --solver ddim:50 --solver dpm++2m:10 --solver dpm++2m:20
+
+demo-short: .venv/ready-demo ## the demo in half a minute, for CI: the digits are not yet readable
+	rm -rf runs/short
+	$(BIN)/scoresde train digits --out runs/short --prediction velocity --held-out 297 --iterations 100
+	$(BIN)/scoresde sample runs/short --solver dpm++2m --steps 20 --out runs/short/samples.png
+	$(BIN)/scoresde compare runs/short --samples 16 --solver ancestral:100 --solver ddim:20 --solver dpm++2m:10
+
+demo-mnist: .venv/ready-mnist ## the same on real 28x28 digits: about 10 minutes
+	$(BIN)/scoresde train mnist --out runs/mnist --prediction velocity --process cosine --iterations 4500 --ema 0.998 \
+	  --multipliers 1,2,2 --patch 2
+	$(BIN)/scoresde sample runs/mnist --solver dpm++2m --steps 20 --out runs/mnist/samples.png
+	$(BIN)/scoresde compare runs/mnist --samples 16
+	$(BIN)/scoresde compare runs/mnist --out runs/mnist/all --samples 1000 --against all --features classifier --no-curves \
+	  --solver ddim:50 --solver dpm++2m:20
+
+test: .venv/ready-test .venv/ready-bench ## all tests, in parallel, one thread each
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+lint: .venv/ready-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/ready-lint
+	$(BIN)/mypy
+
+docs: .venv/ready-docs ## docs/_build/html, warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf .venv build docs/_build *.egg-info
+
+.venv/ready-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@

@@ -1,0 +1,64 @@
+"""Equality with independent implementations where they do the same thing: diffusers' schedulers."""
+
+import pytest
+import torch
+
+import scoresde as ss
+from scoresde import grids, solvers
+from scoresde.random import BatchNoise
+
+from .conftest import generator, mixture
+
+diffusers = pytest.importorskip("diffusers")
+
+
+def chain(steps):
+    betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
+    return betas, ss.VPSDE.from_betas(betas)
+
+
+def their_loop(scheduler, exact, steps, z, **options):
+    """The loop that diffusers' pipelines run, with our exact noise prediction as the network."""
+    for index in scheduler.timesteps:
+        noise = exact.noise(z, (float(index) + 1) / steps)
+        z = scheduler.step(noise, index, z, **options).prev_sample
+    return z
+
+
+class Replay(BatchNoise):
+    """The noises that diffusers draws: one for each step but the last."""
+
+    def draw(self, shape, dtype, device):
+        return torch.randn(tuple(shape), generator=self.generator, dtype=dtype)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("beta", "fixed_large"), ("posterior", "fixed_small")])
+@pytest.mark.parametrize("total", [100, 1000])
+def test_ancestral_is_their_ddpm(ours, theirs, total):
+    betas, sde = chain(total)
+    scheduler = diffusers.DDPMScheduler(total, trained_betas=betas.float().numpy(), variance_type=theirs, clip_sample=False)
+    # Their tables are float32; ours are made from the same float32 betas.
+    sde = ss.VPSDE.from_betas(scheduler.betas)
+    exact = mixture().model(sde)
+    z = torch.randn(16, 2, dtype=torch.float64, generator=generator())
+    got = solvers.run(solvers.Ancestral(ours).tableau(sde, grids.ddpm(sde, total)), exact, z, Replay(generator(1))).x
+    expected = their_loop(scheduler, exact, total, z, generator=generator(1))
+    assert float((got - expected).abs().max()) < 1e-4 if total == 1000 else 1e-5
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddim_is_theirs(spacing, steps):
+    total = 1000
+    betas, _ = chain(total)
+    scheduler = diffusers.DDIMScheduler(
+        total, trained_betas=betas.float().numpy(), clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing
+    )
+    sde = ss.VPSDE.from_betas(scheduler.betas)
+    scheduler.set_timesteps(steps)
+    exact = mixture().model(sde)
+    grid = grids.ddpm(sde, steps, spacing=spacing)
+    assert (grid[:-1] * total).round().long().tolist() == [int(i) + 1 for i in scheduler.timesteps]
+    z = torch.randn(16, 2, dtype=torch.float64, generator=generator())
+    got = solvers.run(solvers.DDIM().tableau(sde, grid), exact, z, BatchNoise()).x
+    assert float((got - their_loop(scheduler, exact, total, z)).abs().max()) < 1e-4

@@ -1,0 +1,96 @@
+"""Distances against closed forms, and pictures that hold what they should."""
+
+import numpy as np
+import pytest
+import torch
+
+import scoresde as ss
+from scoresde import networks, report
+
+from .conftest import SDES, generator
+
+
+def test_frechet_distance_is_that_of_scipy():
+    from scipy.linalg import sqrtm
+
+    a = torch.randn(300, 5, generator=generator()) @ torch.randn(5, 5, generator=generator(1))
+    b = 0.3 + torch.randn(200, 5, generator=generator(2))
+    cov_a, cov_b = np.cov(a.double().numpy().T), np.cov(b.double().numpy().T)
+    gap = (a.double().mean(0) - b.double().mean(0)).square().sum().item()
+    expected = gap + np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
+    assert report.frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+    assert report.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert report.frechet_distance(a, a + 2) == pytest.approx(5 * 4, rel=1e-6)
+
+
+def test_classifier_learns_and_leaves_the_random_state_alone():
+    label = torch.arange(400) % 4
+    x = 0.3 * torch.randn(400, 1, 8, 8, generator=generator())
+    x[torch.arange(400), 0, label * 2, :] += 1
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    classifier = report.Classifier.trained(x, label)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert float((classifier.probabilities(x).argmax(1) == label).float().mean()) > 0.95
+    assert classifier.features(x).shape == (400, 128)
+    assert torch.equal(report.Classifier.trained(x, label).features(x), classifier.features(x))
+
+
+@pytest.mark.parametrize("text", ["dpm++2m:10", "ddim:20:quadratic"])
+def test_entries(text):
+    entry = report.parse_entry(text)
+    assert ":".join(str(part) for part in entry if part is not None) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ddim", "NAME:STEPS"),
+        ("ddim:0", "NAME:STEPS"),
+        ("ddim:x", "NAME:STEPS"),
+        ("dim:5", "did you mean 'ddim'"),
+        ("ddim:5:log", "no grid"),
+    ],
+)
+def test_wrong_entries(text, message):
+    with pytest.raises(ValueError, match=message):
+        report.parse_entry(text)
+
+
+def test_compare_measures_what_it_says():
+    network = networks.UNet(1, width=8)
+    model = ss.ScoreModel(network, SDES["ddpm"], "data")  # a zero network: every sample is 0
+    real = torch.randn(50, 1, 4, 4, generator=generator())
+    entries = [report.Entry("ddim", 5), report.Entry("heun", 3, "karras")]
+    result = report.compare(model, entries, real, real, seeds=range(20), batch_size=8, curve_nfe=(4, 6), progress=False)
+    covariance = torch.cov(real.flatten(1).double().T)
+    expected = float(real.flatten(1).double().mean(0).square().sum() + covariance.trace())
+    for row, nfe in zip(result.rows, (5, 5), strict=True):
+        assert row["NFE"] == nfe
+        assert row["Frechet distance"] == pytest.approx(expected, rel=1e-6)
+    assert [nfe for nfe, _ in result.curves["heun"]] == [3, 5]
+    assert all(error == pytest.approx(0, abs=1e-6) for pairs in result.curves.values() for _, error in pairs)
+    assert set(result.samples) == {"ddim 5", "heun 3 karras"}
+
+
+def test_tiles_hold_the_images(tmp_path):
+    from PIL import Image
+
+    x = torch.linspace(-1, 1, 4)[:, None, None, None].expand(4, 1, 3, 3)
+    report.save_samples(x, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as opened:
+        picture = np.array(opened)
+    scale = round(640 / 7)
+    assert picture.shape == (7 * scale, 7 * scale, 3)
+    corners = [picture[1, 1], picture[1, -1], picture[-1, 1], picture[-1, -1]]
+    assert [int(c[0]) for c in corners] == [0, 85, 170, 255]
+
+
+@pytest.mark.parametrize("event", [(1, 4, 4), (3, 4, 4), (2,), (), (5, 3)])
+def test_pictures_of_any_data(tmp_path, event):
+    x = torch.randn(9, *event, generator=generator())
+    report.save_samples(x, tmp_path / "samples.png")
+    report.save_rows({"a": x, "b": x, "c": x, "d": x, "e": x}, tmp_path / "rows.png")
+    report.save_error_plot({"a": [(5, 0.1), (10, 0.01)], "b": [(5, 0.2), (9, 0.05)]}, tmp_path / "error.png")
+    for name in ("samples", "rows", "error"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 500
