@@ -66,8 +66,8 @@ class GaussianMixture:
             raise ValueError(f"weights must be {k} positive numbers, got shape {tuple(weights.shape)}")
         self.weights = weights.to(means.device) / weights.sum()
 
-    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """`n` draws in float64, shape `(n, *event)`, made on the CPU and moved to the mixture's device."""
+    def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
+        """`n` draws, shape `(n, *event)`, on the mixture's device."""
         generator = generator or fresh_generator()
         component = torch.multinomial(self.weights.to(generator.device), n, replacement=True, generator=generator)
         unit = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator, device=generator.device)
@@ -75,14 +75,18 @@ class GaussianMixture:
         offset = self.variances[component].sqrt() * unit
         if self.basis is not None:
             offset = torch.einsum("bij,bj->bi", self.basis[component], offset)
-        return (self.means[component] + offset).reshape(n, *self.event_shape)
+        return (self.means[component] + offset).reshape(n, *self.event_shape).to(dtype)
 
-    def log_prob(self, z: Tensor, t: Time = 0.0, sde: SDE | None = None) -> Tensor:
-        """log q(z_t = z) of each sample in nats, shape `(B,)`; the data's own density without `sde`."""
-        if sde is None and not (isinstance(t, float) and t == 0.0):
-            raise ValueError("log_prob at a time needs the sde")
+    def log_prob(self, z: Tensor, t: Time | None = None, sde: SDE | None = None) -> Tensor:
+        """log q(z_t = z) of each sample in nats, shape `(B,)`; without `t` and `sde` the data's own density.
+
+        Raises:
+            ValueError: one of `t` and `sde` without the other.
+        """
+        if (t is None) != (sde is None):
+            raise ValueError("log_prob at a time needs both t and the sde")
         one = torch.ones((), dtype=torch.float64)
-        alpha, sigma = (one, 0 * one) if sde is None else (sde.alpha(t), sde.sigma(t))
+        alpha, sigma = (one, 0 * one) if t is None or sde is None else (sde.alpha(t), sde.sigma(t))
         log_joint, _ = self._components(z, alpha, sigma)
         return log_joint.logsumexp(1).to(z.dtype)
 
@@ -120,6 +124,13 @@ class MixtureModel(Model):
         self.mixture, self.sde = mixture, sde
 
     def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """E[x | z_t = z] in float64.
+
+        Raises:
+            TypeError: a condition: there is nothing here to condition on (a misspelt argument of `sample` ends up here).
+        """
+        if cond:
+            raise TypeError(f"the exact model of a mixture takes no conditions, got {', '.join(cond)}")
         t = as_time(t)
         return self.mixture.posterior_mean(z, self.sde.alpha(t), self.sde.sigma(t))
 

@@ -115,7 +115,8 @@ def denoising(
         time_sampler: "uniform" on [t_min, 1], "stratified", "discrete" (a chain's own times), or a function
             `(sde, n, generator) -> times`. By default "discrete" on a chain and "uniform" elsewhere.
         generator: where times and noise come from.
-        t, noise: given times `(B,)` and noise in place of random ones.
+        t: times `(B,)` in place of random ones.
+        noise: noise of the shape of `x` in place of random noise.
         **cond: reaches the network untouched.
 
     Returns:

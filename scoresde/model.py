@@ -81,7 +81,7 @@ class ScoreModel(nn.Module, Model):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that samples are drawn in: float64 for a float64 network, else float32."""
+        """The dtype that samples are drawn in, float64 for a float64 network and float32 otherwise."""
         parameter = next(self.parameters(), torch.empty(0))
         return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 

@@ -64,7 +64,8 @@ def sample(
         seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
         z: the state to start from, `(B, *event)`; by default the prior of `model.sde`. It is not changed.
         t_start: the time of `z`; 1 by default, or the first time of a tensor `grid`.
-        dtype, device: of the samples; by default those of `z`, else float32 (float64 for a float64 network) on the model's device.
+        dtype: of the samples; by default that of `z`, else float32 (float64 for a float64 network).
+        device: of the samples; by default that of `z`, else the model's.
         callback: called as `callback(n, t, z, data)` at each grid time but the last, with the state and the data prediction there.
         progress: show a progress bar.
         trajectory: return a `Run` with `x`, `path` `(N+1, B, *event)`, `times` and `nfe` in place of the samples.
@@ -79,8 +80,6 @@ def sample(
         FloatingPointError: a state became infinite or NaN; names the step and the time.
     """
     shape = tuple(shape)
-    if isinstance(solver, str):
-        solver = solvers.get(solver)
     if generator is not None and seeds is not None:
         raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
     tableau = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
@@ -115,7 +114,7 @@ def sample(
 
 def plan(
     sde: SDE,
-    solver: Solver,
+    solver: str | Solver,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -127,6 +126,8 @@ def plan(
     Raises:
         ValueError: the arguments contradict each other or no step fits into `nfe`.
     """
+    if isinstance(solver, str):
+        solver = solvers.get(solver)
     if isinstance(grid, Tensor):
         times = grids.check(sde, grid)
         if steps is not None and steps != len(times) - 1:

@@ -32,13 +32,18 @@ class Recipe:
     Attributes:
         iterations: optimiser steps.
         batch_size: samples in each.
-        learning_rate: the peak, reached after `warmup` iterations; then a cosine decay to `final_rate` of it.
+        learning_rate: the peak.
+        warmup: iterations of linear rise to it.
+        final_rate: where the cosine decay from it ends, as a fraction.
+        weight_decay: of AdamW.
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights; the horizon 1/(1 - ema) should be well below `iterations`. While young it is
             (1 + i)/(10 + i).
-        weighting, time_sampler: as in `losses.denoising`.
+        weighting: as in `losses.denoising`.
+        time_sampler: as in `losses.denoising`.
         bfloat16: run the network in autocast; the loss stays in float32.
-        validate_every, save_every: iterations between validations and between checkpoints.
+        validate_every: iterations between validations.
+        save_every: iterations between checkpoints.
         seed: of everything random.
     """
 

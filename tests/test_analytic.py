@@ -110,5 +110,7 @@ def test_shapes_that_do_not_fit_are_refused(means, covariances, weights, message
 def test_wrong_event_shape_names_both():
     with pytest.raises(ValueError, match=r"\(3,\).*\(2,\)"):
         mixture().model(SDES["ddpm"]).data(torch.zeros(4, 3), 0.5)
-    with pytest.raises(ValueError, match="needs the sde"):
+    with pytest.raises(ValueError, match="needs both"):
         mixture().log_prob(torch.zeros(4, 2), 0.5)
+    with pytest.raises(TypeError, match="no conditions, got seed"):
+        mixture().model(SDES["ddpm"]).data(torch.zeros(4, 2), 0.5, seed=3)

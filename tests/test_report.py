@@ -80,8 +80,8 @@ def test_tiles_hold_the_images(tmp_path):
     report.save_samples(x, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as opened:
         picture = np.array(opened)
-    scale = round(640 / 7)
-    assert picture.shape == (7 * scale, 7 * scale, 3)
+    side = 2 * 3 * 21 + 3  # two tiles of 3 pixels, enlarged 21 times, and a line
+    assert picture.shape == (side, side, 3)
     corners = [picture[1, 1], picture[1, -1], picture[-1, 1], picture[-1, -1]]
     assert [int(c[0]) for c in corners] == [0, 85, 170, 255]
 

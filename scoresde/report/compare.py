@@ -105,7 +105,7 @@ def compare(
         return torch.cat(parts)
 
     for entry in entries:
-        nfe = plan(model.sde, solvers.get(entry.solver), steps=entry.steps, grid=entry.grid).nfe
+        nfe = plan(model.sde, entry.solver, steps=entry.steps, grid=entry.grid).nfe
         began = time.perf_counter()
         x = draw(entry, progress and nfe >= 100)
         row: dict[str, object] = {
@@ -140,7 +140,7 @@ def error_curves(
     curves: dict[str, list[tuple[int, float]]] = {}
     for name in names:
         for nfe in nfes:
-            tableau = plan(model.sde, solvers.get(name), nfe=nfe)
+            tableau = plan(model.sde, name, nfe=nfe)
             x = sample(model, shape, name, nfe=nfe, seeds=seeds, **cond)
             curves.setdefault(name, []).append((tableau.nfe, float((x - exact).square().mean().sqrt())))
     return curves

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
+
+LINE = 3  # pixels between tiles
 
 
 def _figure(width: float, height: float) -> Any:
@@ -27,10 +29,13 @@ def is_image(x: Tensor) -> bool:
 
 
 def tiles(x: Tensor, columns: int) -> Tensor:
-    """Images `(N, channels, h, w)` in [-1, 1] as one of `columns` columns, `(H, W, channels)` in [0, 1], with a line between tiles."""
-    x = torch.nn.functional.pad((x.float().cpu().clamp(-1, 1) + 1) / 2, (0, 1, 0, 1), value=0.35)
+    """Images `(N, channels, h, w)` in [-1, 1] as one of `columns` columns, `(H, W, channels)` in [0, 1]: enlarged, with lines between."""
+    scale = max(1, round(64 / max(x.shape[2:])))
+    x = (x.float().cpu().clamp(-1, 1) + 1) / 2
+    x = repeat(x, "n c h w -> n c (h a) (w b)", a=scale, b=scale)
+    x = torch.nn.functional.pad(x, (0, LINE, 0, LINE), value=0.35)
     blank = torch.full((-len(x) % columns, *x.shape[1:]), 0.35)
-    return rearrange(torch.cat([x, blank]), "(r k) c h w -> (r h) (k w) c", k=columns)[:-1, :-1]
+    return rearrange(torch.cat([x, blank]), "(r k) c h w -> (r h) (k w) c", k=columns)[:-LINE, :-LINE]
 
 
 def save_samples(x: Tensor, path: Path) -> None:
@@ -40,10 +45,7 @@ def save_samples(x: Tensor, path: Path) -> None:
 
         columns = max(1, round(len(x) ** 0.5))
         picture = (tiles(x, columns) * 255).round().to(torch.uint8)
-        picture = picture.expand(-1, -1, 3).contiguous()
-        scale = max(1, round(640 / picture.shape[1]))
-        image = Image.fromarray(picture.numpy())
-        image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
+        Image.fromarray(picture.expand(-1, -1, 3).contiguous().numpy()).save(path)
         return
     figure = _figure(5, 5)
     _scatter(figure.subplots(), x)
