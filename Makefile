@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test lint types docs clean
+.PHONY: demo demo-short demo-mnist test lint types examples docs clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -34,6 +34,11 @@ lint: .venv/ready-lint
 
 types: .venv/ready-lint
 	$(BIN)/mypy
+
+examples: .venv/ready-demo ## both examples in their short mode
+	mkdir -p runs/examples
+	$(BIN)/python examples/ddpm_is_an_sde.py --short --out runs/examples/ddpm_is_an_sde.png
+	$(BIN)/python examples/train_digits.py --short --out runs/examples/train_digits.png
 
 docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

@@ -43,7 +43,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run in it goes on.")],
     iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak rate, after the warm-up.")] = 2e-3,
     ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the moving average of the weights.")] = 0.995,
     process: Annotated[str, typer.Option(help="linear or cosine: the betas of the chain.")] = "linear",
@@ -60,7 +60,7 @@ def train(
     held_out: Annotated[int, typer.Option(min=1, help="Samples kept from training.")] = 200,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16 autocast.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 200,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights, batches, times and noise.")] = 0,
     device: DeviceOption = default_device(),
 ) -> None:
     """Train a network on DATA: a U-Net on images, an MLP on anything else."""
@@ -94,7 +94,7 @@ def sample(
     nfe: Annotated[int | None, typer.Option(min=1, help="Upper bound on network calls per sample.")] = None,
     grid: Annotated[str | None, typer.Option(help=f"One of {', '.join(grids.names())}; by default the solver's own.")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples drawn at once; they do not depend on it.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first sample; the next has seed + 1.")] = 0,
     label: Annotated[int | None, typer.Option(min=0, help="Class of the samples, for a conditional model.")] = None,
     device: DeviceOption = default_device(),
@@ -141,7 +141,7 @@ def compare(
     samples: Annotated[int, typer.Option(min=2, help="Samples for each solver.")] = 256,
     features: Annotated[str, typer.Option(help="pixels, or classifier: of a small network trained here on the labels.")] = "pixels",
     against: Annotated[str, typer.Option(help="held-out or all: the real data that the distance is taken from.")] = "held-out",
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples drawn at once; they do not depend on it.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first sample; the next has seed + 1.")] = 0,
     curves: Annotated[bool, typer.Option(help="Plot the error against the number of network calls.")] = True,
     device: DeviceOption = default_device(),
@@ -153,7 +153,11 @@ def compare(
     if against not in ("held-out", "all"):
         raise ValueError(f"--against {against}: must be held-out or all")
     experiment, model, training, held_out = Experiment.load(run, torch.device(device))
-    reference = held_out.x if against == "held-out" else torch.cat([training.x, held_out.x])
+    if against == "held-out":
+        reference, real_pair = held_out.x, (training.x[:samples], held_out.x)
+    else:
+        reference = torch.cat([training.x, held_out.x])
+        real_pair = (reference[::2], reference[1::2])
     classifier = None
     if features == "classifier":
         if training.labels is None or training.x.ndim != 4:
@@ -163,7 +167,7 @@ def compare(
     if experiment.conditional and training.classes:
         conditions = {"label": torch.arange(samples) % training.classes}
     result = report.compare(
-        model, entries, reference, training.x, seeds=range(seed, seed + samples), batch_size=batch_size, classifier=classifier,
+        model, entries, reference, real_pair, seeds=range(seed, seed + samples), batch_size=batch_size, classifier=classifier,
         conditions=conditions, curve_nfe=(5, 8, 10, 15, 20, 30) if curves else (), progress=sys.stderr.isatty(),
     )  # fmt: skip
     out = out or run
@@ -173,10 +177,10 @@ def compare(
     if result.curves:
         report.save_error_plot(result.curves, out / "error.png")
     table = tabulate(result.rows, headers="keys", tablefmt="github", floatfmt=".3g")
-    real = "held-out data" if against == "held-out" else "all data"
     note = (
-        f"Frechet distance in {result.features} between {samples} samples of each solver and {len(reference)} real ones ({real}); "
-        f"{min(samples, len(training.x))} real training samples are at {result.floor:.3g}. Not an FID: compare only numbers of one table."
+        f"Frechet distance in {result.features} between {samples} samples of each solver and {len(reference)} real ones "
+        f"({'held-out' if against == 'held-out' else 'all'} data). Floor: {len(real_pair[0])} real samples against {len(real_pair[1])} "
+        f"others are at {result.floor:.3g}. Not an FID: compare only numbers of one table."
     )
     text = report.markdown(run, experiment, table, note, bool(result.curves))
     (out / "report.md").write_text(text)

@@ -62,12 +62,15 @@ def test_compare_measures_what_it_says():
     model = ss.ScoreModel(network, SDES["ddpm"], "data")  # a zero network: every sample is 0
     real = torch.randn(50, 1, 4, 4, generator=generator())
     entries = [report.Entry("ddim", 5), report.Entry("heun", 3, "karras")]
-    result = report.compare(model, entries, real, real, seeds=range(20), batch_size=8, curve_nfe=(4, 6), progress=False)
+    result = report.compare(
+        model, entries, real, (real[:25], real[25:]), seeds=range(20), batch_size=8, curve_nfe=(4, 6), progress=False
+    )
     covariance = torch.cov(real.flatten(1).double().T)
     expected = float(real.flatten(1).double().mean(0).square().sum() + covariance.trace())
     for row, nfe in zip(result.rows, (5, 5), strict=True):
         assert row["NFE"] == nfe
         assert row["Frechet distance"] == pytest.approx(expected, rel=1e-6)
+    assert result.floor == pytest.approx(report.frechet_distance(real[:25].flatten(1), real[25:].flatten(1)))
     assert [nfe for nfe, _ in result.curves["heun"]] == [3, 5]
     assert all(error == pytest.approx(0, abs=1e-6) for pairs in result.curves.values() for _, error in pairs)
     assert set(result.samples) == {"ddim 5", "heun 3 karras"}

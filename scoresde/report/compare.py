@@ -49,7 +49,7 @@ class Comparison:
     Attributes:
         rows: a table row for each entry.
         samples: the samples of each entry, in the order of the seeds.
-        floor: the distance of as many real training samples from the same reference.
+        floor: the distance between two sets of real samples.
         features: what the distance is taken between, in words.
         curves: for each deterministic solver, `(nfe, rms distance to a fine solve from the same start)`.
     """
@@ -65,7 +65,7 @@ def compare(
     model: ScoreModel,
     entries: Sequence[Entry],
     reference: Tensor,
-    training: Tensor,
+    real_pair: tuple[Tensor, Tensor],
     *,
     seeds: Sequence[int] = range(256),
     batch_size: int = 256,
@@ -79,7 +79,7 @@ def compare(
 
     Args:
         reference: real samples that the model has not seen, `(M, *event)`.
-        training: real samples for the floor.
+        real_pair: two sets of real samples without common members, for the floor.
         seeds: one a sample.
         classifier: measure in its features rather than in pixels; adds the share of samples that it is more than 90 % sure of.
         conditions: what the network is told about each sample, tensors with one entry a seed.
@@ -89,7 +89,7 @@ def compare(
     result = Comparison(features="pixels" if classifier is None else "classifier features")
     describe = (lambda x: x.flatten(1)) if classifier is None else classifier.features
     real = describe(reference)
-    result.floor = frechet_distance(describe(training[: len(seeds)]), real)
+    result.floor = frechet_distance(*(describe(part) for part in real_pair))
 
     def draw(entry: Entry, show: bool) -> Tensor:
         parts = []

@@ -49,7 +49,7 @@ def save_samples(x: Tensor, path: Path) -> None:
         return
     figure = _figure(5, 5)
     _scatter(figure.subplots(), x)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
@@ -72,7 +72,7 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
         for axis, (name, x) in zip(axes, rows.items(), strict=False):
             _scatter(axis, x)
             axis.set_title(name)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
@@ -88,7 +88,7 @@ def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Pat
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def _scatter(axis: Any, x: Tensor) -> None:
