@@ -35,6 +35,14 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def to_device(name: str) -> torch.device:
+    """The device of that name, if it can be used."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
 @app.command()
 def train(
     data: Annotated[
@@ -77,7 +85,7 @@ def train(
             save_every=save_every, seed=seed,
         ),
     )  # fmt: skip
-    trainer = experiment.train(out, torch.device(device))
+    trainer = experiment.train(out, to_device(device))
     last = trainer.history[-1]
     print(
         f"{out}: {trainer.iteration} iterations, validation loss {last['validation']:.4f} "
@@ -96,24 +104,28 @@ def sample(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples drawn at once; they do not depend on it.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first sample; the next has seed + 1.")] = 0,
-    label: Annotated[int | None, typer.Option(min=0, help="Class of the samples, for a conditional model.")] = None,
+    label: Annotated[
+        int | None, typer.Option(min=0, help="Class of the samples of a conditional model; by default all in turn.")
+    ] = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Draw samples from a trained RUN."""
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out {out}: the file must end in .png or .npy")
-    experiment, model, training, _ = Experiment.load(run, torch.device(device))
+    experiment = Experiment.read(run)
+    model = experiment.load_model(run, to_device(device))
     if label is not None and not experiment.conditional:
         raise ValueError(f"--label {label}: {run} was trained without --conditional")
-    if label is not None and training.classes is not None and label >= training.classes:
-        raise ValueError(f"--label {label}: the classes of {run} are 0..{training.classes - 1}")
+    if label is not None and experiment.classes is not None and label >= experiment.classes:
+        raise ValueError(f"--label {label}: the classes of {run} are 0..{experiment.classes - 1}")
+    labels = _labels(experiment, range(seed, seed + count), label)
     if steps is None and nfe is None:
         steps = 20
     parts = []
     for start in range(0, count, batch_size):
         seeds = range(seed + start, seed + min(start + batch_size, count))
-        cond: dict[str, Any] = {} if label is None else {"label": torch.full((len(seeds),), label, device=model.device)}
-        shape = (len(seeds), *training.x.shape[1:])
+        cond: dict[str, Any] = {name: value[start : start + batch_size].to(model.device) for name, value in labels.items()}
+        shape = (len(seeds), *experiment.event)
         parts.append(
             draw(model, shape, solver, steps=steps, nfe=nfe, grid=grid, seeds=seeds, progress=sys.stderr.isatty(), **cond).cpu()
         )
@@ -152,7 +164,9 @@ def compare(
         raise ValueError(f"--features {features}: must be pixels or classifier")
     if against not in ("held-out", "all"):
         raise ValueError(f"--against {against}: must be held-out or all")
-    experiment, model, training, held_out = Experiment.load(run, torch.device(device))
+    experiment = Experiment.read(run)
+    model = experiment.load_model(run, to_device(device))
+    training, held_out = experiment.load_data()
     if against == "held-out":
         reference, real_pair = held_out.x, (training.x[:samples], held_out.x)
     else:
@@ -163,12 +177,10 @@ def compare(
         if training.labels is None or training.x.ndim != 4:
             raise ValueError("--features classifier needs images with labels")
         classifier = report.Classifier.trained(training.x, training.labels)
-    conditions = {}
-    if experiment.conditional and training.classes:
-        conditions = {"label": torch.arange(samples) % training.classes}
+    seeds = range(seed, seed + samples)
     result = report.compare(
-        model, entries, reference, real_pair, seeds=range(seed, seed + samples), batch_size=batch_size, classifier=classifier,
-        conditions=conditions, curve_nfe=(5, 8, 10, 15, 20, 30) if curves else (), progress=sys.stderr.isatty(),
+        model, entries, reference, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
+        conditions=_labels(experiment, seeds), curve_nfe=(5, 8, 10, 15, 20, 30) if curves else (), progress=sys.stderr.isatty(),
     )  # fmt: skip
     out = out or run
     out.mkdir(parents=True, exist_ok=True)
@@ -187,6 +199,13 @@ def compare(
     print(f"{table}\n\n{note}\n\nwritten: {out}/report.md, compare.png" + (", error.png" if result.curves else ""))
 
 
+def _labels(experiment: Experiment, seeds: range, label: int | None = None) -> dict[str, torch.Tensor]:
+    """For a conditional model the class of each sample: the one given, or all in turn by the seeds."""
+    if not experiment.conditional or experiment.classes is None:
+        return {}
+    return {"label": torch.tensor([seed % experiment.classes if label is None else label for seed in seeds])}
+
+
 def main() -> None:
     """Run the command line: what the user can mend is one line and exit code 2."""
     try:
@@ -194,6 +213,3 @@ def main() -> None:
     except (ValueError, DataError, FileNotFoundError, FloatingPointError) as error:
         print(f"scoresde: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("scoresde: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)

@@ -30,18 +30,19 @@ class Data:
     Attributes:
         x: `(N, *event)` float32.
         labels: `(N,)` integers 0..classes-1, or None.
+        classes: number of classes of the whole set, which a part of it need not show.
     """
 
     x: Tensor
     labels: Tensor | None = None
+    classes: int | None = None
 
-    @property
-    def classes(self) -> int | None:
-        """Number of classes."""
-        return int(self.labels.max()) + 1 if self.labels is not None else None
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.classes is None:
+            object.__setattr__(self, "classes", int(self.labels.max()) + 1)
 
     def __getitem__(self, chosen: Any) -> Data:
-        return Data(self.x[chosen], self.labels[chosen] if self.labels is not None else None)
+        return Data(self.x[chosen], self.labels[chosen] if self.labels is not None else None, self.classes)
 
     def split(self, held_out: int, seed: int = 0) -> tuple[Data, Data]:
         """(training, held-out) by a seeded shuffle."""

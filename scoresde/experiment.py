@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from . import data, networks
 from .data import Data
 from .model import ScoreModel
 from .prediction import Prediction
+from .random import derive_seed, global_seed
 from .sde import VPSDE, VPChain
 from .training import CHECKPOINT, Recipe, Trainer, load_averaged
 
@@ -32,6 +33,8 @@ class Experiment:
         width, multipliers, patch: of the U-Net; `width` alone is also that of the MLP for data that are no images.
         conditional: train with class labels.
         recipe: how to train.
+        event: shape of a sample; found in the data when training starts.
+        classes: number of classes; found likewise.
     """
 
     data: str
@@ -44,6 +47,8 @@ class Experiment:
     patch: int = 1
     conditional: bool = False
     recipe: Recipe = Recipe()
+    event: tuple[int, ...] = ()
+    classes: int | None = None
 
     def load_data(self) -> tuple[Data, Data]:
         """(training, held-out) data."""
@@ -60,19 +65,22 @@ class Experiment:
             return VPSDE.from_betas(torch.linspace(scale * 1e-4, scale * 0.02, self.steps, dtype=torch.float64))
         raise ValueError(f"process must be 'linear' or 'cosine', got {self.process!r}")
 
-    def model(self, example: Data) -> ScoreModel:
-        """An untrained model for data like `example`, with weights that depend on the recipe's seed alone."""
-        event = tuple(example.x.shape[1:])
-        classes = example.classes if self.conditional else None
+    def on(self, example: Data) -> Experiment:
+        """This experiment with the event shape and the classes of the data, and with the path of the data made absolute."""
+        source = str(Path(self.data).resolve()) if Path(self.data).exists() and self.data not in data.NAMES else self.data
+        return replace(self, data=source, event=tuple(example.x.shape[1:]), classes=example.classes)
+
+    def model(self) -> ScoreModel:
+        """An untrained model, with weights that depend on the recipe's seed alone."""
+        classes = self.classes if self.conditional else None
         if self.conditional and classes is None:
             raise ValueError(f"{self.data} has no labels to condition on")
         network: nn.Module
-        with torch.random.fork_rng([]):
-            torch.manual_seed(self.recipe.seed)
-            if len(event) == 3:
-                network = networks.UNet(event[0], self.width, self.multipliers, patch=self.patch, classes=classes)
+        with global_seed(derive_seed(self.recipe.seed, "weights")):
+            if len(self.event) == 3:
+                network = networks.UNet(self.event[0], self.width, self.multipliers, patch=self.patch, classes=classes)
             else:
-                network = networks.MLP(event, self.width, classes=classes)
+                network = networks.MLP(self.event, self.width, classes=classes)
         return ScoreModel(network, self.sde(), self.prediction)
 
     def condition(self, part: Data) -> dict[str, torch.Tensor]:
@@ -85,13 +93,13 @@ class Experiment:
         Raises:
             ValueError: the folder holds another experiment.
         """
-        written = folder / CONFIG
-        if written.exists() and (difference := _difference(json.loads(written.read_text()), self._json())):
-            raise ValueError(f"{folder} holds another experiment ({difference}): choose another folder or remove it")
         training, held_out = self.load_data()
-        model = self.model(training).to(device)
+        config, written = self.on(training)._json(), folder / CONFIG
+        if written.exists() and (difference := _difference(json.loads(written.read_text()), config)):
+            raise ValueError(f"{folder} holds another experiment ({difference}): choose another folder or remove it")
+        model = self.on(training).model().to(device)
         folder.mkdir(parents=True, exist_ok=True)
-        written.write_text(json.dumps(self._json(), indent=2) + "\n")
+        written.write_text(json.dumps(config, indent=2) + "\n")
         trainer = Trainer(
             model,
             training.x,
@@ -122,15 +130,12 @@ class Experiment:
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"{folder / CONFIG} has entries that this version does not know: {', '.join(sorted(unknown))}")
-        return cls(**{**values, "multipliers": tuple(values["multipliers"]), "recipe": Recipe(**values["recipe"])})
+        tuples = {name: tuple(values[name]) for name in ("multipliers", "event")}
+        return cls(**{**values, **tuples, "recipe": Recipe(**values["recipe"])})
 
-    @classmethod
-    def load(cls, folder: Path, device: torch.device) -> tuple[Experiment, ScoreModel, Data, Data]:
-        """A trained run: the experiment, the model with averaged weights, the training and the held-out data."""
-        experiment = cls.read(folder)
-        training, held_out = experiment.load_data()
-        model = load_averaged(folder / CHECKPOINT, experiment.model(training))
-        return experiment, model.to(device), training, held_out
+    def load_model(self, folder: Path, device: torch.device) -> ScoreModel:
+        """The trained model of a folder, with averaged weights."""
+        return load_averaged(folder / CHECKPOINT, self.model()).to(device)
 
 
 def _difference(old: dict[str, object], new: dict[str, object]) -> str:

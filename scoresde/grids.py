@@ -49,9 +49,15 @@ def quadratic(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0,
     (Song et al. 2021, arXiv 2010.02502, appendix D.2, spaces DDIM so.) As the rule sees lambda alone it is the same for every process.
     """
     vp = VPSDE()
+
+    def half_log_snr_at(tau: Tensor) -> Tensor:
+        # vp.half_log_snr, continued beyond tau = 1 for processes that reach less signal.
+        integral = tau * (vp.beta_min + 0.5 * tau * (vp.beta_max - vp.beta_min))
+        return -0.5 * (integral + (-torch.expm1(-integral)).log())
+
     return _uniform_in(
         lambda t: vp.time(sde.half_log_snr(t)) ** (1 / power),
-        lambda u: sde.time(vp.half_log_snr(u**power)),
+        lambda u: sde.time(half_log_snr_at(u**power)),
         sde,
         steps,
         t_start,
@@ -73,13 +79,15 @@ def ddpm(
     (the names are those of Lin et al. 2023, arXiv 2305.08891, table 2).
 
     Raises:
-        ValueError: `sde` is no chain, `t_end` is not 0, or there are more steps than indices up to `t_start`.
+        ValueError: `sde` is no chain, `t_start` is not one of its times, `t_end` is not 0, or there are more steps than indices.
     """
     if not isinstance(sde, VPChain):
         raise ValueError(f"grid 'ddpm' needs a discrete chain (VPSDE.from_betas), got {sde!r}")
     if t_end != 0:
         raise ValueError("grid 'ddpm' ends at 0")
-    top = int(t_start * sde.steps + 1e-9)
+    top = round(t_start * sde.steps)
+    if abs(t_start * sde.steps - top) > 1e-6:
+        raise ValueError(f"grid 'ddpm' starts at a time i/{sde.steps} of the chain, got t_start={t_start:g}")
     if not 1 <= steps <= top:
         raise ValueError(f"grid 'ddpm' takes 1 to {top} steps on this chain from t_start={t_start:g}, got {steps}")
     n = torch.arange(steps, dtype=torch.float64)
@@ -91,7 +99,7 @@ def ddpm(
         indices = torch.linspace(top, 1, steps, dtype=torch.float64).round()
     else:
         raise ValueError(f"spacing must be 'trailing', 'leading' or 'linspace', got {spacing!r}")
-    return check(sde, torch.cat([indices, indices.new_zeros(1)]) / sde.steps)
+    return check(torch.cat([indices, indices.new_zeros(1)]) / sde.steps)
 
 
 GRIDS: dict[str, Grid] = {
@@ -121,7 +129,7 @@ def get(name: str) -> Grid:
     return GRIDS[name]
 
 
-def check(sde: SDE, grid: Tensor) -> Tensor:
+def check(grid: Tensor) -> Tensor:
     """`grid` as a float64 tensor on the CPU.
 
     Raises:
@@ -155,7 +163,9 @@ def _uniform_in(
     last = as_time(t_end if t_end > 0 else sde.t_min)
     first = as_time(t_start)
     if t_end == 0 and steps == 1:
-        return check(sde, torch.stack([first, as_time(0.0)]))
+        return check(torch.stack([first, as_time(0.0)]))
+    if not first > last:
+        raise ValueError(f"{steps} steps need a start above {float(last):g}, got t_start={t_start:g}")
     u_first, u_last = clock(first), clock(last)
     if not bool(u_first.isfinite()) and isinstance(sde, VPChain):
         # Zero terminal signal: lambda = -inf at t = 1. Space the rest as if from the chain's next time.
@@ -163,4 +173,4 @@ def _uniform_in(
     points = steps + 1 if t_end > 0 else steps
     u = u_first + (u_last - u_first) * torch.linspace(0, 1, points, dtype=torch.float64)
     tail = [last] if t_end > 0 else [last, as_time(0.0)]
-    return check(sde, torch.cat([first[None], inverse(u[1:-1]), torch.stack(tail)]))
+    return check(torch.cat([first[None], inverse(u[1:-1]), torch.stack(tail)]))

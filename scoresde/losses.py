@@ -89,7 +89,11 @@ def output_weight(sde: SDE, t: Time, prediction: Prediction, weighting: Weightin
     else:
         quantity, factor = "score", weighting
     _, slope = conversion(sde, t, prediction, quantity)
-    return factor(sde, as_time(t)) * slope**2
+    weight = factor(sde, as_time(t)) * slope**2
+    if weight.device.type == "cpu" and not bool(weight.isfinite().all()):
+        where = as_time(t).broadcast_to(weight.shape)[~weight.isfinite()].flatten()[0].item()
+        raise ValueError(f"weighting {weighting!r} is not finite at t={where:g} for a network that predicts {prediction!r}")
+    return weight
 
 
 def denoising(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .prediction import PREDICTIONS, Model, Prediction
-from .sde import SDE, Time, VPChain, as_time
+from .sde import SDE, Time, VPChain, as_time, to_device
 
 TimeConvention = str | Callable[[SDE, Tensor], Tensor]
 
@@ -20,11 +20,18 @@ def index(sde: SDE, t: Tensor) -> Tensor:
     return t * sde.steps - 1
 
 
-TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {
-    "t": lambda sde, t: t,
-    "index": index,
-    "half_log_snr": lambda sde, t: sde.half_log_snr(t),
-}
+def same(sde: SDE, t: Tensor) -> Tensor:
+    """t itself."""
+    return t
+
+
+def half_log_snr(sde: SDE, t: Tensor) -> Tensor:
+    """lambda(t)."""
+    return sde.half_log_snr(t)
+
+
+# Named functions: a model must be picklable.
+TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, "half_log_snr": half_log_snr}
 
 
 class ScoreModel(nn.Module, Model):
@@ -62,22 +69,24 @@ class ScoreModel(nn.Module, Model):
         return self._network_time(self.sde, as_time(t))
 
     def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
-        """`network(z, time, **cond)`, with the input cast to the network's dtype.
+        """`network(z, time, **cond)`, with the state cast to the network's dtype; time comes in float32 at least.
 
         Raises:
             ValueError: the network's output has another shape than `z`.
         """
-        parameter = next(self.parameters(), z)
-        dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
-        time = self.network_time(t).to(dtype).to(z.device, non_blocking=True)
-        out = self.network(z.to(dtype), time.expand(z.shape[0]), **cond)
-        if out.shape != z.shape:
-            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
+        out: Tensor = self(z, t, **cond)
         return out
 
     def forward(self, z: Tensor, t: Time, **cond: object) -> Tensor:
-        """The same as `output`, so that hooks, compilation and parallel wrappers find it."""
-        return self.output(z, t, **cond)
+        """What `output` returns; a method of its own so that hooks fire."""
+        parameter = next(self.parameters(), z)
+        dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
+        # Half precision would round the index 999 to 1000.
+        time = to_device(self.network_time(t).to(torch.promote_types(dtype, torch.float32)), z.device)
+        out: Tensor = self.network(z.to(dtype), time.expand(z.shape[0]), **cond)
+        if out.shape != z.shape:
+            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
+        return out
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ Data x and noise eps determine the state, and every prediction is a direction in
     velocity = alpha eps - sigma x      Salimans and Ho 2022, arXiv 2202.00512
 
 Given the state and one prediction `a x + b eps`, any other quantity `a' x + b' eps` is their linear combination. So one
-2 x 2 system holds every conversion, and it is singular exactly where a prediction says nothing (the noise at alpha = 0).
+2 x 2 system holds every conversion. It is singular where the prediction is parallel to the state and says nothing new (noise at alpha = 0).
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     if source == target:
         return torch.zeros_like(alpha), torch.ones_like(alpha)
+    if {source, target} == {"noise", "score"}:  # parallel, at every alpha
+        return torch.zeros_like(alpha), -sigma if target == "noise" else -1 / sigma
     a, b = direction(source, alpha, sigma)
     a_target, b_target = direction(target, alpha, sigma)
     determinant = alpha * b - sigma * a

@@ -7,7 +7,9 @@ Noise is drawn on the device of its generator and then moved: a CPU generator gi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -28,9 +30,29 @@ def randn(shape: Sequence[int], generator: Generator | None, *, dtype: torch.dty
 
 
 def rand(n: int, generator: Generator | None) -> Tensor:
-    """`n` float64 uniforms on [0, 1), on the generator's device."""
+    """`n` float64 uniforms on [0, 1), on the generator's device (on the CPU where the device has no float64)."""
     generator = generator or fresh_generator()
+    if generator.device.type == "mps":
+        return torch.rand(n, generator=generator, device=generator.device).cpu().double()
     return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
+
+
+def derive_seed(*keys: int | str) -> int:
+    """A seed from several keys; other keys give an unrelated stream."""
+    return int.from_bytes(hashlib.blake2b(repr(keys).encode(), digest_size=7).digest(), "big")
+
+
+@contextmanager
+def global_seed(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Within, code that draws from torch's global state (initialisers, dropout) sees this seed; afterwards the state is as before."""
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        # torch.manual_seed would seed every GPU, not only those that are restored.
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 class NoiseSource(Protocol):
@@ -65,6 +87,9 @@ class SeededNoise:
     def __init__(self, seeds: Iterable[int]) -> None:
         self.seeds = [int(seed) for seed in seeds]
         self.rewind()
+
+    def __len__(self) -> int:
+        return len(self.seeds)
 
     def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         if shape[0] != len(self.seeds):

@@ -59,7 +59,8 @@ def sample(
         solver: a solver or the short name of one (`solvers.names()`).
         steps: number of grid intervals.
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
-        grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times`, or the times themselves. By default the solver's own.
+        grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or
+            the times themselves. By default the solver's own.
         generator: one stream of noise for the batch.
         seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
         z: the state to start from, `(B, *event)`; by default the prior of `model.sde`. It is not changed.
@@ -82,17 +83,20 @@ def sample(
     shape = tuple(shape)
     if generator is not None and seeds is not None:
         raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
-    tableau = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
-
     noise: NoiseSource = BatchNoise(generator) if seeds is None else SeededNoise(seeds)
+    if isinstance(noise, SeededNoise) and len(noise) != shape[0]:
+        raise ValueError(f"{len(noise)} seeds were given for a batch of shape {shape}")
+    if z is not None and z.shape != shape:
+        raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
+    if z is not None and t_start is None and not isinstance(grid, Tensor):
+        t_start = 1.0
+    tableau = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
     if z is None:
         _check_noise_start(model.sde, tableau.times[0])
-    elif z.shape != shape:
-        raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
 
     def start() -> Tensor:
         if z is not None:
-            return z.to(device=device, dtype=dtype)
+            return z.to(device=device, dtype=dtype, copy=True)
         where = torch.device(device if device is not None else model.device)
         return model.sde.prior_std * noise.draw(shape, dtype or model.dtype, where)
 
@@ -129,7 +133,7 @@ def plan(
     if isinstance(solver, str):
         solver = solvers.get(solver)
     if isinstance(grid, Tensor):
-        times = grids.check(sde, grid)
+        times = grids.check(grid)
         if steps is not None and steps != len(times) - 1:
             raise ValueError(f"steps={steps}, but the grid has {len(times) - 1} intervals")
         if t_start is not None and t_start != float(times[0]):
@@ -139,10 +143,12 @@ def plan(
             raise ValueError(f"this grid takes {tableau.nfe} network calls, more than nfe={nfe}")
         return tableau
     make = grids.get(grid or solver.default_grid) if not callable(grid) else grid
-    start = 1.0 if t_start is None else float(t_start)
 
     def at(steps: int) -> Tableau:
-        return solver.tableau(sde, grids.check(sde, make(sde, steps, t_start=start)))
+        times = grids.check(make(sde, steps) if t_start is None else make(sde, steps, t_start=t_start))
+        if t_start is not None and abs(float(times[0]) - t_start) > 1e-9:
+            raise ValueError(f"the grid starts at {float(times[0]):g}, but the state is at t_start={t_start:g}")
+        return solver.tableau(sde, times)
 
     if (steps is None) == (nfe is None):
         raise ValueError("give steps= or nfe=, one of the two (or a tensor as grid=)")
@@ -151,12 +157,18 @@ def plan(
     assert nfe is not None
     if nfe < 1:
         raise ValueError(f"nfe must be at least 1, got {nfe}")
-    # Steps that are cheaper than a full one (the last of Heun) can leave room for one more.
-    for candidate in range(nfe // solver.calls_per_step + 1, 0, -1):
-        tableau = at(candidate)
-        if tableau.nfe <= nfe:
-            return tableau
-    raise ValueError(f"{solver} needs more than nfe={nfe} network calls for a single step")
+    steps = max(1, nfe // solver.calls_per_step)
+    tableau = at(steps)
+    while tableau.nfe > nfe and steps > 1:
+        steps -= 1
+        tableau = at(steps)
+    if tableau.nfe > nfe:
+        raise ValueError(f"{solver} needs more than nfe={nfe} network calls for a single step")
+    if solver.calls_per_step > 1 and tableau.nfe < nfe:
+        # Steps that are cheaper than a full one, such as the last of Heun, can leave room for one more.
+        more = at(steps + 1)
+        tableau = more if more.nfe <= nfe else tableau
+    return tableau
 
 
 def _check_noise_start(sde: SDE, t: float) -> None:

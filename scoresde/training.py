@@ -6,11 +6,12 @@ killed goes on from its last checkpoint to the same weights, bit for bit on a CP
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from . import losses
 from .analytic import ZeroModel
 from .model import ScoreModel
+from .random import derive_seed, global_seed
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -80,6 +82,9 @@ class Trainer:
         held_out: data for the validation loss, `(M, *event)`, with `held_out_cond`.
         folder: where `checkpoint.safetensors` is written and, if there, read and gone on from. None: nothing is stored.
 
+    Raises:
+        ValueError: conditions that do not follow the data, or a checkpoint of another recipe or of other data.
+
     Attributes:
         averaged: the model with the moving average of the weights: the one to sample from.
         iteration: optimiser steps done.
@@ -123,7 +128,7 @@ class Trainer:
         """Train to the end of the recipe; returns `averaged`. With `progress`, a line for each validation and, on a terminal, a bar.
 
         Raises:
-            FloatingPointError: the loss became infinite or NaN; names the iteration and the times of the samples.
+            FloatingPointError: a loss or a gradient became infinite or NaN; names the iteration and the times of the samples.
         """
         from tqdm.auto import tqdm
 
@@ -160,7 +165,7 @@ class Trainer:
             x = self.held_out[part].to(device)
             cond: dict[str, Any] = {name: values[part].to(device) for name, values in self.held_out_cond.items()}
             for name, model, given in (("validation", self.averaged, cond), ("zero", zero, {})):
-                generator = Generator().manual_seed(seed + start)
+                generator = Generator().manual_seed(derive_seed(seed, "validation", start))
                 with torch.no_grad():
                     loss = losses.denoising(model, x, self.recipe.weighting, self.recipe.time_sampler, generator, **given)
                 sums[name] += float(loss.sum())
@@ -172,16 +177,17 @@ class Trainer:
         chosen = self._batch()
         x = self.x[chosen].to(device)
         cond: dict[str, Any] = {name: values[chosen].to(device) for name, values in self.cond.items()}
-        key = recipe.seed * 1_000_003 + self.iteration
-        generator = Generator(device).manual_seed(key)
-        t = losses.sample_times(self.model.sde, len(x), recipe.time_sampler, generator)
+        generator = Generator(device).manual_seed(derive_seed(recipe.seed, "noise", self.iteration))
+        times = Generator().manual_seed(derive_seed(recipe.seed, "times", self.iteration))
+        t = losses.sample_times(self.model.sde, len(x), recipe.time_sampler, times)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.iteration)
-        # The network may draw from the global state (dropout): key it too, and put it back.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(key)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
-                per_sample = losses.denoising(self.model, x, recipe.weighting, generator=generator, t=t, **cond)
+        # The network may draw from the global state (dropout): it is keyed too.
+        with (
+            global_seed(derive_seed(recipe.seed, "network", self.iteration), device),
+            torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16),
+        ):
+            per_sample = losses.denoising(self.model, x, recipe.weighting, generator=generator, t=t, **cond)
         loss = per_sample.mean()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -189,7 +195,9 @@ class Trainer:
             raise FloatingPointError(f"the loss is {value} at iteration {self.iteration}, from samples at t = {bad}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient is {norm} at iteration {self.iteration}, from samples at t = {t.tolist()}")
         self.optimizer.step()
         self._ema.update_parameters(self.model)
         return value
@@ -198,12 +206,17 @@ class Trainer:
         """The indices of this iteration's batch: consecutive parts of one permutation an epoch."""
         size = min(self.recipe.batch_size, len(self.x))
         epoch, part = divmod(self.iteration, len(self.x) // size)
-        order = torch.randperm(len(self.x), generator=Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch))
+        order = torch.randperm(len(self.x), generator=Generator().manual_seed(derive_seed(self.recipe.seed, "epoch", epoch)))
         return order[part * size : (part + 1) * size]
 
     def _average(self, averaged: Any, current: Any, _: object) -> None:
         decay = min(self.recipe.ema, (1 + self.iteration) / (10 + self.iteration))
         torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def _identity(self) -> dict[str, object]:
+        """What a checkpoint must share with the run that goes on from it."""
+        data = hashlib.blake2b(self.x.detach().cpu().contiguous().numpy().data, digest_size=8)
+        return {"recipe": asdict(self.recipe), "data": f"{tuple(self.x.shape)} {data.hexdigest()}"}
 
     def _save(self, path: Path) -> None:
         state: dict[str, Tensor] = {}
@@ -211,10 +224,13 @@ class Trainer:
             state |= {f"{prefix}/{name}": value for name, value in values.items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer/{i}/{name}": value for name, value in moments.items()}
-        write_checkpoint(path, state, {"iteration": self.iteration, "history": self.history})
+        write_checkpoint(path, state, {"iteration": self.iteration, "history": self.history, **self._identity()})
 
     def _load(self, path: Path) -> None:
         state, about = read_checkpoint(path)
+        for name, mine in self._identity().items():
+            if about[name] != mine:
+                raise ValueError(f"{path} is from other training: its {name} is {about[name]}, here {mine}")
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in subset(state, "optimizer").items():
             i, name = key.split("/")

@@ -111,7 +111,7 @@ def test_karras_and_quadratic_take_their_knobs(sde):
 )
 def test_wrong_grids_are_refused(grid, message):
     with pytest.raises(ValueError, match=message):
-        grids.check(SDES["ddpm"], torch.tensor(grid))
+        grids.check(torch.tensor(grid))
 
 
 def test_names_are_suggested():

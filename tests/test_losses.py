@@ -178,3 +178,19 @@ def test_global_random_state_is_untouched():
     first, second = (losses.denoising(model, torch.zeros(2, 2)) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(first, second)
+
+
+def test_a_weight_that_is_not_finite_names_the_time():
+    model = analytic.ZeroModel(zero_terminal(), "velocity")
+    with pytest.raises(ValueError, match="weighting 'likelihood' is not finite at t=1"):
+        losses.denoising(model, torch.zeros(3, 2), "likelihood", t=torch.ones(3))
+    noise_model = analytic.ZeroModel(zero_terminal(), "noise")
+    noise = torch.ones(3, 2)
+    assert float(losses.denoising(noise_model, torch.zeros(3, 2), "sigma2", t=torch.ones(3), noise=noise).mean()) == 1
+
+
+def test_generator_and_data_may_live_on_different_devices(device):
+    source = torch.Generator(device).manual_seed(0)
+    loss = losses.denoising(analytic.ZeroModel(SDES["ddpm"]), torch.zeros(1000, 2), generator=source)
+    # 2000 squared normals
+    assert float(loss.mean()) == pytest.approx(1, abs=5 * math.sqrt(2 / 2000))

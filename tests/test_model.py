@@ -6,6 +6,7 @@ from torch import nn
 
 import scoresde as ss
 from scoresde import networks
+from scoresde.networks.embedding import TIME_SCALES
 from scoresde.prediction import PREDICTIONS
 
 from .conftest import SDES, generator, linear_betas, mixture, sdes, zero_terminal
@@ -21,6 +22,18 @@ class Exact(nn.Module):
     def forward(self, z, t, **cond):
         self.calls.append((t, cond))
         return getattr(self.exact, self.kind)(z, t)
+
+
+class Spy(nn.Module):
+    """Returns zeros and records what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, z, t, **cond):
+        self.calls.append((t, cond))
+        return torch.zeros_like(z)
 
 
 class Zeros(nn.Module):
@@ -78,7 +91,7 @@ def test_times_reach_the_network_as_declared():
         ("half_log_snr", float(sde.half_log_snr(0.25))),
         (lambda sde, t: sde.sigma(t) / sde.alpha(t), float(sde.sigma(0.25) / sde.alpha(0.25))),
     ):
-        network = Exact(sde, "noise")
+        network = Spy()
         ss.ScoreModel(network, sde, time=time).noise(torch.zeros(3, 2), 0.25)
         given, _ = network.calls[0]
         assert given.shape == (3,)
@@ -97,7 +110,7 @@ def test_our_networks_see_time_in_every_convention(time, low, high):
     sde = SDES["ddpm"]
     network = networks.MLP(2)
     ss.ScoreModel(network, sde, time=time)
-    phase = network.embedding.time_scale * torch.tensor([[low], [high]]) * network.embedding.frequencies
+    phase = TIME_SCALES[time] * torch.tensor([[low], [high]]) * network.embedding.frequencies
     features = torch.cat([phase.sin(), phase.cos()], 1)
     # Two random points on the circles are 2 apart in mean square per pair; frequencies over four decades leave most pairs apart.
     assert float((features[0] - features[1]).square().mean()) > 0.4
@@ -159,3 +172,61 @@ def test_gradients_reach_the_network_and_the_state():
     model.score(z, 0.5).square().sum().backward()
     assert z.grad is not None
     assert all(p.grad is not None for p in model.network.leave.parameters())
+
+
+def test_half_precision_networks_see_the_exact_time():
+    """bfloat16 has 8 bits: the indices 996 and 997 would be one. Time comes in float32 and is embedded in float32."""
+    torch.manual_seed(0)
+    network, sde = networks.MLP(2, width=64), SDES["ddpm"]
+    torch.nn.init.normal_(network.leave[-1].weight, generator=generator(1))
+    z = torch.randn(4, 2, generator=generator())
+    t = torch.tensor([301, 302, 997, 998], dtype=torch.float64) / 1000
+    exact = ss.ScoreModel(network, sde)(z, t).detach()
+    half = ss.ScoreModel(network, sde).to(torch.bfloat16)(z, t).detach().float()
+    # The layers round to 2^-8; rounded times would move the features by radians.
+    assert float((half - exact).norm() / exact.norm()) < 0.03
+    spy = Spy()
+    spy.weight = nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+    ss.ScoreModel(spy, sde)(z, t)
+    torch.testing.assert_close(spy.calls[0][0], torch.tensor([300.0, 301.0, 996.0, 997.0]), rtol=0, atol=1e-3)
+
+
+def test_noise_and_score_determine_each_other_at_zero_signal():
+    sde, z = zero_terminal(), torch.randn(3, 2, dtype=torch.float64)
+    noise = ss.ScoreModel(Exact(SDES["ddpm"], "noise"), sde, "noise", time="t")
+    torch.testing.assert_close(noise.score(z, 1.0), -noise.noise(z, 1.0))
+
+
+@pytest.mark.parametrize("t", [-0.1, 500, float("nan"), torch.tensor([0.5, 1.1])])
+def test_times_outside_the_path_are_refused(t):
+    sde = SDES["ddpm"]
+    for call in (sde.alpha, sde.sigma, sde.half_log_snr, sde.diffusion):
+        with pytest.raises(ValueError, match="times run from 0"):
+            call(t)
+
+
+def test_hooks_fire_and_models_can_be_pickled():
+    import pickle
+
+    model, seen = ss.ScoreModel(networks.MLP(2, width=8), SDES["linear"]), []
+    model.register_forward_hook(lambda *_: seen.append(1))
+    ss.sample(model, (2, 2), "ddim", steps=3)
+    assert len(seen) == 3
+    model = ss.ScoreModel(networks.MLP(2, width=8), SDES["ddpm"], time="half_log_snr")
+    z = torch.randn(2, 2)
+    assert torch.equal(pickle.loads(pickle.dumps(model)).noise(z, 0.4), model.noise(z, 0.4))
+
+
+def test_one_network_cannot_see_two_times():
+    network = networks.MLP(2, width=8)
+    ss.ScoreModel(network, SDES["ddpm"], time="index")
+    with pytest.raises(ValueError, match="made to see time='index' and cannot see 't' too"):
+        ss.ScoreModel(network, SDES["ddpm"], time="t")
+
+
+def test_cuda_times_reach_a_cpu_state(device):
+    """A copy to the CPU is complete before it is read."""
+    t = torch.rand(1000, dtype=torch.float64, device=device)
+    z = torch.ones(1000, 1)
+    scaled, _ = SDES["ddpm"].perturb(z, t, noise=torch.zeros_like(z))
+    torch.testing.assert_close(scaled[:, 0], SDES["ddpm"].alpha(t.cpu()).float())

@@ -43,7 +43,8 @@ def test_ancestral_is_their_ddpm(ours, theirs, total):
     z = torch.randn(16, 2, dtype=torch.float64, generator=generator())
     got = solvers.run(solvers.Ancestral(ours).tableau(sde, grids.ddpm(sde, total)), exact, z, Replay(generator(1))).x
     expected = their_loop(scheduler, exact, total, z, generator=generator(1))
-    assert float((got - expected).abs().max()) < 1e-4 if total == 1000 else 1e-5
+    # Their float32 tables of cumulative products cost them 2e-5.
+    assert float((got - expected).abs().max()) < (1e-4 if total == 1000 else 3e-5)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])

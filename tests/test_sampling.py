@@ -254,3 +254,53 @@ def test_memory_does_not_grow_with_steps():
         counts.append(most)
     # Order 3 with a folded noise prediction keeps 3 states and 3 predictions.
     assert counts[0] == counts[1] <= 7
+
+
+def test_a_start_that_is_not_on_the_grid_is_refused():
+    model, z = mixture().model(DDPM), torch.zeros(2, 2)
+    for options in (
+        {"grid": "ddpm", "t_start": 0.4005},
+        {"grid": lambda sde, n, t_start=1.0: grids.uniform(sde, n)[1:], "t_start": 0.5},
+    ):
+        with pytest.raises(ValueError, match="start"):
+            ss.sample(model, (2, 2), "ddim", steps=5, z=z, **options)
+    leading = lambda sde, n, t_start=1.0: grids.ddpm(sde, n, spacing="leading")  # noqa: E731
+    with pytest.raises(ValueError, match=r"the grid starts at 0\.801, but the state is at t_start=1"):
+        ss.sample(model, (2, 2), "ddim", steps=5, z=z, grid=leading)
+    with pytest.raises(ValueError, match=r"3 steps need a start above 0\.001"):
+        ss.sample(model, (2, 2), "ddim", steps=3, z=z, t_start=1e-3)
+    ss.sample(model, (2, 2), "ddim", nfe=3, grid=torch.tensor([1e-3, 0.0]), z=z)
+
+
+def test_budgets_on_the_chains_own_grid():
+    model = mixture().model(SDES["chain20"])
+    assert ss.sample(model, (1, 2), "ancestral", nfe=20, grid="ddpm", trajectory=True).nfe == 20
+    assert ss.sample(model, (1, 2), "heun", nfe=39, grid="ddpm", trajectory=True).nfe == 39
+    assert ss.sample(model, (1, 2), "ddim", steps=4, grid=lambda sde, steps: grids.uniform(sde, steps), trajectory=True).nfe == 4
+
+
+def test_the_given_state_is_never_changed():
+    class InPlace(torch.nn.Module):
+        def forward(self, z, t):
+            return z.mul_(0.5)
+
+    z = torch.ones(2, 2)
+    ss.sample(ss.ScoreModel(InPlace(), DDPM, "data", time="t"), (2, 2), "ddim", steps=2, z=z)
+    assert torch.equal(z, torch.ones(2, 2))
+
+
+def test_seeds_must_be_one_a_sample_even_without_noise():
+    with pytest.raises(ValueError, match="5 seeds were given"):
+        ss.sample(mixture().model(DDPM), (2, 2), "ddim", steps=2, z=torch.zeros(2, 2), seeds=range(5))
+
+
+def test_noise_is_not_rounded_to_a_half_precision_output():
+    class Half(torch.nn.Module):
+        def forward(self, z, t):
+            return torch.zeros_like(z, dtype=torch.bfloat16)
+
+    from .conftest import zero_terminal
+
+    model = ss.ScoreModel(Half(), zero_terminal(), "data", time="t")
+    out = ss.sample(model, (4, 3), "ancestral", steps=3, trajectory=True, generator=generator())
+    assert not torch.equal(out.path[1].bfloat16().float(), out.path[1])

@@ -199,3 +199,55 @@ def test_bfloat16_training_stays_finite(device):
 def test_conditions_must_follow_the_data():
     with pytest.raises(ValueError, match="label has 3 entries for 5 samples"):
         Trainer(ss.ScoreModel(networks.MLP(2), SDES["ddpm"]), torch.zeros(5, 2), Recipe(), cond={"label": torch.zeros(3)})
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_checkpoint(tmp_path):
+    trainer = make(tmp_path, iterations=8)
+
+    class Spike(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * torch.inf
+
+    inner = trainer.model.network.forward
+    trainer.model.network.forward = lambda z, t, **cond: (
+        inner(z, t, **cond) if trainer.iteration < 5 else Spike.apply(inner(z, t, **cond))
+    )
+    with pytest.raises(FloatingPointError, match=r"the gradient is (nan|inf) at iteration 5, from samples at t = \["):
+        trainer.run(progress=False)
+    state, about = read_checkpoint(tmp_path / CHECKPOINT)
+    assert about["iteration"] == 4
+    assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_other_data_or_another_recipe_do_not_go_on_from_a_checkpoint(tmp_path):
+    make(tmp_path).run(progress=False)
+    with pytest.raises(ValueError, match="its recipe is"):
+        make(tmp_path, learning_rate=0.5)
+    trainer = make()
+    with pytest.raises(ValueError, match="its data is"):
+        Trainer(trainer.model, trainer.x + 1, trainer.recipe, cond=trainer.cond, folder=tmp_path)
+
+
+def test_the_networks_own_randomness_is_not_that_of_the_times():
+    drawn, times = [], []
+    trainer = make()
+
+    class Draws(torch.nn.Module):
+        def forward(self, z, index, label):
+            drawn.append(torch.rand(len(z), dtype=torch.float64))
+            times.append((index.double() + 1) / 1000)
+            return z
+
+    trainer.model.network = Draws()
+    trainer.optimizer.zero_grad = lambda **_: None
+    for trainer.iteration in range(3):
+        with pytest.raises(RuntimeError):  # nothing to learn in this network
+            trainer._step()
+    # Times are multiples of 1/1000: equal streams would be within that of each other in every sample.
+    for a, b in zip(drawn, times, strict=True):
+        assert float((a - b).abs().max()) > 0.01

@@ -24,16 +24,23 @@ class Embedding(nn.Module):
         if width % 2:
             raise ValueError(f"the width of a time embedding must be even, got {width}")
         self.classes = classes
-        self.time_scale = 1.0
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.time: str | None = None
+        # No buffer: a network in half precision must not round its frequencies.
+        self.frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
         self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.label = nn.Embedding(classes + 1, width) if classes is not None else None
+        if self.label is not None:
+            nn.init.zeros_(self.label.weight[classes:])
 
     def declare_time(self, name: str) -> None:
-        """Say which time convention the network will see: "t", "index" or "half_log_snr"."""
-        self.time_scale = TIME_SCALES[name]
+        """Say which time convention the network will see: "t", "index" or "half_log_snr".
+
+        Raises:
+            ValueError: it was another one before.
+        """
+        if self.time not in (None, name):
+            raise ValueError(f"this network was made to see time={self.time!r} and cannot see {name!r} too")
+        self.time = name
 
     def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
         """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`.
@@ -41,8 +48,11 @@ class Embedding(nn.Module):
         Raises:
             ValueError: a label for a network without classes.
         """
-        phase = self.time_scale * t[:, None] * self.frequencies
-        embedded: Tensor = self.layers(torch.cat([phase.sin(), phase.cos()], 1))
+        if self.frequencies.device != t.device:
+            self.frequencies = self.frequencies.to(t.device)
+        phase = TIME_SCALES[self.time or "index"] * t[:, None] * self.frequencies
+        features = torch.cat([phase.sin(), phase.cos()], 1)
+        embedded: Tensor = self.layers(features.to(next(self.layers.parameters()).dtype))
         if self.label is None:
             if label is not None:
                 raise ValueError("a label was given to a network without classes: build it with classes=")

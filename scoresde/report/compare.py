@@ -78,7 +78,7 @@ def compare(
     """Sample with every entry from the same seeds and measure the distance to `reference`.
 
     Args:
-        reference: real samples that the model has not seen, `(M, *event)`.
+        reference: the real samples that the distance is taken from, `(M, *event)`.
         real_pair: two sets of real samples without common members, for the floor.
         seeds: one a sample.
         classifier: measure in its features rather than in pixels; adds the share of samples that it is more than 90 % sure of.
@@ -87,7 +87,7 @@ def compare(
     """
     seeds, event = list(seeds), reference.shape[1:]
     result = Comparison(features="pixels" if classifier is None else "classifier features")
-    describe = (lambda x: x.flatten(1)) if classifier is None else classifier.features
+    describe = (lambda x: x.reshape(len(x), -1)) if classifier is None else classifier.features
     real = describe(reference)
     result.floor = frechet_distance(*(describe(part) for part in real_pair))
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
+from ..random import global_seed
+
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features `(N, d)` and `(M, d)`, in float64."""
     a, b = a.double(), b.double()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    cov_a, cov_b = (torch.cov(x.T).reshape(x.shape[1], x.shape[1]) for x in (a, b))
     # The eigenvalues of C_a C_b are those of the symmetric R C_b R with R = C_a^(1/2).
     values, vectors = torch.linalg.eigh(cov_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
@@ -26,7 +28,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 class Classifier(nn.Module):
     """A small convolutional classifier of grey or colour images, trained on the real data for its features."""
 
-    def __init__(self, channels: int, side: int, classes: int) -> None:
+    def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
@@ -34,14 +36,19 @@ class Classifier(nn.Module):
             nn.Flatten(), nn.LazyLinear(128), nn.ReLU(),
         )  # fmt: skip
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, classes))
-        self.body(torch.zeros(1, channels, side, side))
+        self.body(torch.zeros(1, channels, height, width))
 
     @classmethod
     def trained(cls, x: Tensor, labels: Tensor, *, epochs: int = 8, batch_size: int = 64, seed: int = 0) -> Classifier:
-        """Train on images `(N, channels, side, side)` with AdamW and a one-cycle rate."""
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            classifier = cls(x.shape[1], x.shape[2], int(labels.max()) + 1)
+        """Train on images `(N, channels, height, width)` with AdamW and a one-cycle rate.
+
+        Raises:
+            ValueError: fewer images than a batch.
+        """
+        if len(x) < batch_size:
+            raise ValueError(f"the classifier needs at least {batch_size} images, got {len(x)}")
+        with global_seed(seed):
+            classifier = cls(x.shape[1], x.shape[2], x.shape[3], int(labels.max()) + 1)
             optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.01)
             steps = epochs * (len(x) // batch_size)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)

@@ -1,6 +1,6 @@
 """Gaussian paths: the process that corrupts data into noise, and its reverse."""
 
-from .base import SDE, ReverseSDE, Time, as_time, expand
+from .base import SDE, ReverseSDE, Time, as_float64, as_time, expand, to_device
 from .vp import VPSDE, VPChain
 
-__all__ = ["SDE", "VPSDE", "ReverseSDE", "Time", "VPChain", "as_time", "expand"]
+__all__ = ["SDE", "VPSDE", "ReverseSDE", "Time", "VPChain", "as_float64", "as_time", "expand", "to_device"]

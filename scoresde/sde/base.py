@@ -34,11 +34,28 @@ if TYPE_CHECKING:
 Time = float | Tensor
 
 
+def as_float64(value: Time) -> Tensor:
+    """A float64 tensor on the value's own device (on the CPU where the device has no float64)."""
+    if isinstance(value, Tensor) and value.device.type == "mps":
+        value = value.cpu()
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
 def as_time(t: Time) -> Tensor:
-    """`t` as a float64 tensor on its own device (on the CPU where the device has no float64)."""
-    if isinstance(t, Tensor) and t.device.type == "mps":
-        t = t.cpu()
-    return torch.as_tensor(t, dtype=torch.float64)
+    """`t` in float64.
+
+    Raises:
+        ValueError: a time outside [0, 1] (not looked for on other devices than the CPU: the host would wait for it).
+    """
+    out = as_float64(t)
+    if out.device.type == "cpu" and not bool(((out >= 0) & (out <= 1 + 1e-6)).all()):
+        raise ValueError(f"times run from 0 (data) to 1 (noise), got {t}; step i = 0..T-1 of a chain is at t = (i + 1)/T")
+    return out
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, without a wait where that is safe: a copy to the CPU must be complete before it is read."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -51,7 +68,7 @@ def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> 
         raise ValueError(
             f"a time must be a scalar or have shape (B,): got {tuple(coefficient.shape)} for a batch of shape {tuple(z.shape)}"
         )
-    coefficient = coefficient.to(dtype=dtype or z.dtype).to(z.device, non_blocking=True)
+    coefficient = to_device(coefficient.to(dtype=dtype or z.dtype), z.device)
     return coefficient.reshape(coefficient.shape + (1,) * (z.ndim - 1)) if coefficient.ndim else coefficient
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import SDE, Time, as_time
+from .base import SDE, Time, as_float64, as_time
 
 
 class VPSDE(SDE):
@@ -73,7 +73,7 @@ class VPSDE(SDE):
 
     def time(self, half_log_snr: Time) -> Tensor:
         # e^{2 lambda} = alpha^2 / (1 - alpha^2), so B = -log alpha^2 = log(1 + e^{-2 lambda}).
-        exponent = -2 * as_time(half_log_snr)
+        exponent = -2 * as_float64(half_log_snr)
         return self._time_of(torch.logaddexp(torch.zeros_like(exponent), exponent))
 
     def drift_rate(self, t: Time) -> Tensor:
@@ -119,8 +119,9 @@ class VPChain(VPSDE):
     def beta(self, t: Time) -> Tensor:
         u = as_time(t) * self.steps
         increments, _ = self._tables(u.device)
-        # The interval is closed on the right; i/T times T may be a rounding error above i.
-        i = (torch.ceil(u - 1e-9).long() - 1).clamp(0, self.steps - 1)
+        # The interval is closed on the right; i/T times T may be a rounding error (of a float32 time) above i.
+        u = torch.where((u - u.round()).abs() < 1e-6 * self.steps, u.round(), u)
+        i = (torch.ceil(u).long() - 1).clamp(0, self.steps - 1)
         rate = self.steps * increments[i]
         return torch.where(rate.isinf(), 2 * self.steps / (i + 1 - u), rate)
 

@@ -46,7 +46,7 @@ def run(
 
     Args:
         noise: where the noises xi come from, one draw of the shape of `z` each, in the order of the rows.
-        callback: called at every grid time but the last with `(n, t, z, data)`: state and data prediction there.
+        callback: called at every grid time but the last with `(n, t, z, data)`: state and data prediction there. It must not change them.
         trajectory: keep the states at the grid's times.
         cond: keyword arguments that reach the network untouched.
 
@@ -59,10 +59,12 @@ def run(
     last_noise = {j: k for k, row in enumerate(folded.rows) for j in row.noise}
     states, outputs, noises = {0: z}, dict[int, Tensor](), dict[int, Tensor]()
     path = [z] if trajectory else None
+    nfe = 0
     for k, row in enumerate(folded.rows):
         t = folded.times[k]
         if k in evaluated:
             outputs[k] = model.output(states[k], t, **(cond or {}))
+            nfe += 1
             if callback is not None and k in position:
                 c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
                 callback(position[k], t, states[k], (c_z * states[k] + c_out * outputs[k]).to(z.dtype))
@@ -81,14 +83,14 @@ def run(
         if path is not None and k + 1 in position:
             path.append(states[k + 1])
     times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
-    return Run(states[len(folded.rows)], torch.stack(path) if path is not None else None, times, len(evaluated))
+    return Run(states[len(folded.rows)], torch.stack(path) if path is not None else None, times, nfe)
 
 
 def _combine(terms: Iterable[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
     """The linear combination of the terms, in the dtype of the states."""
     terms = iter(terms)
     tensor, coefficient = next(terms)
-    result = tensor * coefficient
+    result = tensor.to(torch.promote_types(tensor.dtype, dtype)) * coefficient
     for tensor, coefficient in terms:
         # In place on a tensor made here: the gradient of a sum needs no old value.
         result = result.add_(tensor, alpha=coefficient)
