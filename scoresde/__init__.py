@@ -2,10 +2,29 @@
 
 from . import analytic, grids, losses, networks, solvers
 from .model import ScoreModel
-from .prediction import Model
+from .prediction import Model, Preconditioned
 from .sampling import sample
-from .sde import SDE, VPSDE
+from .sde import EDM, SDE, VESDE, VPSDE, CoefficientsSDE, RectifiedFlow, ScalesSDE, SubVPSDE, zero_terminal_snr
 
 __version__ = "0.1.0"
 
-__all__ = ["SDE", "VPSDE", "Model", "ScoreModel", "analytic", "grids", "losses", "networks", "sample", "solvers"]
+__all__ = [
+    "EDM",
+    "SDE",
+    "VESDE",
+    "VPSDE",
+    "CoefficientsSDE",
+    "Model",
+    "Preconditioned",
+    "RectifiedFlow",
+    "ScalesSDE",
+    "ScoreModel",
+    "SubVPSDE",
+    "analytic",
+    "grids",
+    "losses",
+    "networks",
+    "sample",
+    "solvers",
+    "zero_terminal_snr",
+]

@@ -130,7 +130,7 @@ def denoising(
     if t is None:
         t = sample_times(model.sde, len(x), time_sampler, generator)
     z, noise = model.sde.perturb(x, t, generator, noise)
-    a, b = direction(model.prediction, model.sde.alpha(t), model.sde.sigma(t))
+    a, b = direction(model.sde, t, model.prediction)
     target = expand(a, x) * x + expand(b, x) * noise
     error = model.output(z, t, **cond) - target
     error = error.to(torch.promote_types(error.dtype, torch.float32))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .prediction import PREDICTIONS, Model, Prediction
-from .sde import SDE, Time, VPChain, as_time, to_device
+from .prediction import PREDICTIONS, Model, Preconditioned, Prediction
+from .sde import SDE, Time, VPChain, as_time, expand, to_device
 
 TimeConvention = str | Callable[[SDE, Tensor], Tensor]
 
@@ -30,8 +31,13 @@ def half_log_snr(sde: SDE, t: Tensor) -> Tensor:
     return sde.half_log_snr(t)
 
 
+def edm(sde: SDE, t: Tensor) -> Tensor:
+    """log(sigma/alpha)/4, c_noise of Karras et al. 2022."""
+    return -0.25 * sde.half_log_snr(t)
+
+
 # Named functions: a model must be picklable.
-TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, "half_log_snr": half_log_snr}
+TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, "half_log_snr": half_log_snr, "edm": edm}
 
 
 class ScoreModel(nn.Module, Model):
@@ -41,25 +47,34 @@ class ScoreModel(nn.Module, Model):
         network: any callable module; returns a tensor of the shape of `z`. Its time has shape `(B,)`. A network with a method
             `declare_time(name)` (as ours have) is told which convention it will see.
         sde: the path that the network was trained on.
-        prediction: what the network returns: "noise", "data", "velocity" or "score".
-        time: what the network takes as time: "t", "index" (0..T-1 of a chain), "half_log_snr", or a function of `(sde, t)`.
-            By default "index" on a chain and "t" elsewhere.
+        prediction: what the network returns: "noise", "data", "velocity", "score" or "edm" (F of Karras et al., whose input is scaled too;
+            `Preconditioned(sigma_data)` for data of another standard deviation than 0.5).
+        time: what the network takes as time: "t", "index" (0..T-1 of a chain), "half_log_snr", "edm" (log(sigma/alpha)/4), or a function of
+            `(sde, t)`. By default "edm" for that prediction, "index" on a chain and "t" elsewhere.
 
     Raises:
         ValueError: an unknown prediction or time convention, or "index" where there is no chain.
     """
 
-    def __init__(self, network: nn.Module, sde: SDE, prediction: Prediction = "noise", time: TimeConvention | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: SDE,
+        prediction: Prediction | Literal["edm"] = "noise",
+        time: TimeConvention | None = None,
+    ) -> None:
         super().__init__()
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+        if prediction == "edm":
+            prediction = Preconditioned()
+        if not isinstance(prediction, Preconditioned) and prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, edm; got {prediction!r}")
         if time is None:
-            time = "index" if isinstance(sde, VPChain) else "t"
+            time = "edm" if isinstance(prediction, Preconditioned) else "index" if isinstance(sde, VPChain) else "t"
         if isinstance(time, str) and time not in TIMES:
             raise ValueError(f"time must be one of {', '.join(TIMES)} or a function of (sde, t); got {time!r}")
         self.network, self.sde, self.prediction = network, sde, prediction
         self._network_time: Callable[[SDE, Tensor], Tensor] = TIMES[time] if isinstance(time, str) else time
-        self._network_time(sde, as_time(1.0))
+        self._network_time(sde, as_time(sde.t_max))
         declare = getattr(network, "declare_time", None)
         if isinstance(time, str) and callable(declare):
             declare(time)
@@ -83,7 +98,10 @@ class ScoreModel(nn.Module, Model):
         dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
         # Half precision would round the index 999 to 1000.
         time = to_device(self.network_time(t).to(torch.promote_types(dtype, torch.float32)), z.device)
-        out: Tensor = self.network(z.to(dtype), time.expand(z.shape[0]), **cond)
+        seen = z
+        if isinstance(self.prediction, Preconditioned):
+            seen = expand(self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t)), z) * z
+        out: Tensor = self.network(seen.to(dtype), time.expand(z.shape[0]), **cond)
         if out.shape != z.shape:
             raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
         return out

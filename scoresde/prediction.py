@@ -6,7 +6,8 @@ Data x and noise eps determine the state, and every prediction is a direction in
     data     = x
     noise    = eps                      g(z, w, t) of Bishop, section 20.2
     score    = -eps / sigma             Bishop, section 20.3: s = -g / sqrt(1 - alpha_t)
-    velocity = alpha eps - sigma x      Salimans and Ho 2022, arXiv 2202.00512
+    velocity = alpha eps - sigma x      Salimans and Ho 2022, arXiv 2202.00512; eps - x on a rectified flow
+    edm      = F with data = c_skip z/alpha + c_out F       Karras et al. 2022, arXiv 2206.00364, eq. 7
 
 Given the state and one prediction `a x + b eps`, any other quantity `a' x + b' eps` is their linear combination. So one
 2 x 2 system holds every conversion. It is singular where the prediction is parallel to the state and says nothing new (noise at alpha = 0).
@@ -15,6 +16,7 @@ Given the state and one prediction `a x + b eps`, any other quantity `a' x + b' 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,13 +24,36 @@ from torch import Tensor
 
 from .sde import SDE, Time, as_time, expand
 
-Prediction = Literal["data", "noise", "score", "velocity"]
-PREDICTIONS: tuple[Prediction, ...] = ("data", "noise", "score", "velocity")
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """The prediction of EDM's network F for data of standard deviation `sigma_data`, which also sees a scaled input.
+
+    With r = sigma/alpha, y = z/alpha and s = sigma_data (Karras et al. 2022, arXiv 2206.00364, table 1),
+
+        data = c_skip y + c_out F(c_in y),    c_skip = s^2/(r^2 + s^2),   c_out = r s/sqrt(r^2 + s^2),   c_in = 1/sqrt(r^2 + s^2).
+
+    Multiplied out with v = alpha^2 s^2 + sigma^2 nothing is singular at alpha = 0: F = sigma/(s sqrt v) x - alpha s/sqrt v eps.
+    """
+
+    sigma_data: float = 0.5
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """c_in / alpha, what the state is multiplied by."""
+        return (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
 
 
-def direction(prediction: Prediction, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """(a, b) with prediction = a x + b eps, for signal and noise scales alpha and sigma."""
+Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned
+PREDICTIONS = ("data", "noise", "score", "velocity")
+
+
+def direction(sde: SDE, t: Time, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """(a, b) in float64 with prediction = a x + b eps, at each entry of `t`."""
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+    if isinstance(prediction, Preconditioned):
+        scale, s = prediction.input_scale(alpha, sigma), prediction.sigma_data
+        return sigma / s * scale, -alpha * s * scale
     if prediction == "data":
         return one, zero
     if prediction == "noise":
@@ -36,7 +61,7 @@ def direction(prediction: Prediction, alpha: Tensor, sigma: Tensor) -> tuple[Ten
     if prediction == "score":
         return zero, -1 / sigma
     if prediction == "velocity":
-        return -sigma, alpha
+        return sde.velocity_direction(t)
     raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
 
 
@@ -51,8 +76,8 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
         return torch.zeros_like(alpha), torch.ones_like(alpha)
     if {source, target} == {"noise", "score"}:  # parallel, at every alpha
         return torch.zeros_like(alpha), -sigma if target == "noise" else -1 / sigma
-    a, b = direction(source, alpha, sigma)
-    a_target, b_target = direction(target, alpha, sigma)
+    a, b = direction(sde, t, source)
+    a_target, b_target = direction(sde, t, target)
     determinant = alpha * b - sigma * a
     c_z = (a_target * b - b_target * a) / determinant
     c_out = (alpha * b_target - sigma * a_target) / determinant

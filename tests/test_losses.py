@@ -14,7 +14,7 @@ from .conftest import SDES, finite_sdes, generator, mixture, sdes, zero_terminal
 SCALARS = {
     "noise": lambda sde, t: 1.0,
     "data": lambda sde, t: float(sde.sigma(t) ** 2 / sde.alpha(t) ** 2),
-    "velocity": lambda sde, t: float(1 / sde.alpha(t) ** 2),
+    "velocity": lambda sde, t: float((sde.alpha(t) ** 2 + sde.sigma(t) ** 2) ** 2 / sde.alpha(t) ** 2),
     "sigma2": lambda sde, t: 1.0,
     "likelihood": lambda sde, t: float(sde.diffusion(t) ** 2 / sde.sigma(t) ** 2),
 }
@@ -24,7 +24,7 @@ SCALARS = {
 @pytest.mark.parametrize("weighting", SCALARS)
 @pytest.mark.parametrize("t", [0.03, 0.5, 0.96])
 def test_weightings_are_factors_on_the_squared_noise_error(sde, weighting, t):
-    """Errors of data, velocity and score are those of the noise times sigma/alpha, 1/alpha and 1/sigma."""
+    """Errors of data, velocity and score are those of the noise times sigma/alpha, (alpha^2 + sigma^2)/alpha and 1/sigma."""
     for kind in PREDICTIONS:
         model = analytic.ZeroModel(sde, kind)
         x, noise = torch.randn(2, 7, 3, dtype=torch.float64, generator=generator())

@@ -1,5 +1,7 @@
 """Conversions between predictions against their definitions, and the two conventions of a network: output and time."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 import scoresde as ss
 from scoresde import networks
 from scoresde.networks.embedding import TIME_SCALES
-from scoresde.prediction import PREDICTIONS
+from scoresde.prediction import PREDICTIONS, direction
 
 from .conftest import SDES, generator, linear_betas, mixture, sdes, zero_terminal
 
@@ -61,7 +63,10 @@ def test_definitions(sde):
     noise = (z - alpha * data) / sigma
     torch.testing.assert_close(exact.noise(z, t), noise)
     torch.testing.assert_close(exact.score(z, t), -noise / sigma)
-    torch.testing.assert_close(exact.velocity(z, t), alpha * noise - sigma * data)
+    if sde is SDES["flow"]:
+        torch.testing.assert_close(exact.velocity(z, t), noise - data)
+    else:
+        torch.testing.assert_close(exact.velocity(z, t), alpha * noise - sigma * data)
 
 
 def test_score_of_a_noise_network_is_bishops():
@@ -230,3 +235,44 @@ def test_cuda_times_reach_a_cpu_state(device):
     z = torch.ones(1000, 1)
     scaled, _ = SDES["ddpm"].perturb(z, t, noise=torch.zeros_like(z))
     torch.testing.assert_close(scaled[:, 0], SDES["ddpm"].alpha(t.cpu()).float())
+
+
+@sdes
+@pytest.mark.parametrize("t", [0.02, 0.5, 1.0])
+def test_edm_preconditioning(sde, t):
+    """D = c_skip y + c_out F(c_in y, c_noise) as in table 1 of Karras et al., for y = z/alpha, r = sigma/alpha."""
+    s = 0.7
+
+    class F(nn.Module):
+        def forward(self, y, c_noise):
+            self.seen = y, c_noise
+            return torch.tanh(y) + 0.1
+
+    model = ss.ScoreModel(F(), sde, ss.Preconditioned(sigma_data=s), time=None if float(sde.alpha(t)) else "t")
+    z = torch.randn(5, 2, dtype=torch.float64, generator=generator())
+    data = model.data(z, t)
+    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+    if alpha == 0:
+        torch.testing.assert_close(data, s * (torch.tanh(z / sigma) + 0.1))
+        return
+    y, r = z / alpha, sigma / alpha
+    c_skip, c_out, c_in = s**2 / (r**2 + s**2), r * s / (r**2 + s**2) ** 0.5, 1 / (r**2 + s**2) ** 0.5
+    torch.testing.assert_close(data, c_skip * y + c_out * (torch.tanh(c_in * y) + 0.1), rtol=1e-9, atol=1e-9)
+    seen, c_noise = model.network.seen
+    torch.testing.assert_close(seen, c_in * y)
+    torch.testing.assert_close(c_noise, torch.full((5,), math.log(r) / 4, dtype=c_noise.dtype), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.noise(z, t), (z - alpha * data) / sigma, rtol=1e-7, atol=1e-7)
+
+
+def test_edm_input_and_target_have_unit_variance():
+    """The point of the preconditioning: for data of standard deviation sigma_data, c_in y and F have variance 1 at every time."""
+    sde, s = SDES["edm"], 0.5
+    model = ss.ScoreModel(Zeros(), sde, "edm", time="t")
+    x = s * torch.randn(100_000, 1, dtype=torch.float64, generator=generator())
+    for t in (1e-4, 1e-2, 1.0):
+        z, noise = sde.perturb(x, t, generator=generator(1))
+        a, b = direction(sde, t, model.prediction)
+        scale = model.prediction.input_scale(sde.alpha(t), sde.sigma(t))
+        # A standard deviation of 10^5 draws: 5 standard errors.
+        for variable in (scale * z, a * x + b * noise):
+            assert float(variable.std()) == pytest.approx(1, abs=5 / (2 * 100_000) ** 0.5)

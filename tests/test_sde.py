@@ -69,6 +69,8 @@ def test_half_log_snr_and_time_invert_each_other(sde):
 @sdes
 def test_drift_and_diffusion_are_the_derivatives_of_mean_and_variance(sde):
     # Inside the intervals of a chain: at their ends the rate jumps. The base class differentiates alpha and sigma.
+    if sde is SDES["coefficients"]:
+        return  # given, not derived: compared with differences of the derived scales below
     t = (torch.arange(0, 999, dtype=torch.float64) + 0.37) / 1000
     torch.testing.assert_close(sde.drift_rate(t), SDE.drift_rate(sde, t), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(sde.diffusion(t), SDE.diffusion(sde, t), rtol=1e-6, atol=1e-6)
@@ -244,3 +246,88 @@ def test_schedules_run_on_the_device(device):
             there = schedule(t.to(device))
             assert there.device.type == device.type
             torch.testing.assert_close(there.cpu(), schedule(t))
+
+
+def test_scales_of_given_coefficients():
+    """f and g against differences of log alpha and sigma^2, and a path with a closed form."""
+    sde, d = SDES["coefficients"], 1e-5
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    log_alpha, variance = (lambda t: sde.alpha(t).log()), (lambda t: sde.sigma(t) ** 2)
+    slope = (variance(t + d) - variance(t - d)) / (2 * d)
+    torch.testing.assert_close((log_alpha(t + d) - log_alpha(t - d)) / (2 * d), sde.drift_rate(t), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(slope - 2 * sde.drift_rate(t) * variance(t), sde.diffusion(t) ** 2, rtol=1e-6, atol=1e-6)
+    vp = ss.VPSDE()
+    same = ss.CoefficientsSDE(vp.drift_rate, vp.diffusion)
+    t = torch.logspace(-3, 0, 50, dtype=torch.float64)
+    torch.testing.assert_close(same.alpha(t), vp.alpha(t), rtol=1e-9, atol=0)
+    torch.testing.assert_close(same.sigma(t), vp.sigma(t), rtol=1e-9, atol=0)
+    torch.testing.assert_close(same.time(vp.half_log_snr(t)), t, rtol=1e-8, atol=1e-10)
+    assert float(same.sigma(0.0)) == 0
+
+
+def test_scales_of_ones_own():
+    sde = SDES["scales"]
+    t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    torch.testing.assert_close(sde.drift_rate(t), -1.5 * torch.tan(1.5 * t))
+    torch.testing.assert_close(sde.diffusion(t) ** 2, 3 * torch.tan(1.5 * t))
+    torch.testing.assert_close(sde.time(sde.half_log_snr(t)), t, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sde.half_log_snr(t), -torch.log(torch.tan(1.5 * t)), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "message"),
+    [
+        (lambda t: 1 - t, lambda t: 0.1 + t, "starts at the data"),
+        (lambda t: 1 - 2 * t, lambda t: t, "not negative"),
+        (lambda t: 1 + t, lambda t: t - 0.9 * t**2, "must fall"),
+    ],
+)
+def test_scales_that_are_no_path_are_refused(alpha, sigma, message):
+    with pytest.raises(ValueError, match=message):
+        ss.ScalesSDE(alpha, sigma)
+
+
+def test_coefficients_that_are_no_path_are_refused():
+    with pytest.raises(ValueError, match="g positive"):
+        ss.CoefficientsSDE(lambda t: -t, lambda t: 0.5 - t)
+    with pytest.raises(ValueError, match="finite"):
+        ss.CoefficientsSDE(lambda t: 1 / (t - 1), torch.ones_like)
+
+
+def test_sub_vp_is_that_of_song():
+    """g^2 = beta (1 - e^{-2B}) and standard deviation 1 - e^{-B} (two libraries have it wrong)."""
+    sde, vp, t = ss.SubVPSDE(), ss.VPSDE(), torch.linspace(0.01, 1, 20, dtype=torch.float64)
+    integral = vp.integrated_beta(t)
+    torch.testing.assert_close(sde.sigma(t), 1 - torch.exp(-integral))
+    torch.testing.assert_close(sde.alpha(t), vp.alpha(t))
+    torch.testing.assert_close(sde.diffusion(t) ** 2, vp.beta(t) * (1 - torch.exp(-2 * integral)))
+
+
+def test_ve_and_edm_scales():
+    ve, edm, t = ss.VESDE(0.01, 50.0), ss.EDM(0.002, 80.0), torch.linspace(0.3, 1, 20, dtype=torch.float64)
+    torch.testing.assert_close(ve.sigma(t), 0.01 * 5000**t, rtol=0.01, atol=0)
+    assert float(ve.sigma(ve.t_min)) == pytest.approx(0.01)
+    assert ve.prior_std == pytest.approx(50, rel=1e-6)
+    assert float(edm.sigma(edm.t_min)) == pytest.approx(0.002)
+    assert float(edm.sigma(1.0)) == edm.prior_std == 80
+    for wrong in (ss.VESDE, ss.EDM):
+        with pytest.raises(ValueError, match="sigma_min < sigma_max"):
+            wrong(2.0, 1.0)
+
+
+def test_velocity_of_a_rectified_flow_is_the_derivative_of_its_path():
+    sde = SDES["flow"]
+    x, noise = torch.randn(2, 4, 3, dtype=torch.float64, generator=generator())
+    d = 1e-6
+    path = [sde.perturb(x, t, noise=noise)[0] for t in (0.4 - d, 0.4 + d)]
+    torch.testing.assert_close((path[1] - path[0]) / (2 * d), noise - x, rtol=1e-6, atol=1e-6)
+    a, b = sde.velocity_direction(0.4)
+    torch.testing.assert_close(a * x + b * noise, noise - x)
+
+
+def test_zero_terminal_snr_is_algorithm_1_of_lin():
+    betas = linear_betas(1000)
+    root = torch.cumprod(1 - betas, 0).sqrt()
+    ours = torch.cumprod(1 - ss.zero_terminal_snr(betas), 0).sqrt()
+    torch.testing.assert_close(ours, (root - root[-1]) * root[0] / (root[0] - root[-1]), rtol=1e-9, atol=1e-12)
+    assert float(ss.VPSDE.from_betas(ss.zero_terminal_snr(betas)).alpha(1.0)) == 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 # What brings a time convention to the range of about 1000 units for which the frequencies below are made.
-TIME_SCALES = {"index": 1.0, "t": 1000.0, "half_log_snr": 50.0}
+TIME_SCALES = {"index": 1.0, "t": 1000.0, "half_log_snr": 50.0, "edm": 200.0}
 
 
 class Embedding(nn.Module):

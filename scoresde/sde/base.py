@@ -18,6 +18,7 @@ For a DDPM chain these are Bishop's q(z_t | z_{t-1}) and q(z_{t-1} | z_t, x), se
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -73,16 +74,18 @@ def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> 
 
 
 class SDE(ABC):
-    """A Gaussian path. A family gives `alpha`, `sigma` and `time`; this class derives the rest.
+    """A Gaussian path. A family gives `alpha` and `sigma`; this class derives the rest, and a family with closed forms overrides it.
 
     Times are floats or tensors, scalar or `(B,)`; schedule functions return float64 of the same shape.
 
     Attributes:
         t_min: the smallest time at which a grid calls the network; from there one last step goes to sigma = 0.
+        t_max: 1, or where alpha(1) = 0 a time just below it: grids in lambda are spaced as if they started there.
         prior_std: standard deviation of the Gaussian that sampling starts from.
     """
 
     t_min: float = 1e-3
+    t_max: float = 1.0
     prior_std: float = 1.0
 
     @abstractmethod
@@ -93,9 +96,20 @@ class SDE(ABC):
     def sigma(self, t: Time) -> Tensor:
         """Noise scale sigma(t)."""
 
-    @abstractmethod
     def time(self, half_log_snr: Time) -> Tensor:
-        """The time t at which lambda(t) has the given value: the inverse of `half_log_snr`."""
+        """The time t at which lambda(t) has the given value: the inverse of `half_log_snr`, here by bisection."""
+        target = as_float64(half_log_snr)
+        low, high = torch.zeros_like(target), torch.ones_like(target)
+        # 80 halvings reach the last bit of every time down to 1e-8.
+        for _ in range(80):
+            middle = 0.5 * (low + high)
+            early = self.half_log_snr(middle) > target
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return torch.where(target == torch.inf, 0.0, 0.5 * (low + high))
+
+    def velocity_direction(self, t: Time) -> tuple[Tensor, Tensor]:
+        """(a, b) with velocity = a x + b eps: the derivative of z = cos(phi) x + sin(phi) eps by its angle, (-sigma, alpha)."""
+        return -self.sigma(t), self.alpha(t)
 
     def half_log_snr(self, t: Time) -> Tensor:
         """lambda(t) = log(alpha(t) / sigma(t)); +inf at sigma = 0, -inf at alpha = 0."""
@@ -105,7 +119,7 @@ class SDE(ABC):
         """f(t) = d log(alpha) / dt, here by differentiating `alpha`."""
         t = as_time(t).detach().requires_grad_()
         with torch.enable_grad():
-            (f,) = torch.autograd.grad(self.alpha(t).log().sum(), t)
+            (f,) = torch.autograd.grad((self.alpha(t).log() + 0 * t).sum(), t)  # 0 t: alpha may be constant
         return f
 
     def diffusion(self, t: Time) -> Tensor:
@@ -168,12 +182,25 @@ class ReverseSDE:
 
     Every eta >= 0 has the marginals of the forward path (Song et al. 2021, arXiv 2011.13456, appendix D.1;
     eta = 1 is Anderson's reverse SDE, eta = 0 the probability-flow ODE).
+
+    It is an SDE for `torchsde.sdeint` too, which wants a time u that rises and states y of shape `(B, d)`: there u = 1 - t, from u = 0 at the
+    noise to 1 - `sde.t_min`, and y is z, flattened where the event has another shape (`flattened`):
+
+        dy = f(u, y) du + g(u, y) dw,    f(u, y) = -drift(y, 1 - u),    g(u, y) = diffusion(1 - u).
+
+    `noise_type` is "diagonal" ("additive", which it is, would demand a `(B, d, d)` tensor). As g does not depend on y, Ito and
+    Stratonovich mean the same; `sde_type` says "ito" and may be set to "stratonovich" for the methods of torchsde that ask for it.
     """
+
+    noise_type = "diagonal"
+    sde_type = "ito"
 
     def __init__(self, sde: SDE, model: Model, eta: float = 1.0) -> None:
         if eta < 0:
             raise ValueError(f"eta must be at least 0, got {eta}")
         self.sde, self.model, self.eta = sde, model, eta
+        self._event_shape: tuple[int, ...] | None = None
+        self._cond: dict[str, object] = {}
 
     def drift(self, z: Tensor, t: Time, **cond: object) -> Tensor:
         """The drift at `(z, t)`, of the shape of `z`; `cond` reaches the model untouched."""
@@ -183,6 +210,21 @@ class ReverseSDE:
     def diffusion(self, t: Time) -> Tensor:
         """eta g(t)."""
         return self.eta * self.sde.diffusion(t)
+
+    def flattened(self, event_shape: Sequence[int], **cond: object) -> ReverseSDE:
+        """The same for `torchsde`, with states `(B, d)` that are flattened events of shape `event_shape`; `cond` goes to the model."""
+        flat = copy.copy(self)
+        flat._event_shape, flat._cond = tuple(event_shape), cond
+        return flat
+
+    def f(self, u: Time, y: Tensor) -> Tensor:
+        """-drift at t = 1 - u, of the shape `(B, d)` of `y`."""
+        z = y if self._event_shape is None else y.reshape(len(y), *self._event_shape)
+        return -self.drift(z, 1 - float(u), **self._cond).reshape(y.shape)
+
+    def g(self, u: Time, y: Tensor) -> Tensor:
+        """The diffusion at t = 1 - u, for each entry of `y`."""
+        return expand(self.diffusion(1 - float(u)), y).expand_as(y)
 
 
 def _ordered(s: Time, t: Time) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,7 @@ class VPSDE(SDE):
         return VPChain((1 - bar[1:] / bar[:-1]).clamp(max=max_beta))
 
     def beta(self, t: Time) -> Tensor:
-        """The rate beta(t) = g(t)^2."""
+        """The rate beta(t) of the drift -beta/2 z."""
         return self.beta_min + as_time(t) * (self.beta_max - self.beta_min)
 
     def integrated_beta(self, t: Time) -> Tensor:
@@ -105,6 +105,8 @@ class VPChain(VPSDE):
         self.betas = betas
         self.steps = len(betas)
         self.t_min = 1 / self.steps
+        if float(betas[-1]) == 1:
+            self.t_max = 1 - 1 / self.steps
         increments = -torch.log1p(-betas)
         self._increments = {torch.device("cpu"): increments}
         self._integrals = {torch.device("cpu"): torch.cat([increments.new_zeros(1), increments.cumsum(0)])}
@@ -143,3 +145,14 @@ class VPChain(VPSDE):
 
     def __repr__(self) -> str:
         return f"VPChain(T={self.steps}, betas {self.betas[0].item():.3g}..{self.betas[-1].item():.3g})"
+
+
+def zero_terminal_snr(betas: Tensor | Sequence[float]) -> Tensor:
+    """Betas shifted and scaled so that no signal is left at t = 1 (Lin et al. 2024, arXiv 2305.08891, algorithm 1).
+
+    sqrt(alpha_bar) keeps its first value and becomes 0 at its last. Noise and score predictions are undefined there.
+    """
+    root = torch.cumprod(1 - torch.as_tensor(betas).double(), 0).sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    bar = torch.cat([root.new_ones(1), root**2])
+    return 1 - bar[1:] / bar[:-1]

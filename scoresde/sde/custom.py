@@ -1,0 +1,122 @@
+"""A path of one's own, from its scales or from its coefficients; the other pair is derived, and what is given is checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import SDE, Time, as_time
+
+Schedule = Callable[[Tensor], Tensor]
+
+
+class ScalesSDE(SDE):
+    """A path given by alpha(t) and sigma(t); drift and diffusion follow by automatic differentiation.
+
+    Args:
+        alpha: signal scale, a differentiable function of a float64 tensor of times in [0, 1].
+        sigma: noise scale, likewise; 0 at t = 0.
+        t_min: the smallest time at which a grid calls the network.
+        prior_std: standard deviation to start from at t = 1; by default sqrt(alpha^2 + sigma^2), right for unit-variance data.
+
+    Raises:
+        ValueError: a scale is negative or not finite, the path does not start at the data, or alpha/sigma rises somewhere.
+    """
+
+    def __init__(self, alpha: Schedule, sigma: Schedule, *, t_min: float = 1e-3, prior_std: float | None = None) -> None:
+        self._alpha, self._sigma, self.t_min = alpha, sigma, t_min
+        t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+        a, s = alpha(t), sigma(t)
+        if not bool(((a >= 0) & (s >= 0) & (a + s).isfinite()).all()):
+            raise ValueError("alpha and sigma must be finite and not negative on [0, 1]")
+        if float(s[0]) != 0 or float(a[0]) == 0:
+            raise ValueError(f"a path starts at the data, but alpha(0) = {float(a[0]):g} and sigma(0) = {float(s[0]):g}")
+        rising = (a[1:] * s[:-1] >= a[:-1] * s[1:]).nonzero().flatten()
+        if len(rising):
+            raise ValueError(f"alpha/sigma must fall with time, but it does not at t = {float(t[rising[0]]):g}")
+        if float(a[-1]) == 0:
+            self.t_max = 0.999
+        self.prior_std = float((a[-1] ** 2 + s[-1] ** 2).sqrt()) if prior_std is None else prior_std
+
+    def alpha(self, t: Time) -> Tensor:
+        return self._alpha(as_time(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return self._sigma(as_time(t))
+
+
+class CoefficientsSDE(SDE):
+    """A path given by f(t) and g(t) of dz = f z dt + g dw; the scales follow by quadrature (scipy, relative error 1e-9 above t_min).
+
+    log alpha = int_0^t f,     (sigma/alpha)^2 = int_0^t (g/alpha)^2.
+
+    Args:
+        drift_rate: f, a function of a float64 tensor of times in [0, 1].
+        diffusion: g, likewise; positive for t > 0.
+        t_min: the smallest time at which a grid calls the network.
+        prior_std: standard deviation to start from at t = 1; by default sqrt(alpha^2 + sigma^2), right for unit-variance data.
+
+    Raises:
+        ValueError: f or g is not finite on (0, 1], or g is not positive there.
+    """
+
+    def __init__(self, drift_rate: Schedule, diffusion: Schedule, *, t_min: float = 1e-3, prior_std: float | None = None) -> None:
+        from scipy.integrate import solve_ivp
+
+        self._drift_rate, self._diffusion, self.t_min = drift_rate, diffusion, t_min
+        inside = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:]
+        f, g = drift_rate(inside), diffusion(inside)
+        if not bool((f.isfinite() & g.isfinite() & (g > 0)).all()):
+            raise ValueError("f and g must be finite, and g positive, for 0 < t <= 1")
+
+        def slopes(t: float, y: Any) -> list[float]:
+            at = as_time(t)
+            return [float(drift_rate(at)), float(diffusion(at) ** 2 * math.exp(-2 * y[0]))]
+
+        # Starting just inside lets f and g be undefined at 0; what is lost below 1e-12 is far below the tolerance.
+        tiny = 1e-12
+        begin = slopes(tiny, [0.0])
+        solution: Any = solve_ivp(
+            slopes,
+            (tiny, 1.0),
+            [tiny * begin[0], tiny * begin[1]],
+            method="DOP853",
+            rtol=1e-12,
+            atol=1e-15,
+            dense_output=True,
+        )
+        if not solution.success:
+            raise ValueError(f"f and g cannot be integrated over [0, 1]: {solution.message}")
+        self._solution = solution.sol
+        self.prior_std = float((self.alpha(1.0) ** 2 + self.sigma(1.0) ** 2).sqrt()) if prior_std is None else prior_std
+
+    def _integrals(self, t: Time) -> tuple[Tensor, Tensor]:
+        """log alpha and (sigma/alpha)^2."""
+        t = as_time(t)
+        if t.numel() == 0:
+            return t, t
+        flat = t.detach().cpu().reshape(-1)
+        log_alpha, ratio = (
+            torch.from_numpy(row).reshape(t.shape).to(t.device) for row in self._solution(flat.clamp(min=1e-12).numpy())
+        )
+        return torch.where(t > 0, log_alpha, 0.0), torch.where(t > 0, ratio, 0.0)
+
+    def alpha(self, t: Time) -> Tensor:
+        return self._integrals(t)[0].exp()
+
+    def sigma(self, t: Time) -> Tensor:
+        log_alpha, ratio = self._integrals(t)
+        return log_alpha.exp() * ratio.sqrt()
+
+    def half_log_snr(self, t: Time) -> Tensor:
+        return -0.5 * self._integrals(t)[1].log()
+
+    def drift_rate(self, t: Time) -> Tensor:
+        return self._drift_rate(as_time(t))
+
+    def diffusion(self, t: Time) -> Tensor:
+        return self._diffusion(as_time(t))
