@@ -65,6 +65,37 @@ def quadratic(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0,
     )
 
 
+def cubic(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """`quadratic` with power 3: more steps at small noise."""
+    return quadratic(sde, steps, power=3.0, t_start=t_start, t_end=t_end)
+
+
+def tangent(sde: SDE, steps: int, *, scale: float = 0.5, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Uniform in arctan(r/c) with r = sigma/alpha and c = `scale`, best for Gaussian data N(0, c^2) (Sabour et al. 2024, arXiv 2404.14507)."""
+    return _uniform_in(
+        lambda t: torch.atan(torch.exp(-sde.half_log_snr(t)) / scale),
+        lambda u: sde.time(-(scale * torch.tan(u)).log()),
+        sde,
+        steps,
+        t_start,
+        t_end,
+    )
+
+
+def beta(sde: SDE, steps: int, *, a: float = 0.6, b: float = 0.6, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Quantiles of a beta distribution in t: more steps at both ends (Lee et al. 2024, arXiv 2407.12173)."""
+    from scipy.special import betainc, betaincinv
+
+    return _uniform_in(
+        lambda t: torch.as_tensor(betainc(a, b, t.numpy()), dtype=torch.float64),
+        lambda u: torch.as_tensor(betaincinv(a, b, u.numpy()), dtype=torch.float64),
+        sde,
+        steps,
+        t_start,
+        t_end,
+    )
+
+
 def ddpm(
     sde: SDE,
     steps: int,
@@ -107,6 +138,10 @@ GRIDS: dict[str, Grid] = {
     "half_log_snr": half_log_snr,
     "karras": karras,
     "quadratic": quadratic,
+    "cubic": cubic,
+    "exponential": half_log_snr,  # sigma/alpha falls by one factor a step
+    "tangent": tangent,
+    "beta": beta,
     "ddpm": ddpm,
 }
 
@@ -167,9 +202,9 @@ def _uniform_in(
     if not first > last:
         raise ValueError(f"{steps} steps need a start above {float(last):g}, got t_start={t_start:g}")
     u_first, u_last = clock(first), clock(last)
-    if not bool(u_first.isfinite()) and isinstance(sde, VPChain):
-        # Zero terminal signal: lambda = -inf at t = 1. Space the rest as if from the chain's next time.
-        u_first = clock(first - 1 / sde.steps)
+    if not bool(u_first.isfinite()):
+        # Zero terminal signal: lambda = -inf at t = 1. Space the rest as if from t_max.
+        u_first = clock(as_time(sde.t_max))
     points = steps + 1 if t_end > 0 else steps
     u = u_first + (u_last - u_first) * torch.linspace(0, 1, points, dtype=torch.float64)
     tail = [last] if t_end > 0 else [last, as_time(0.0)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, overload
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import torch
 from torch import Generator, Tensor
@@ -13,18 +14,20 @@ from . import grids, solvers
 from .prediction import Model
 from .random import BatchNoise, NoiseSource, SeededNoise
 from .sde import SDE
-from .solvers import Callback, Run, Solver, Tableau
+from .solvers import AdaptiveLoop, Callback, GridLoop, LoopSolver, Run, Schedule, Solver, Tableau
 
 GridLike = str | grids.Grid | Tensor
 
 
 @overload
-def sample(model: Model, shape: Sequence[int], solver: str | Solver = ..., *, trajectory: Literal[True], **options: Any) -> Run: ...
+def sample(
+    model: Model, shape: Sequence[int], solver: str | Solver | LoopSolver = ..., *, trajectory: Literal[True], **options: Any
+) -> Run: ...
 @overload
 def sample(
     model: Model,
     shape: Sequence[int],
-    solver: str | Solver = ...,
+    solver: str | Solver | LoopSolver = ...,
     *,
     trajectory: Literal[False] = ...,
     **options: Any,
@@ -34,7 +37,7 @@ def sample(
 def sample(
     model: Model,
     shape: Sequence[int],
-    solver: str | Solver = "dpm++2m",
+    solver: str | Solver | LoopSolver = "dpm++2m",
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -57,7 +60,7 @@ def sample(
         model: a `ScoreModel`, or anything with the same four calls.
         shape: `(B, *event)`, the batch included.
         solver: a solver or the short name of one (`solvers.names()`).
-        steps: number of grid intervals.
+        steps: number of grid intervals. For an adaptive solver the most steps that it may try; then neither `nfe` nor `grid` is possible.
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
         grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or
             the times themselves. By default the solver's own.
@@ -67,7 +70,8 @@ def sample(
         t_start: the time of `z`; 1 by default, or the first time of a tensor `grid`.
         dtype: of the samples; by default that of `z`, else float32 (float64 for a float64 network).
         device: of the samples; by default that of `z`, else the model's.
-        callback: called as `callback(n, t, z, data)` at each grid time but the last, with the state and the data prediction there.
+        callback: called in every step n as `callback(n, t, z, data)`, with the state and the time of its network call and the data prediction
+            there. From an adaptive solver t is `(B,)`: every sample has its own time.
         progress: show a progress bar.
         trajectory: return a `Run` with `x`, `path` `(N+1, B, *event)`, `times` and `nfe` in place of the samples.
         grad: record the graph, so that gradients flow through the sampler to `z`, the network and `cond`.
@@ -79,8 +83,11 @@ def sample(
     Raises:
         ValueError: arguments that contradict each other, a grid that does not decrease, a prediction that is undefined on the grid.
         FloatingPointError: a state became infinite or NaN; names the step and the time.
+        StepLimitError: an adaptive solver needs more than `steps`; names the time that it reached.
     """
     shape = tuple(shape)
+    if isinstance(solver, str):
+        solver = solvers.get(solver)
     if generator is not None and seeds is not None:
         raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
     noise: NoiseSource = BatchNoise(generator) if seeds is None else SeededNoise(seeds)
@@ -90,9 +97,17 @@ def sample(
         raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
     if z is not None and t_start is None and not isinstance(grid, Tensor):
         t_start = 1.0
-    tableau = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
+    job: Callable[..., Run]
+    if isinstance(solver, LoopSolver):
+        times = _loop_times(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
+        job = partial(solver.run, times=times, steps=steps)
+    else:
+        tableau = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
+        times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
+        job = partial(solvers.run, tableau)
+    intervals = None if isinstance(solver, AdaptiveLoop) else len(times) - 1
     if z is None:
-        _check_noise_start(model.sde, tableau.times[0])
+        _check_noise_start(model.sde, float(times[0]))
 
     def start() -> Tensor:
         if z is not None:
@@ -100,25 +115,25 @@ def sample(
         where = torch.device(device if device is not None else model.device)
         return model.sde.prior_std * noise.draw(shape, dtype or model.dtype, where)
 
-    with torch.set_grad_enabled(grad), _progress_bar(len(tableau.marks) - 1, progress) as tick:
+    with torch.set_grad_enabled(grad), _progress_bar(intervals, progress) as tick:
 
-        def watch(n: int, t: float, state: Tensor, data: Tensor) -> None:
+        def watch(n: int, t: Any, state: Tensor, data: Tensor) -> None:
             tick()
             if callback is not None:
                 callback(n, t, state, data)
 
         watched = watch if callback is not None or progress else None
-        out = solvers.run(tableau, model, start(), noise, callback=watched, trajectory=trajectory, cond=cond)
+        out = job(model=model, z=start(), noise=noise, callback=watched, trajectory=trajectory, cond=cond)
         if not bool(out.x.isfinite().all()):
             # Looking at every step of every run would make the host wait for the device: run again with the same noise and look.
             noise.rewind()
-            _raise_non_finite(tableau, model, start(), noise, cond)
+            _raise_non_finite(job, intervals, model, start(), noise, cond)
     return out if trajectory else out.x
 
 
 def plan(
     sde: SDE,
-    solver: str | Solver,
+    solver: str | Solver | LoopSolver,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -128,27 +143,70 @@ def plan(
     """The tableau that `sample` would run for these arguments, without a network.
 
     Raises:
-        ValueError: the arguments contradict each other or no step fits into `nfe`.
+        ValueError: the arguments contradict each other, no step fits into `nfe`, or the solver is no table.
     """
     if isinstance(solver, str):
         solver = solvers.get(solver)
+    if isinstance(solver, LoopSolver):
+        raise ValueError(f"{solver} is no tableau: it has a loop of its own")
+    return _fit(sde, solver, partial(solver.tableau, sde), steps=steps, nfe=nfe, grid=grid, t_start=t_start)
+
+
+def _loop_times(
+    sde: SDE, solver: LoopSolver, *, steps: int | None, nfe: int | None, grid: GridLike | None, t_start: float | None
+) -> Tensor:
+    """The grid of a `GridLoop`, or the first and the last time of an `AdaptiveLoop`."""
+    if isinstance(solver, GridLoop):
+        build = partial(Schedule, solver, sde)
+        return _fit(sde, solver, build, steps=steps, nfe=nfe, grid=grid, t_start=t_start).times
+    if not isinstance(solver, AdaptiveLoop):
+        raise TypeError(f"{solver} must be a GridLoop or an AdaptiveLoop")
+    for name, value in (("grid", grid), ("nfe", nfe)):
+        if value is not None:
+            raise ValueError(
+                f"{name}= means nothing to {solver}, which chooses its steps by its tolerances; steps= is the most that it may try"
+            )
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return torch.tensor([1.0 if t_start is None else float(t_start), solver.t_end], dtype=torch.float64)
+
+
+class _Planned(Protocol):
+    @property
+    def nfe(self) -> int: ...
+
+
+P = TypeVar("P", bound=_Planned)
+
+
+def _fit(
+    sde: SDE,
+    solver: Solver | GridLoop,
+    build: Callable[[Tensor], P],
+    *,
+    steps: int | None,
+    nfe: int | None,
+    grid: GridLike | None,
+    t_start: float | None,
+) -> P:
+    """What `build` makes of the grid that the arguments ask for."""
     if isinstance(grid, Tensor):
         times = grids.check(grid)
         if steps is not None and steps != len(times) - 1:
             raise ValueError(f"steps={steps}, but the grid has {len(times) - 1} intervals")
         if t_start is not None and t_start != float(times[0]):
             raise ValueError(f"t_start={t_start}, but the grid starts at {float(times[0])}")
-        tableau = solver.tableau(sde, times)
-        if nfe is not None and tableau.nfe > nfe:
-            raise ValueError(f"this grid takes {tableau.nfe} network calls, more than nfe={nfe}")
-        return tableau
+        planned = build(times)
+        if nfe is not None and planned.nfe > nfe:
+            raise ValueError(f"this grid takes {planned.nfe} network calls, more than nfe={nfe}")
+        return planned
     make = grids.get(grid or solver.default_grid) if not callable(grid) else grid
 
-    def at(steps: int) -> Tableau:
+    def at(steps: int) -> P:
         times = grids.check(make(sde, steps) if t_start is None else make(sde, steps, t_start=t_start))
         if t_start is not None and abs(float(times[0]) - t_start) > 1e-9:
             raise ValueError(f"the grid starts at {float(times[0]):g}, but the state is at t_start={t_start:g}")
-        return solver.tableau(sde, times)
+        return build(times)
 
     if (steps is None) == (nfe is None):
         raise ValueError("give steps= or nfe=, one of the two (or a tensor as grid=)")
@@ -158,44 +216,48 @@ def plan(
     if nfe < 1:
         raise ValueError(f"nfe must be at least 1, got {nfe}")
     steps = max(1, nfe // solver.calls_per_step)
-    tableau = at(steps)
-    while tableau.nfe > nfe and steps > 1:
+    planned = at(steps)
+    while planned.nfe > nfe and steps > 1:
         steps -= 1
-        tableau = at(steps)
-    if tableau.nfe > nfe:
+        planned = at(steps)
+    if planned.nfe > nfe:
         raise ValueError(f"{solver} needs more than nfe={nfe} network calls for a single step")
-    if solver.calls_per_step > 1 and tableau.nfe < nfe:
+    if solver.calls_per_step > 1 and planned.nfe < nfe:
         # Steps that are cheaper than a full one, such as the last of Heun, can leave room for one more.
         more = at(steps + 1)
-        tableau = more if more.nfe <= nfe else tableau
-    return tableau
+        planned = more if more.nfe <= nfe else planned
+    return planned
 
 
 def _check_noise_start(sde: SDE, t: float) -> None:
-    """Without a given state, sampling may start only where the data has all but vanished."""
+    """Without a given state, sampling may start at the end of the path, or where the data has all but vanished."""
     ratio = float(sde.alpha(t) / sde.sigma(t))
-    if ratio > 0.1:
+    if t < 1 and ratio > 0.1:
         raise ValueError(
             f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z=, for instance "
             "sde.perturb(x, t)[0]"
         )
 
 
-def _raise_non_finite(tableau: Tableau, model: Model, start: Tensor, noise: NoiseSource, cond: dict[str, object]) -> None:
+def _raise_non_finite(
+    job: Callable[..., Run], intervals: int | None, model: Model, start: Tensor, noise: NoiseSource, cond: dict[str, object]
+) -> None:
     """Run once more and raise at the first step with an infinite or NaN value."""
-    last = len(tableau.marks) - 1
+    last = "" if intervals is None else f" of {intervals}"
 
-    def find(n: int, t: float, state: Tensor, data: Tensor) -> None:
+    def find(n: int, t: Any, state: Tensor, data: Tensor) -> None:
         for what, tensor in (("state", state), ("data prediction", data)):
             if not bool(tensor.isfinite().all()):
-                raise FloatingPointError(f"the {what} is not finite at step {n} of {last}, t={t:g}")
+                raise FloatingPointError(f"the {what} is not finite at step {n}{last}, t={float(torch.as_tensor(t).max()):g}")
 
-    solvers.run(tableau, model, start, noise, callback=find, cond=cond)
-    raise FloatingPointError(f"the state is not finite after the last step, {last} of {last}, t={tableau.times[-1]:g}")
+    out = job(model=model, z=start, noise=noise, callback=find, cond=cond)
+    raise FloatingPointError(
+        f"the state is not finite after the last step, {len(out.times) - 1}{last}, t={float(out.times[-1].max()):g}"
+    )
 
 
 @contextmanager
-def _progress_bar(steps: int, show: bool) -> Iterator[Callable[[], object]]:
+def _progress_bar(steps: int | None, show: bool) -> Iterator[Callable[[], object]]:
     """What to call at every step."""
     if not show:
         yield lambda: None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import analytic
+from scoresde import analytic, solvers
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
@@ -43,12 +43,28 @@ SDES = {
     "chain20": ss.VPSDE.from_betas(linear_betas(20)),
     "cosine": ss.VPSDE.cosine(),
     "zero terminal": zero_terminal(),
+    "sub-vp": ss.SubVPSDE(),
+    "ve": ss.VESDE(),
+    "edm": ss.EDM(),
+    "flow": ss.RectifiedFlow(),
+    "scales": ss.ScalesSDE(lambda t: torch.cos(1.5 * t), lambda t: torch.sin(1.5 * t)),
+    "coefficients": ss.CoefficientsSDE(lambda t: -2 * t - 0.5, lambda t: (4 * t + 1).sqrt() * (1 + 0.3 * t)),
 }
+NO_SIGNAL_AT_1 = ("zero terminal", "flow")
 
 sdes = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 finite_sdes = pytest.mark.parametrize(
-    "sde", [sde for name, sde in SDES.items() if name != "zero terminal"], ids=[n for n in SDES if n != "zero terminal"]
+    "sde", [sde for name, sde in SDES.items() if name not in NO_SIGNAL_AT_1], ids=[n for n in SDES if n not in NO_SIGNAL_AT_1]
 )
+
+
+TABLEAUX = [name for name in solvers.names() if isinstance(solvers.get(name), solvers.Solver)]
+LOOPS = [name for name in solvers.names() if name not in TABLEAUX]
+
+
+def budget(name: str, steps: int) -> dict[str, int]:
+    """`steps=` for a solver that takes a number of steps, nothing for one that chooses them."""
+    return {} if isinstance(solvers.get(name), solvers.AdaptiveLoop) else {"steps": steps}
 
 
 def mixture() -> analytic.GaussianMixture:

@@ -1,6 +1,7 @@
 """Grids: uniform in their clocks, ends hit exactly, strictly decreasing, whatever the process and the number of steps."""
 
 import pytest
+import scipy.stats
 import torch
 
 import scoresde as ss
@@ -13,6 +14,10 @@ CLOCKS = {
     "half_log_snr": lambda sde, t: sde.half_log_snr(t),
     "karras": lambda sde, t: (sde.sigma(t) / sde.alpha(t)) ** (1 / 7),
     "quadratic": lambda sde, t: ss.VPSDE().time(sde.half_log_snr(t)) ** 0.5,
+    "cubic": lambda sde, t: ss.VPSDE().time(sde.half_log_snr(t)) ** (1 / 3),
+    "exponential": lambda sde, t: (sde.sigma(t) / sde.alpha(t)).log(),
+    "tangent": lambda sde, t: torch.atan(2 * sde.sigma(t) / sde.alpha(t)),
+    "beta": lambda sde, t: torch.from_numpy(scipy.stats.beta(0.6, 0.6).cdf(t.numpy())),
 }
 
 

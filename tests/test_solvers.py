@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -11,11 +12,61 @@ from scoresde import analytic, grids, solvers
 from scoresde.random import BatchNoise
 from scoresde.solvers.exponential import adams_weights, exponential_moments
 
-from .conftest import SDES, finite_sdes, generator, linear_betas, mixture, sdes, zero_terminal
+from .conftest import SDES, TABLEAUX, generator, linear_betas, mixture, sdes, zero_terminal
 
-every_solver = pytest.mark.parametrize("name", solvers.names())
-ODE_ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "dpm++1": 1, "dpm++2m": 2, "dpm++3m": 3}
-STOCHASTIC = ["ancestral", "ancestral-posterior", "euler-maruyama"]
+every_solver = pytest.mark.parametrize("name", TABLEAUX)
+# iPNDM's weights are those of a uniform grid; on smoothly varying ones that leaves order 2.
+ODE_ORDERS = {
+    "ddim": 1,
+    "euler": 1,
+    "heun": 2,
+    "dpm1": 1,
+    "dpm2": 2,
+    "dpm3": 3,
+    "dpm2m": 2,
+    "dpm3m": 3,
+    "dpm++1": 1,
+    "dpm++2s": 2,
+    "dpm++2m": 2,
+    "dpm++3m": 3,
+    "unipc2": 3,
+    "unipc3": 4,
+    "deis1": 1,
+    "deis2": 2,
+    "deis3": 3,
+    "rho-deis1": 1,
+    "rho-deis2": 2,
+    "rho-deis3": 3,
+    "ipndm1": 1,
+    "ipndm2": 2,
+    "ipndm3": 2,
+    "ipndm4": 2,
+    "plms": 2,
+}
+WEAK_ORDERS = {
+    "ancestral": 1,
+    "ancestral-posterior": 1,
+    "euler-maruyama": 1,
+    "reverse-diffusion": 1,
+    "sde-dpm++1": 1,
+    "sde-dpm++2m": 2,
+    "sde-dpm++3m": 2,
+    "sa-solver": 2,
+    "seeds1": 1,
+    "seeds2": 2,
+    "seeds3": 2,
+    "er-sde1": 1,
+    "er-sde2": 2,
+    "er-sde3": 3,
+}
+# Where the asymptotic order shows: late for order 4; before the error of the standard deviation changes its sign for er-sde3.
+STEPS = {"unipc3": (640, 1280), "er-sde3": (40, 80, 160)}
+# Churn and restarts are stirred by fixed amounts, whatever the number of steps.
+STIRRED = ["edm", "restart", "annealed-langevin"]
+
+
+def test_every_solver_has_a_claim():
+    assert {*ODE_ORDERS, *WEAK_ORDERS, *STIRRED} == set(TABLEAUX)
 
 
 class Recorder(BatchNoise):
@@ -85,23 +136,30 @@ def measured_orders(errors):
     return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
 
 
+@cache
+def _fine_solution(sde):
+    z = torch.randn(64, 2, dtype=torch.float64, generator=generator())
+    grid = grids.half_log_snr(sde, 4000, t_end=0.02)
+    return solvers.run(solvers.UniPC(3).tableau(sde, grid), mixture().model(sde), z, BatchNoise()).x
+
+
 @pytest.mark.parametrize("name", ODE_ORDERS)
 @pytest.mark.parametrize("sde", [SDES["linear"], SDES["ddpm"]], ids=["linear", "ddpm"])
 def test_order_of_ode_solvers(name, sde):
-    """The slope of the endpoint error on a fixed interval, on three modes, against 3000 order-3 steps in float64."""
+    """The slope of the endpoint error on a fixed interval, on three modes, against 4000 steps of the highest order in float64."""
     model, end = mixture().model(sde), 0.02
     z = torch.randn(64, 2, dtype=torch.float64, generator=generator())
 
     def solve(solver, steps):
         return solvers.run(solver.tableau(sde, grids.half_log_snr(sde, steps, t_end=end)), model, z, BatchNoise()).x
 
-    exact = solve(solvers.DPMSolverPP(3), 1500)
-    errors = [float((solve(solvers.get(name), steps) - exact).square().mean().sqrt()) for steps in (80, 160, 320)]
+    exact = _fine_solution(sde)
+    errors = [float((solve(solvers.get(name), steps) - exact).square().mean().sqrt()) for steps in STEPS.get(name, (80, 160, 320))]
     for order in measured_orders(errors):
         assert order == pytest.approx(ODE_ORDERS[name], abs=0.2)
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", WEAK_ORDERS)
 @pytest.mark.parametrize("sde", [SDES["linear"], SDES["ddpm"]], ids=["linear", "ddpm"])
 def test_weak_order_of_stochastic_solvers(name, sde):
     """Mean and standard deviation of the law at a fixed time, from the coefficients alone, for data N(0.7, 0.3^2)."""
@@ -112,29 +170,30 @@ def test_weak_order_of_stochastic_solvers(name, sde):
         return alpha * mean, math.hypot(alpha * std, sigma)
 
     errors = []
-    for steps in (160, 320, 640):
+    for steps in STEPS.get(name, (160, 320, 640)):
         tableau = solvers.get(name).tableau(sde, grids.half_log_snr(sde, steps, t_end=end))
         got = tableau.moments(mean, std, start=marginal(1.0))
         errors.append([abs(a - b) for a, b in zip(got, marginal(end), strict=True)])
     means, stds = zip(*errors, strict=True)
     for order in measured_orders(stds):
-        assert order == pytest.approx(1, abs=0.2)
+        assert order == pytest.approx(WEAK_ORDERS[name], abs=0.2)
     if max(means) > 1e-9:  # ancestral steps carry the mean of Gaussian data exactly
         for order in measured_orders(means):
             assert order == pytest.approx(1, abs=0.2)
     else:
-        assert name.startswith("ancestral")
+        assert name != "euler-maruyama"
 
 
-@every_solver
+@pytest.mark.parametrize("name", [*ODE_ORDERS, *WEAK_ORDERS])
 def test_error_does_not_rise_with_steps(name):
     """On a mixture for the deterministic solvers, in the law of Gaussian data for the stochastic ones."""
     sde = SDES["ddpm"]
-    if name in STOCHASTIC:
+    if name in WEAK_ORDERS:
         target = 0.3
         errors = [
             abs(solvers.get(name).tableau(sde, grids.half_log_snr(sde, steps)).moments(0.0, target)[1] - target)
-            for steps in (5, 10, 20, 40)
+            # Order 3 with noise overshoots at 5 and 10 steps, where its error happens to be small at 5.
+            for steps in ((10, 20, 40, 80) if name in ("sde-dpm++3m", "sa-solver") else (5, 10, 20, 40))
         ]
     else:
         model, z = mixture().model(sde), torch.randn(256, 2, dtype=torch.float64, generator=generator())
@@ -197,16 +256,23 @@ def test_a_solver_steps_along_its_grid(name, steps):
 
     random = torch.rand(steps - 1, dtype=torch.float64, generator=generator(steps)).sort(descending=True).values
     grid = torch.cat([torch.ones(1, dtype=torch.float64), random, torch.zeros(1, dtype=torch.float64)])
-    model = ss.ScoreModel(Spy(), sde, "data", time="t").double()
+    model = ss.ScoreModel(Spy(), sde, "data", time="t")
     out = ss.sample(model, (1, 2), name, grid=grid, trajectory=True, dtype=torch.float64)
+    tableau = solvers.get(name).tableau(sde, grid)
     assert out.path.shape == (steps + 1, 1, 2)
     assert torch.equal(out.times, grid)
-    assert out.nfe == len(seen) == solvers.get(name).tableau(sde, grid).nfe
-    expected = grid[:-1].tolist()
-    if name == "heun":
-        assert len(seen) == 2 * steps - 1
-        expected = [expected[0], *(t for t in expected[1:] for _ in range(2))]
-    assert seen == pytest.approx(expected, rel=1e-6)  # times reach a network of no parameters in the state's dtype
+    assert out.nfe == len(seen) == tableau.nfe
+    if name in STIRRED:
+        return
+    # One call at the start of every step; the others lie within its step.
+    assert [tableau.times[look] for look in tableau.looks] == grid[:-1].tolist()
+    assert seen == [tableau.times[k] for k in tableau.evaluated]
+    bounds = iter(grid.tolist())
+    above, below = next(bounds), next(bounds)
+    for t in seen:
+        while t < below - 1e-9:
+            above, below = below, next(bounds)
+        assert below - 1e-9 <= t <= above + 1e-9
 
 
 def test_ddim_eta_1_is_ancestral_with_posterior_variance():
@@ -298,26 +364,35 @@ def test_zero_terminal_signal_is_sampled(name, steps, prediction):
     x = ss.sample(ss.ScoreModel(network, sde, prediction, time="t"), (200, 2), name, steps=steps, generator=generator())
     assert bool(x.isfinite().all())
     # Heun is unstable over the two huge steps of three; all else stays near the modes.
-    assert float(x.abs().max()) < (100 if name == "heun" and steps == 3 else 5)
+    assert float(x.abs().max()) < (100 if name in ("heun", "edm") and steps == 3 else 5)
     noise_model = ss.ScoreModel(network, sde, "noise", time="t")
+    if name == "annealed-langevin" and steps > 1:
+        return  # at zero signal its step does not use the prediction
     with pytest.raises(ValueError, match="prediction='noise' does not determine the data at t=1"):
         ss.sample(noise_model, (2, 2), name, steps=steps)
 
 
-@finite_sdes
+@cache
+def _many_steps(sde):
+    model = mixture().model(sde)
+    z = sde.prior_std * torch.randn(32, 2, dtype=torch.float64, generator=generator())
+    return model, z, ss.sample(model, z.shape, "unipc3", steps=600, z=z, grid="half_log_snr")
+
+
+@pytest.mark.parametrize("sde", [SDES[n] for n in ("linear", "chain20", "cosine", "sub-vp", "ve", "edm")])
 @pytest.mark.parametrize("name", [name for name, order in ODE_ORDERS.items() if order > 1])
 def test_ode_solvers_agree_and_second_order_wins(name, sde):
     """At many steps all deterministic solvers find one point; at 20, orders 2 and 3 are closer than order 1."""
-    model, z = mixture().model(sde), torch.randn(128, 2, dtype=torch.float64, generator=generator())
-    exact = ss.sample(model, z.shape, "dpm++3m", steps=1000, z=z, grid="half_log_snr")
-    x = ss.sample(model, z.shape, name, steps=1000, z=z, grid="half_log_snr")
+    model, z, exact = _many_steps(sde)
+    # Fewer than the 1000 steps at which 1e-3 is asked for: a harder test, and a quicker one.
+    x = ss.sample(model, z.shape, name, steps=300, z=z, grid="half_log_snr")
     assert float((x - exact).square().mean().sqrt()) <= 1e-3
     few, first = (ss.sample(model, z.shape, n, steps=20, z=z, grid="half_log_snr") for n in (name, "ddim"))
     assert (few - exact).square().mean() < (first - exact).square().mean()
 
 
 def test_names_are_suggested():
-    with pytest.raises(ValueError, match="did you mean 'dpm\\+\\+2m'"):
+    with pytest.raises(ValueError, match="did you mean 'dpm\\+\\+2"):
         solvers.get("dpm++2")
     assert set(solvers.names()) >= {"ancestral", "ddim", "euler-maruyama", "heun", "dpm++2m", "dpm++3m"}
 
@@ -334,3 +409,83 @@ def test_names_are_suggested():
 def test_impossible_solvers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("sde", [SDES[n] for n in ("linear", "ddpm", "cosine", "sub-vp", "edm")])
+@pytest.mark.parametrize("steps", [3, 10])
+def test_the_optimal_variance_is_exact_on_gaussian_data(sde, steps):
+    """Bao et al., theorem 1: with the exact Gamma every step has the marginal's mean and variance, however long it is."""
+    std, grid = 0.6, grids.half_log_snr(sde, steps, t_end=0.05)
+    lam = torch.linspace(float(sde.half_log_snr(1.0)), float(sde.half_log_snr(0.05)), 20 * steps + 1, dtype=torch.float64)
+    t = sde.time(lam)
+    gamma = sde.sigma(t) ** 2 / (sde.alpha(t) ** 2 * std**2 + sde.sigma(t) ** 2)
+    power = solvers.NoisePower(tuple(lam.tolist()), tuple(gamma.tolist()))
+
+    def marginal(t):
+        return 0.0, math.hypot(float(sde.alpha(t)) * std, float(sde.sigma(t)))
+
+    _, got = solvers.Ancestral(power).tableau(sde, grid).moments(0.0, std, start=marginal(1.0))
+    # The nodes of the table are the grid's own, so that nothing is interpolated.
+    assert got == pytest.approx(marginal(0.05)[1], rel=1e-6)
+    _, beta = solvers.Ancestral("beta").tableau(sde, grid).moments(0.0, std, start=marginal(1.0))
+    assert abs(beta - marginal(0.05)[1]) > 1e-3
+
+
+def test_noise_power_is_measured():
+    sde, std, n = SDES["ddpm"], 0.6, 50_000
+    data = analytic.GaussianMixture(torch.zeros(1, 2), torch.tensor([std**2]))
+    times = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
+    power = solvers.NoisePower.of(data.model(sde), data.sample(n, generator()), times, generator(1))
+    exact = sde.sigma(times) ** 2 / (sde.alpha(times) ** 2 * std**2 + sde.sigma(times) ** 2)
+    for lam, value in zip(sde.half_log_snr(times).tolist(), exact.tolist(), strict=True):
+        # 2n squared normals: 5 standard errors.
+        assert power(lam) == pytest.approx(value, abs=5 * value * math.sqrt(2 / (2 * n)))
+
+
+def test_interpolated_variance_is_geometric():
+    sde = SDES["ddpm"]
+    grid = grids.half_log_snr(sde, 9)
+    stds = {
+        v: [next(iter(row.noise.values())) for row in solvers.Ancestral(v).tableau(sde, grid).rows[:-1]]
+        for v in ("beta", "posterior", 0.0, 0.3, 1.0)
+    }
+    assert stds[0.0] == pytest.approx(stds["posterior"])
+    assert stds[1.0] == pytest.approx(stds["beta"])
+    assert stds[0.3] == pytest.approx([b**0.3 * p**0.7 for b, p in zip(stds["beta"], stds["posterior"], strict=True)])
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++2m", "ancestral", "sde-dpm++2m"])
+def test_gaussian_distances_are_those_of_the_moments(name):
+    from torch.distributions import Normal, kl_divergence
+
+    tableau = solvers.get(name).tableau(SDES["ddpm"], grids.half_log_snr(SDES["ddpm"], 8))
+    spectrum = torch.tensor([1.0, 0.3, 0.01], dtype=torch.float64)
+    results = [tableau.moments(0.0, float(c)) for c in spectrum.sqrt()]
+    w2 = math.sqrt(sum(m**2 + (s - float(c)) ** 2 for (m, s), c in zip(results, spectrum.sqrt(), strict=True)))
+    assert tableau.gaussian_w2(spectrum) == pytest.approx(w2, rel=1e-12)
+    kl = sum(float(kl_divergence(Normal(m, s), Normal(0.0, float(c)))) for (m, s), c in zip(results, spectrum.sqrt(), strict=True))
+    assert tableau.gaussian_kl(spectrum) == pytest.approx(kl, rel=1e-5)  # Normal holds its parameters in float32
+
+
+def test_compat_is_the_published_formula():
+    """2M: (1 - e^{-h}) [ D0 + (D0 - D1)/(2 r) ], r = h_prev/h; 3M: D2 = (D1_0 - D1_1)/(r0 + r1), half of what the cubic needs."""
+    sde, grid = SDES["linear"], grids.quadratic(SDES["linear"], 9)
+    lam, alpha = sde.half_log_snr(grid).tolist(), sde.alpha(grid).tolist()
+    two, three = (solvers.DPMSolverPP(k, compat=c).tableau(sde, grid).rows for k, c in ((2, "midpoint"), (3, "dpm++3m")))
+    for k in (3, 4, 5):
+        h, r0, r1 = (
+            lam[k + 1] - lam[k],
+            (lam[k] - lam[k - 1]) / (lam[k + 1] - lam[k]),
+            (lam[k - 1] - lam[k - 2]) / (lam[k + 1] - lam[k]),
+        )
+        phi1 = -math.expm1(-h)
+        assert two[k].data[k] == pytest.approx(alpha[k + 1] * phi1 * (1 + 1 / (2 * r0)), rel=1e-10)
+        assert two[k].data[k - 1] == pytest.approx(-alpha[k + 1] * phi1 / (2 * r0), rel=1e-10)
+        phi2 = 1 - phi1 / h
+        phi3 = 0.5 - phi2 / h
+        # D1 = D1_0 + r0/(r0+r1) (D1_0 - D1_1), D1_0 = (D0 - Dm1)/r0, D1_1 = (Dm1 - Dm2)/r1, as linear functionals of (D0, Dm1, Dm2).
+        d10, d11 = (1 / r0, -1 / r0, 0.0), (0.0, 1 / r1, -1 / r1)
+        d1 = [a + r0 / (r0 + r1) * (a - b) for a, b in zip(d10, d11, strict=True)]
+        d2 = [(a - b) / (r0 + r1) for a, b in zip(d10, d11, strict=True)]
+        expected = [alpha[k + 1] * (phi1 * unit + phi2 * u + phi3 * v) for unit, u, v in zip((1, 0, 0), d1, d2, strict=True)]
+        assert [three[k].data[k - i] for i in range(3)] == pytest.approx(expected, rel=1e-8)

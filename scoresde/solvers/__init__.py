@@ -1,26 +1,78 @@
-"""Solvers: each is a table of coefficients, and one loop runs every table."""
+"""Solvers: each is a table of coefficients, and one loop runs every table; what depends on the state has a loop of its own."""
 
 from __future__ import annotations
 
 import difflib
 
-from .ancestral import DDIM, Ancestral
+from .adams import DEIS, IPNDM, PLMS
+from .adaptive_ode import AdaptiveODE
+from .adaptive_sde import GottaGoFast
+from .ancestral import DDIM, Ancestral, NoisePower
 from .base import Solver
+from .er_sde import ERSDE
+from .euler_maruyama import EulerMaruyama
 from .executor import Callback, Run, run
-from .exponential import DPMSolverPP
-from .sde_ode import EulerMaruyama, ProbabilityFlow
+from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
+from .heun import EDMSampler, ProbabilityFlow, Restart
+from .langevin import AnnealedLangevin, PredictorCorrector
+from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
+from .reverse_diffusion import ReverseDiffusion
+from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
 from .tableau import Point, Row, Rows, Tableau
+from .torchsde_adapter import TorchSDE
 
-SOLVERS: dict[str, Solver] = {
+SOLVERS: dict[str, Solver | LoopSolver] = {
+    # of the chain
     "ancestral": Ancestral(),
     "ancestral-posterior": Ancestral(variance="posterior"),
     "ddim": DDIM(),
-    "euler-maruyama": EulerMaruyama(),
+    # of the probability-flow ODE
     "euler": ProbabilityFlow(method="euler"),
     "heun": ProbabilityFlow(method="heun"),
+    "dpm1": DPMSolver(order=1),
+    "dpm2": DPMSolver(order=2),
+    "dpm3": DPMSolver(order=3),
+    "dpm2m": ExponentialAdams(predictor=2, form="noise"),
+    "dpm3m": ExponentialAdams(predictor=3, form="noise"),
     "dpm++1": DPMSolverPP(order=1),
+    "dpm++2s": DPMSolverPP2S(),
     "dpm++2m": DPMSolverPP(order=2),
     "dpm++3m": DPMSolverPP(order=3),
+    "unipc2": UniPC(order=2),
+    "unipc3": UniPC(order=3),
+    "deis1": DEIS(order=1),
+    "deis2": DEIS(order=2),
+    "deis3": DEIS(order=3),
+    "rho-deis1": DEIS(order=1, clock="r"),
+    "rho-deis2": DEIS(order=2, clock="r"),
+    "rho-deis3": DEIS(order=3, clock="r"),
+    "ipndm1": IPNDM(order=1),
+    "ipndm2": IPNDM(order=2),
+    "ipndm3": IPNDM(order=3),
+    "ipndm4": IPNDM(order=4),
+    "plms": PLMS(),
+    "adaptive": AdaptiveODE(),
+    # of the reverse SDE
+    "euler-maruyama": EulerMaruyama(),
+    "reverse-diffusion": ReverseDiffusion(),
+    "sde-dpm++1": SDEDPMSolverPP(order=1),
+    "sde-dpm++2m": SDEDPMSolverPP(order=2),
+    "sde-dpm++3m": SDEDPMSolverPP(order=3),
+    "sa-solver": SASolver(),
+    "seeds1": SEEDS(order=1),
+    "seeds2": SEEDS(order=2),
+    "seeds3": SEEDS(order=3),
+    "er-sde1": ERSDE(order=1),
+    "er-sde2": ERSDE(order=2),
+    "er-sde3": ERSDE(order=3),
+    "gotta-go-fast": GottaGoFast(),
+    "torchsde-euler": TorchSDE("euler"),
+    "torchsde-srk": TorchSDE("srk"),
+    # with corrections of the score's own
+    "edm": EDMSampler(),
+    "restart": Restart(),
+    "pc": PredictorCorrector(),
+    "annealed-langevin": AnnealedLangevin(),
 }
 
 
@@ -29,7 +81,7 @@ def names() -> list[str]:
     return list(SOLVERS)
 
 
-def get(name: str) -> Solver:
+def get(name: str) -> Solver | LoopSolver:
     """The solver of that name.
 
     Raises:
@@ -44,18 +96,43 @@ def get(name: str) -> Solver:
 
 __all__ = [
     "DDIM",
+    "DEIS",
+    "ERSDE",
+    "IPNDM",
+    "PLMS",
+    "SEEDS",
     "SOLVERS",
+    "AdaptiveLoop",
+    "AdaptiveODE",
     "Ancestral",
+    "AnnealedLangevin",
     "Callback",
+    "DPMSolver",
     "DPMSolverPP",
+    "DPMSolverPP2S",
+    "EDMSampler",
     "EulerMaruyama",
+    "ExponentialAdams",
+    "GottaGoFast",
+    "GridLoop",
+    "LoopSolver",
+    "NoisePower",
     "Point",
+    "PredictorCorrector",
     "ProbabilityFlow",
+    "Restart",
+    "ReverseDiffusion",
     "Row",
     "Rows",
     "Run",
+    "SASolver",
+    "SDEDPMSolverPP",
+    "Schedule",
     "Solver",
+    "StepLimitError",
     "Tableau",
+    "TorchSDE",
+    "UniPC",
     "get",
     "names",
     "run",

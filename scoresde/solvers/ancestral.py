@@ -11,11 +11,14 @@ v = sigma_t^2 (1 - e^{-2h}) is the posterior q(z_t | z_s, x) of the forward proc
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
+from ..prediction import Model
 from ..sde import SDE
 from .base import Solver, one_step
 from .tableau import Point, Tableau
@@ -48,20 +51,53 @@ class DDIM(Solver):
 
 
 @dataclass(frozen=True)
+class NoisePower:
+    """Gamma(t) = E|noise prediction|^2 / d at some times, interpolated linearly in lambda in between.
+
+    It says how much of the noise the model sees: Var(x | z_t) per coordinate is sigma^2/alpha^2 (1 - Gamma) on average.
+    """
+
+    half_log_snr: tuple[float, ...]
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, model: Model, x: Tensor, times: Tensor, generator: Generator | None = None, **cond: object) -> NoisePower:
+        """Estimate Gamma from data `x` `(B, *event)` at decreasing `times`, one draw of noise for each."""
+        values = []
+        with torch.no_grad():
+            for t in times.tolist():
+                z, _ = model.sde.perturb(x, t, generator)
+                values.append(float(model.noise(z, t, **cond).double().square().mean()))
+        return cls(tuple(model.sde.half_log_snr(times).tolist()), tuple(values))
+
+    def __call__(self, half_log_snr: float) -> float:
+        """Gamma at a lambda; constant beyond the ends."""
+        at = self.half_log_snr
+        i = min(max(bisect(at, half_log_snr), 1), len(at) - 1) if len(at) > 1 else 0
+        if i == 0:
+            return self.values[0]
+        u = min(max((half_log_snr - at[i - 1]) / (at[i] - at[i - 1]), 0.0), 1.0)
+        return (1 - u) * self.values[i - 1] + u * self.values[i]
+
+
+@dataclass(frozen=True)
 class Ancestral(Solver):
     """Ancestral sampling of DDPM: the posterior mean m_t(D, z_s) plus noise (Ho et al. 2020, arXiv 2006.11239; Bishop, section 20.2.5).
 
     Args:
         variance: "beta", that of the forward transition, sigma_s^2 (1 - e^{-2h}) = beta_t on the full chain, right for unit-variance
-            data; or "posterior", sigma_t^2 (1 - e^{-2h}), right for a point mass.
+            data; "posterior", sigma_t^2 (1 - e^{-2h}), right for a point mass; a number v between, beta^v posterior^{1-v} (Nichol and
+            Dhariwal 2021, arXiv 2102.09672, eq. 15); or a `NoisePower`: the optimal variance of a Gaussian step (Bao et al. 2022, arXiv
+            2201.06503, theorem 1), sigma_t^2 [ 1 - e^{-2h} + (e^h - e^{-h})^2 (1 - Gamma_s) ].
     """
 
-    variance: Literal["beta", "posterior"] = "beta"
+    variance: Literal["beta", "posterior"] | float | NoisePower = "beta"
     default_grid = "uniform"
 
     def __post_init__(self) -> None:
-        if self.variance not in ("beta", "posterior"):
-            raise ValueError(f"variance must be 'beta' or 'posterior', got {self.variance!r}")
+        v = self.variance
+        if not (v in ("beta", "posterior") or isinstance(v, NoisePower) or (isinstance(v, float) and 0 <= v <= 1)):
+            raise ValueError(f"variance must be 'beta', 'posterior', a number in [0, 1] or a NoisePower, got {v!r}")
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return one_step(sde, grid, self._step)
@@ -69,5 +105,17 @@ class Ancestral(Solver):
     def _step(self, s: Point, t: Point) -> tuple[float, float, float]:
         h = t.half_log_snr - s.half_log_snr
         shrink = -math.expm1(-2 * h)
-        scale = s.sigma if self.variance == "beta" else t.sigma
-        return t.sigma / s.sigma * math.exp(-h), t.alpha * shrink, scale * math.sqrt(shrink)
+        return t.sigma / s.sigma * math.exp(-h), t.alpha * shrink, math.sqrt(shrink) * self._scale(s, t, h)
+
+    def _scale(self, s: Point, t: Point, h: float) -> float:
+        """The standard deviation in units of sqrt(1 - e^{-2h})."""
+        if self.variance == "beta":
+            return s.sigma
+        if self.variance == "posterior":
+            return t.sigma
+        if isinstance(self.variance, NoisePower):
+            if s.alpha == 0:  # Gamma is 1 there whatever the data's variance
+                return t.sigma
+            # (e^h - e^{-h})^2 / (1 - e^{-2h}) = e^{2h} - 1
+            return t.sigma * math.sqrt(1 + math.expm1(2 * h) * max(0.0, 1 - self.variance(s.half_log_snr)))
+        return s.sigma**self.variance * t.sigma ** (1 - self.variance)

@@ -31,6 +31,12 @@ class Solver(ABC):
         """The coefficients of this solver on `grid`, N+1 decreasing times, in float64."""
 
 
+def from_no_signal(rows: Rows, t: Point) -> None:
+    """Append the deterministic step from alpha = 0 to `t`: z_t = sigma_t/sigma_s z_s + alpha_t D, where a noise prediction says nothing."""
+    j = rows.state
+    rows.add(t, z={j: t.sigma / rows.at[j].sigma}, data={rows.looks[-1]: t.alpha})
+
+
 def one_step(sde: SDE, grid: Tensor, step: Callable[[Point, Point], tuple[float, float, float]]) -> Tableau:
     """The tableau of z_t = A z_s + B D_s + C xi with `step(s, t) -> (A, B, C)`."""
     rows = Rows(sde, grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from ..prediction import Model, conversion
 from ..random import NoiseSource
 from .tableau import Tableau
 
-Callback = Callable[[int, float, Tensor, Tensor], object]
+# (n, t, z, data); t is a float, and a tensor (B,) where every sample has its own time.
+Callback = Callable[[int, Any, Tensor, Tensor], object]
 
 
 @dataclass
@@ -22,14 +24,16 @@ class Run:
     Attributes:
         x: the last state, `(B, *event)`.
         path: the states at the grid's times, first to last, `(N+1, B, *event)`; None unless asked for.
-        times: the grid, `(N+1,)` float64.
-        nfe: network calls made, counted.
+        times: the grid, `(N+1,)` float64; `(N+1, B)` where every sample has its own.
+        nfe: network calls made, counted; the most of any sample.
+        calls: the network calls of each sample, `(B,)`, where they differ.
     """
 
     x: Tensor
     path: Tensor | None
     times: Tensor
     nfe: int
+    calls: Tensor | None = None
 
 
 def run(
@@ -46,7 +50,8 @@ def run(
 
     Args:
         noise: where the noises xi come from, one draw of the shape of `z` each, in the order of the rows.
-        callback: called at every grid time but the last with `(n, t, z, data)`: state and data prediction there. It must not change them.
+        callback: called in every step with `(n, t, z, data)`: the state and the time of its network call, and the data prediction there.
+            It must not change them.
         trajectory: keep the states at the grid's times.
         cond: keyword arguments that reach the network untouched.
 
@@ -55,7 +60,8 @@ def run(
     """
     folded = tableau.folded(model.prediction)
     evaluated = set(folded.evaluated)
-    position = {state: n for n, state in enumerate(tableau.marks)}
+    step_of = {state: n for n, state in enumerate(tableau.looks)}
+    marks = set(tableau.marks)
     last_noise = {j: k for k, row in enumerate(folded.rows) for j in row.noise}
     states, outputs, noises = {0: z}, dict[int, Tensor](), dict[int, Tensor]()
     path = [z] if trajectory else None
@@ -65,9 +71,9 @@ def run(
         if k in evaluated:
             outputs[k] = model.output(states[k], t, **(cond or {}))
             nfe += 1
-            if callback is not None and k in position:
+            if callback is not None and k in step_of:
                 c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
-                callback(position[k], t, states[k], (c_z * states[k] + c_out * outputs[k]).to(z.dtype))
+                callback(step_of[k], t, states[k], (c_z * states[k] + c_out * outputs[k]).to(z.dtype))
         for j in row.noise:
             if j not in noises:
                 noises[j] = noise.draw(z.shape, z.dtype, z.device)
@@ -80,7 +86,7 @@ def run(
         for j in row.noise:
             if last_noise[j] == k:
                 del noises[j]
-        if path is not None and k + 1 in position:
+        if path is not None and k + 1 in marks:
             path.append(states[k + 1])
     times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
     return Run(states[len(folded.rows)], torch.stack(path) if path is not None else None, times, nfe)

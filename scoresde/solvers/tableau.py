@@ -54,6 +54,8 @@ class Tableau:
         times: the time of each state, `len(rows) + 1` floats.
         rows: row k makes state k + 1.
         marks: the states that stand at the grid's times, first to last; between two marks lie a step's inner stages.
+        looks: for every step, the state whose network call belongs to its start: the mark itself, unless the state there was corrected after
+            the call, or stirred up before it.
         prediction: what the B coefficients multiply. Solvers write tables for "data"; `folded` changes it.
     """
 
@@ -61,6 +63,7 @@ class Tableau:
     times: tuple[float, ...]
     rows: tuple[Row, ...]
     marks: tuple[int, ...]
+    looks: tuple[int, ...]
     prediction: Prediction = "data"
 
     @cached_property
@@ -102,33 +105,58 @@ class Tableau:
         noises. Following their coefficients through the rows is exact.
 
         Args:
-            mean, std: of the data.
+            mean: of the data.
+            std: of the data.
             start: mean and standard deviation of the first state; by default those of the path's prior.
         """
+        means, stds = self._moments(torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64), start)
+        return float(means), float(stds)
+
+    def gaussian_w2(self, spectrum: Tensor) -> float:
+        """The Wasserstein distance W_2 between the result and data N(0, C), where C has the eigenvalues `spectrum` `(d,)`.
+
+        In the eigenbasis of C every coordinate is solved alone: W_2^2 = sum_i m_i^2 + (s_i - c_i)^2 (arXiv 2405.14250).
+        """
+        c = torch.as_tensor(spectrum).double().sqrt()
+        m, s = self._moments(torch.zeros_like(c), c, None)
+        return float((m**2 + (s - c) ** 2).sum().sqrt())
+
+    def gaussian_kl(self, spectrum: Tensor) -> float:
+        """KL(result || data) in nats for data N(0, C), where C has the positive eigenvalues `spectrum` `(d,)`.
+
+        The sum over the eigenbasis of (q - 1 - log q + m^2/c^2)/2 with q = s^2/c^2.
+        """
+        c = torch.as_tensor(spectrum).double().sqrt()
+        m, s = self._moments(torch.zeros_like(c), c, None)
+        q = (s / c) ** 2
+        return float(0.5 * (q - 1 - q.log() + (m / c) ** 2).sum())
+
+    def _moments(self, mean: Tensor, std: Tensor, start: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+        """`moments` for means and standard deviations of any one shape."""
         start_mean, start_std = start if start is not None else (0.0, self.sde.prior_std)
         noises = sorted({j for row in self.rows for j in row.noise})
         column = {j: i + 1 for i, j in enumerate(noises)}
-        first = torch.zeros(1 + len(noises), dtype=torch.float64)
-        first[0] = start_std
-        states = {0: (start_mean, first)}
+        first = torch.zeros(*std.shape, 1 + len(noises), dtype=torch.float64)
+        first[..., 0] = start_std
+        states = {0: (torch.full_like(mean, start_mean), first)}
         for k, row in enumerate(self.rows):
-            state_mean, loadings = 0.0, torch.zeros_like(first)
+            state_mean, loadings = torch.zeros_like(mean), torch.zeros_like(first)
             for j, a in row.z.items():
                 state_mean += a * states[j][0]
                 loadings += a * states[j][1]
             for j, b in row.data.items():
-                constant, slope = self._gaussian_data(self.times[j], mean, std)
+                constant, slope = self._gaussian_output(self.times[j], mean, std)
                 state_mean += b * (constant + slope * states[j][0])
-                loadings += b * slope * states[j][1]
+                loadings += b * slope[..., None] * states[j][1]
             for j, c in row.noise.items():
-                loadings[column[j]] += c
+                loadings[..., column[j]] += c
             states[k + 1] = (state_mean, loadings)
             for j in self.last_used_by(k):
                 del states[j]
         result_mean, loadings = states[len(self.rows)]
-        return result_mean, float(loadings.norm())
+        return result_mean, loadings.norm(dim=-1)
 
-    def _gaussian_data(self, t: float, mean: float, std: float) -> tuple[float, float]:
+    def _gaussian_output(self, t: float, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         """(constant, slope) of E[out | z] = constant + slope z for data N(mean, std^2)."""
         alpha, sigma = float(self.sde.alpha(t)), float(self.sde.sigma(t))
         gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
@@ -157,9 +185,9 @@ class Rows:
     def __init__(self, sde: SDE, grid: Tensor) -> None:
         self.sde = sde
         self.points = points(sde, grid)
-        self.times = [self.points[0].t]
+        self.at = [self.points[0]]  # of each state
         self.rows: list[Row] = []
-        self.marks = [0]
+        self.marks, self.looks = [0], [0]
         self._noises = 0
 
     def steps(self) -> Iterator[tuple[int, Point, Point]]:
@@ -171,8 +199,13 @@ class Rows:
             if t.sigma > 0:
                 yield n, s, t
             else:
-                self.add(t, data={self.state: t.alpha})
+                self.add(t, data={self.looks[-1]: t.alpha})
                 self.mark()
+
+    def point(self, half_log_snr: float) -> Point:
+        """The point of the path with this lambda, on the grid or not."""
+        t = self.sde.time(half_log_snr)
+        return Point(float(t), float(self.sde.alpha(t)), float(self.sde.sigma(t)), half_log_snr)
 
     @property
     def state(self) -> int:
@@ -184,17 +217,26 @@ class Rows:
         at: Point,
         z: Mapping[int, float] | None = None,
         data: Mapping[int, float] | None = None,
+        eps: Mapping[int, float] | None = None,
         noise: Mapping[int, float] | None = None,
     ) -> int:
-        """Append the row of a state at time `at.t`; returns the state's index. Zero coefficients are dropped."""
-        kept = ({j: c for j, c in (part or {}).items() if c != 0} for part in (z, data, noise))
+        """Append the row of a state at the point `at`; returns the state's index.
+
+        `eps` are coefficients of noise predictions, eps_j = (z_j - alpha_j D_j)/sigma_j. Zero coefficients are dropped.
+        """
+        z, data = dict(z or {}), dict(data or {})
+        for j, c in (eps or {}).items():
+            z[j] = z.get(j, 0.0) + c / self.at[j].sigma
+            data[j] = data.get(j, 0.0) - c * self.at[j].alpha / self.at[j].sigma
+        kept = ({j: c for j, c in part.items() if c != 0} for part in (z, data, dict(noise or {})))
         self.rows.append(Row(*kept))
-        self.times.append(at.t)
+        self.at.append(at)
         return self.state
 
-    def mark(self) -> None:
-        """The newest state stands at the next grid time."""
+    def mark(self, look: int | None = None) -> None:
+        """The newest state stands at the next grid time; its network call is that at `look`, by default at itself."""
         self.marks.append(self.state)
+        self.looks.append(self.state if look is None else look)
 
     def fresh_noise(self) -> int:
         """The index of a noise not used before."""
@@ -203,4 +245,5 @@ class Rows:
 
     def tableau(self) -> Tableau:
         """The finished table."""
-        return Tableau(self.sde, tuple(self.times), tuple(self.rows), tuple(self.marks))
+        times = tuple(point.t for point in self.at)
+        return Tableau(self.sde, times, tuple(self.rows), tuple(self.marks), tuple(self.looks[:-1]))
