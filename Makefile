@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test lint types examples docs clean
+.PHONY: demo demo-short demo-mnist test lint types examples docs bench clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -42,6 +42,9 @@ examples: .venv/ready-demo ## both examples in their short mode
 
 docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+bench: .venv/ready-bench ## error against network calls, beside diffusers
+	$(BIN)/python benchmarks/solvers.py
 
 clean:
 	rm -rf .venv build docs/_build *.egg-info

@@ -71,7 +71,10 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of the weights, batches, times and noise.")] = 0,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Train a network on DATA: a U-Net on images, an MLP on anything else."""
+    """Train a network on DATA.
+
+    A U-Net on images, an MLP on anything else. The same command goes on where an interrupted one stopped.
+    """
     if weighting is None:
         weighting = "sigma2" if prediction == "score" else prediction
     try:
@@ -158,7 +161,11 @@ def compare(
     curves: Annotated[bool, typer.Option(help="Plot the error against the number of network calls.")] = True,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Sample a trained RUN with several solvers from the same seeds: a table, a row of pictures each, an error plot."""
+    """Compare solvers on a trained RUN.
+
+    All sample from the same seeds. Prints a table and writes report.md, a picture with a row of samples for each solver, and a plot of the
+    error against the number of network calls.
+    """
     entries = [report.parse_entry(text) for text in solver or DEFAULT_ENTRIES]
     if features not in ("pixels", "classifier"):
         raise ValueError(f"--features {features}: must be pixels or classifier")

@@ -127,9 +127,9 @@ class Experiment:
         if not (folder / CONFIG).exists():
             raise ValueError(f"{folder} holds no training run (no {CONFIG}): make one with `scoresde train`")
         values = json.loads((folder / CONFIG).read_text())
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"{folder / CONFIG} has entries that this version does not know: {', '.join(sorted(unknown))}")
+        odd = set(values) ^ {field.name for field in fields(cls)}
+        if odd:
+            raise ValueError(f"{folder / CONFIG} is of another version of scoresde: it differs in {', '.join(sorted(odd))}")
         tuples = {name: tuple(values[name]) for name in ("multipliers", "event")}
         return cls(**{**values, **tuples, "recipe": Recipe(**values["recipe"])})
 

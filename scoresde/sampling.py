@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from . import grids, solvers
+from .default import default
 from .prediction import Model
 from .random import BatchNoise, NoiseSource, SeededNoise
 from .sde import SDE
@@ -21,13 +22,13 @@ GridLike = str | grids.Grid | Tensor
 
 @overload
 def sample(
-    model: Model, shape: Sequence[int], solver: str | Solver | LoopSolver = ..., *, trajectory: Literal[True], **options: Any
+    model: Model, shape: Sequence[int], solver: str | Solver | LoopSolver | None = ..., *, trajectory: Literal[True], **options: Any
 ) -> Run: ...
 @overload
 def sample(
     model: Model,
     shape: Sequence[int],
-    solver: str | Solver | LoopSolver = ...,
+    solver: str | Solver | LoopSolver | None = ...,
     *,
     trajectory: Literal[False] = ...,
     **options: Any,
@@ -37,7 +38,7 @@ def sample(
 def sample(
     model: Model,
     shape: Sequence[int],
-    solver: str | Solver | LoopSolver = "dpm++2m",
+    solver: str | Solver | LoopSolver | None = None,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -59,7 +60,7 @@ def sample(
     Args:
         model: a `ScoreModel`, or anything with the same four calls.
         shape: `(B, *event)`, the batch included.
-        solver: a solver or the short name of one (`solvers.names()`).
+        solver: a solver or the short name of one (`solvers.names()`). By default the measured choice for the budget, `scoresde.default`.
         steps: number of grid intervals. For an adaptive solver the most steps that it may try; then neither `nfe` nor `grid` is possible.
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
         grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or
@@ -88,6 +89,10 @@ def sample(
     shape = tuple(shape)
     if isinstance(solver, str):
         solver = solvers.get(solver)
+    if solver is None:
+        calls = len(grid) - 1 if isinstance(grid, Tensor) else nfe or steps or 0
+        solver, suited = default(calls)
+        grid = suited if grid is None else grid
     if generator is not None and seeds is not None:
         raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
     noise: NoiseSource = BatchNoise(generator) if seeds is None else SeededNoise(seeds)

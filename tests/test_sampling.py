@@ -5,6 +5,7 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, networks, solvers
+from scoresde.default import default
 from scoresde.sampling import plan
 
 from .conftest import SDES, TABLEAUX, budget, generator, mixture
@@ -86,6 +87,8 @@ def test_steps_and_nfe():
             assert len(calls) == len(out.times) - 1
     with pytest.raises(ValueError, match="give steps= or nfe="):
         ss.sample(model, (1, 2))
+    with pytest.raises(ValueError, match="give steps= or nfe="):
+        ss.sample(model, (1, 2), "ddim")
     with pytest.raises(ValueError, match="give steps= or nfe="):
         ss.sample(model, (1, 2), steps=3, nfe=3)
     with pytest.raises(ValueError, match="at least 1"):
@@ -311,3 +314,23 @@ def test_noise_is_not_rounded_to_a_half_precision_output():
     model = ss.ScoreModel(Half(), zero_terminal(), "data", time="t")
     out = ss.sample(model, (4, 3), "ancestral", steps=3, trajectory=True, generator=generator())
     assert not torch.equal(out.path[1].bfloat16().float(), out.path[1])
+
+
+def test_the_default_is_the_measured_choice():
+    """Without a solver: iPNDM on a power of VP time, which beats the common choices on three modes at every budget."""
+    model, z = mixture().model(DDPM), torch.randn(500, 2, dtype=torch.float64, generator=generator())
+    exact = ss.sample(model, z.shape, "unipc3", steps=500, z=z)
+
+    def error(*solver, **options):
+        distance = (ss.sample(model, z.shape, *solver, z=z, **options) - exact).square().mean(1).sqrt()
+        return float(distance.median())
+
+    for nfe in (5, 8, 10, 15, 20):
+        solver, grid = default(nfe)
+        assert ss.sample(model, z.shape, nfe=nfe, z=z, trajectory=True).nfe == nfe
+        assert error(nfe=nfe) == error(steps=nfe) == error(solver, steps=nfe, grid=grid)
+        assert error(nfe=nfe) < min(error(name, nfe=nfe) for name in ("ddim", "heun", "dpm++2m", "dpm++3m"))
+    times = grids.karras(DDPM, 7)
+    assert torch.equal(
+        ss.sample(model, (2, 2), grid=times, seeds=range(2)), ss.sample(model, (2, 2), "ipndm3", grid=times, seeds=range(2))
+    )
