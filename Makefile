@@ -17,13 +17,13 @@ demo-short: .venv/ready-demo ## the demo in half a minute, for CI: the digits ar
 	$(BIN)/scoresde sample runs/short --solver dpm++2m --steps 20 --out runs/short/samples.png
 	$(BIN)/scoresde compare runs/short --samples 16 --solver ancestral:100 --solver ddim:20 --solver dpm++2m:10
 
-demo-mnist: .venv/ready-mnist ## the same on real 28x28 digits: about 10 minutes
+demo-mnist: .venv/ready-mnist ## the same on real 28x28 digits: about 11 minutes
 	$(BIN)/scoresde train mnist --out runs/mnist --prediction velocity --process cosine --iterations 4500 --ema 0.998 \
 	  --multipliers 1,2,2 --patch 2
 	$(BIN)/scoresde sample runs/mnist --solver dpm++2m --steps 20 --out runs/mnist/samples.png
 	$(BIN)/scoresde compare runs/mnist --samples 16
 	$(BIN)/scoresde compare runs/mnist --out runs/mnist/all --samples 1000 --against all --features classifier --no-curves \
-	  --solver ddim:50 --solver dpm++2m:20
+	  --solver ancestral:100 --solver ddim:50 --solver dpm++2m:20
 
 test: .venv/ready-test .venv/ready-bench ## all tests, in parallel, one thread each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
