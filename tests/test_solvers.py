@@ -11,6 +11,7 @@ import scoresde as ss
 from scoresde import analytic, grids, solvers
 from scoresde.random import BatchNoise
 from scoresde.solvers.exponential import adams_weights, exponential_moments
+from scoresde.solvers.velocity import steady_weights
 
 from .conftest import SDES, TABLEAUX, generator, linear_betas, mixture, sdes, zero_terminal
 
@@ -42,6 +43,11 @@ ODE_ORDERS = {
     "ipndm3": 2,
     "ipndm4": 2,
     "plms": 2,
+    "vab2": 2,
+    "vab3": 3,
+    "vab4": 4,
+    "circle-vab2": 2,
+    "circle-vab3": 3,
 }
 WEAK_ORDERS = {
     "ancestral": 1,
@@ -55,6 +61,8 @@ WEAK_ORDERS = {
     "seeds1": 1,
     "seeds2": 2,
     "seeds3": 2,
+    "dpm2-ancestral": 2,
+    "dpm++2s-ancestral": 2,
     "er-sde1": 1,
     "er-sde2": 2,
     "er-sde3": 3,
@@ -489,3 +497,46 @@ def test_compat_is_the_published_formula():
         d2 = [(a - b) / (r0 + r1) for a, b in zip(d10, d11, strict=True)]
         expected = [alpha[k + 1] * (phi1 * unit + phi2 * u + phi3 * v) for unit, u, v in zip((1, 0, 0), d1, d2, strict=True)]
         assert [three[k].data[k - i] for i in range(3)] == pytest.approx(expected, rel=1e-8)
+
+
+@sdes
+def test_the_circle_is_exact_on_its_own_gaussian(sde):
+    """For data N(0, c^2) the velocity vanishes: any number of steps carries the law exactly."""
+    c = 0.7
+    for steps in (1, 3):
+        grid = grids.half_log_snr(sde, steps, t_end=0.02)
+        tableau = solvers.VelocityAdams(3, path="circle", scale=c).tableau(sde, grid)
+        _, std = tableau.moments(0.0, c, start=(0.0, math.hypot(float(sde.alpha(1.0)) * c, float(sde.sigma(1.0)))))
+        assert std == pytest.approx(math.hypot(float(sde.alpha(0.02)) * c, float(sde.sigma(0.02))), rel=1e-9)
+
+
+def test_velocity_on_the_line_is_that_of_a_rectified_flow():
+    """Adams-Bashforth on dz/dt = v with a grid uniform in t, written out."""
+    sde = SDES["flow"]
+    model = mixture().model(sde)
+    z = torch.randn(16, 2, dtype=torch.float64, generator=generator())
+    x, grid = z, torch.linspace(1, 0, 11, dtype=torch.float64)
+    values = []
+    for s, t in itertools.pairwise(grid[:-1].tolist()):
+        values.insert(0, model.noise(x, s) - model.data(x, s))
+        weights = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12))[min(len(values), 3) - 1]
+        x = x + (t - s) * sum(w * v for w, v in zip(weights, values, strict=False))
+    x = model.data(x, float(grid[-2]))
+    torch.testing.assert_close(ss.sample(model, z.shape, "vab3", grid=grid, z=z), x, rtol=1e-12, atol=1e-12)
+
+
+def test_crowded_nodes_are_not_extrapolated():
+    """Three nodes within a tenth of a step would be blown up by more than 100: the order falls until the sum is bounded."""
+    for nodes, kept in (([0.0, -1.0, -2.0], 3), ([0.0, -1.0, -1.1], 2), ([0.0, -0.05, -0.1], 1)):
+        weights = steady_weights(nodes, 1.0, 3, 1.5)
+        assert len(weights) == kept
+        assert sum(weights) == pytest.approx(1)
+        assert sum(map(abs, weights)) <= 1.5 * (1, 2, 11 / 3)[kept - 1]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_stepping_down_by_euler_is_ddim(eta):
+    sde, grid = SDES["ddpm"], grids.quadratic(SDES["ddpm"], 12)
+    ours = solvers.StepDown(solvers.DPMSolver(order=1), eta).tableau(sde, grid)
+    for mean, std in ((0.0, 0.5), (0.7, 0.0), (-2.0, 3.0)):
+        assert ours.moments(mean, std) == pytest.approx(solvers.DDIM(eta).tableau(sde, grid).moments(mean, std), rel=1e-8)

@@ -18,8 +18,10 @@ from .langevin import AnnealedLangevin, PredictorCorrector
 from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
 from .reverse_diffusion import ReverseDiffusion
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
+from .step_down import StepDown
 from .tableau import Point, Row, Rows, Tableau
 from .torchsde_adapter import TorchSDE
+from .velocity import VelocityAdams
 
 SOLVERS: dict[str, Solver | LoopSolver] = {
     # of the chain
@@ -51,6 +53,11 @@ SOLVERS: dict[str, Solver | LoopSolver] = {
     "ipndm3": IPNDM(order=3),
     "ipndm4": IPNDM(order=4),
     "plms": PLMS(),
+    "vab2": VelocityAdams(order=2),
+    "vab3": VelocityAdams(order=3),
+    "vab4": VelocityAdams(order=4),
+    "circle-vab2": VelocityAdams(order=2, path="circle"),
+    "circle-vab3": VelocityAdams(order=3, path="circle"),
     "adaptive": AdaptiveODE(),
     # of the reverse SDE
     "euler-maruyama": EulerMaruyama(),
@@ -62,6 +69,8 @@ SOLVERS: dict[str, Solver | LoopSolver] = {
     "seeds1": SEEDS(order=1),
     "seeds2": SEEDS(order=2),
     "seeds3": SEEDS(order=3),
+    "dpm2-ancestral": StepDown(DPMSolver(order=2)),
+    "dpm++2s-ancestral": StepDown(DPMSolverPP2S()),
     "er-sde1": ERSDE(order=1),
     "er-sde2": ERSDE(order=2),
     "er-sde3": ERSDE(order=3),
@@ -129,10 +138,12 @@ __all__ = [
     "SDEDPMSolverPP",
     "Schedule",
     "Solver",
+    "StepDown",
     "StepLimitError",
     "Tableau",
     "TorchSDE",
     "UniPC",
+    "VelocityAdams",
     "get",
     "names",
     "run",

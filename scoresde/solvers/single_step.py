@@ -56,14 +56,15 @@ class DPMSolver(Solver):
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         rows = Rows(sde, grid)
         for _, s, t in rows.steps():
-            if s.alpha == 0:
-                from_no_signal(rows, t)
-            else:
-                self._step(rows, s, t)
+            self.step(rows, s, t)
             rows.mark()
         return rows.tableau()
 
-    def _step(self, rows: Rows, s: Point, t: Point) -> None:
+    def step(self, rows: Rows, s: Point, t: Point) -> None:
+        """Append the rows of a step from the newest state, at s, down to t."""
+        if s.alpha == 0:
+            from_no_signal(rows, t)
+            return
         j, h = rows.state, t.half_log_snr - s.half_log_snr
 
         def first_order(at: Point, r: float) -> int:
@@ -100,6 +101,10 @@ class DPMSolverPP2S(Solver):
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return SEEDS(order=2, tau=0.0).tableau(sde, grid)
 
+    def step(self, rows: Rows, s: Point, t: Point) -> None:
+        """Append the rows of a step from the newest state, at s, down to t."""
+        SEEDS(order=2, tau=0.0).step(rows, s, t)
+
 
 @dataclass(frozen=True)
 class SEEDS(Solver):
@@ -129,17 +134,17 @@ class SEEDS(Solver):
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         rows = Rows(sde, grid)
         for _, s, t in rows.steps():
-            if s.alpha == 0:
-                xi = {rows.fresh_noise(): t.sigma} if self.tau else None
-                j = rows.state
-                rows.add(t, z=None if self.tau else {j: t.sigma / s.sigma}, data={j: t.alpha}, noise=xi)
-            else:
-                self._step(rows, s, t)
+            self.step(rows, s, t)
             rows.mark()
         return rows.tableau()
 
-    def _step(self, rows: Rows, s: Point, t: Point) -> None:
+    def step(self, rows: Rows, s: Point, t: Point) -> None:
+        """Append the rows of a step from the newest state, at s, down to t."""
         j, h, decay = rows.state, t.half_log_snr - s.half_log_snr, self.tau**2
+        if s.alpha == 0:
+            xi = {rows.fresh_noise(): t.sigma} if self.tau else None
+            rows.add(t, z=None if self.tau else {j: t.sigma / s.sigma}, data={j: t.alpha}, noise=xi)
+            return
         H = (1 + decay) * h
         path: dict[int, float] = {}  # w_r as a combination of fresh noises
         reached = 0.0
