@@ -61,8 +61,8 @@ WEAK_ORDERS = {
 }
 # Where the asymptotic order shows: late for order 4; before the error of the standard deviation changes its sign for er-sde3.
 STEPS = {"unipc3": (640, 1280), "er-sde3": (40, 80, 160)}
-# Churn and restarts are stirred by fixed amounts, whatever the number of steps.
-STIRRED = ["edm", "restart", "annealed-langevin"]
+# Churn, restarts and Langevin steps stir by fixed amounts, whatever the number of steps.
+STIRRED = ["edm", "restart", "langevin-corrected", "annealed-langevin"]
 
 
 def test_every_solver_has_a_claim():

@@ -14,7 +14,7 @@ from .euler_maruyama import EulerMaruyama
 from .executor import Callback, Run, run
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
 from .heun import EDMSampler, ProbabilityFlow, Restart
-from .langevin import AnnealedLangevin, PredictorCorrector
+from .langevin import AnnealedLangevin, LangevinCorrected, PredictorCorrector
 from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
 from .reverse_diffusion import ReverseDiffusion
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
@@ -72,6 +72,7 @@ SOLVERS: dict[str, Solver | LoopSolver] = {
     "edm": EDMSampler(),
     "restart": Restart(),
     "pc": PredictorCorrector(),
+    "langevin-corrected": LangevinCorrected(),
     "annealed-langevin": AnnealedLangevin(),
 }
 
@@ -115,6 +116,7 @@ __all__ = [
     "ExponentialAdams",
     "GottaGoFast",
     "GridLoop",
+    "LangevinCorrected",
     "LoopSolver",
     "NoisePower",
     "Point",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,13 +12,12 @@ from .tableau import Point, Rows, Tableau
 
 
 class Solver(ABC):
-    """A pure function of a path and a grid.
+    """A pure function of a path and a grid."""
 
-    Attributes:
-        default_grid: the name of the grid that suits the solver when the caller gives none.
-    """
-
-    default_grid: ClassVar[str] = "half_log_snr"
+    @property
+    def default_grid(self) -> str:
+        """The name of the grid that suits the solver when the caller gives none."""
+        return "half_log_snr"
 
     @property
     def calls_per_step(self) -> int:
