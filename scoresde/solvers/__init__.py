@@ -13,6 +13,7 @@ from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .executor import Callback, Run, run
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
+from .free_first_step import FreeFirstStep
 from .heun import EDMSampler, ProbabilityFlow, Restart
 from .langevin import AnnealedLangevin, LangevinCorrected, PredictorCorrector
 from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
@@ -114,6 +115,7 @@ __all__ = [
     "EDMSampler",
     "EulerMaruyama",
     "ExponentialAdams",
+    "FreeFirstStep",
     "GottaGoFast",
     "GridLoop",
     "LangevinCorrected",
