@@ -16,6 +16,7 @@ from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP
 from .free_first_step import FreeFirstStep
 from .heun import EDMSampler, ProbabilityFlow, Restart
 from .langevin import AnnealedLangevin, LangevinCorrected, PredictorCorrector
+from .learned_ancestral import LearnedAncestral
 from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
 from .reverse_diffusion import ReverseDiffusion
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
@@ -119,6 +120,7 @@ __all__ = [
     "GottaGoFast",
     "GridLoop",
     "LangevinCorrected",
+    "LearnedAncestral",
     "LoopSolver",
     "NoisePower",
     "Point",
