@@ -1,5 +1,7 @@
 """Every solver against Bishop's algorithm, closed forms, measured orders and its own exact moments."""
 
+import ast
+import inspect
 import itertools
 import math
 from functools import cache
@@ -489,3 +491,24 @@ def test_compat_is_the_published_formula():
         d2 = [(a - b) / (r0 + r1) for a, b in zip(d10, d11, strict=True)]
         expected = [alpha[k + 1] * (phi1 * unit + phi2 * u + phi3 * v) for unit, u, v in zip((1, 0, 0), d1, d2, strict=True)]
         assert [three[k].data[k - i] for i in range(3)] == pytest.approx(expected, rel=1e-8)
+
+
+def code_lines(thing) -> int:
+    """The lines of a class or function that are code: no docstrings, comments or empty lines."""
+    source = inspect.getsource(thing)
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    docstrings = [node.body[0] for node in ast.walk(ast.parse(source)) if isinstance(node, kinds) and ast.get_docstring(node)]
+    text = {line for doc in docstrings for line in range(doc.lineno, doc.end_lineno + 1)}
+    lines = (line.strip() for number, line in enumerate(source.splitlines(), 1) if number not in text)
+    return sum(bool(line) and not line.startswith("#") for line in lines)
+
+
+def test_a_solver_is_at_most_40_lines():
+    """Every table, whole class or factory; loops of their own (adaptive steps, torchsde, norm-dependent correctors) are no tables."""
+    public = [getattr(solvers, name) for name in solvers.__all__]
+    tables = [thing for thing in public if inspect.isclass(thing) and issubclass(thing, solvers.Solver)]
+    factories = [thing for thing in public if inspect.isfunction(thing) and thing.__name__[0].isupper()]
+    assert len(tables) > 15
+    assert len(factories) >= 4
+    for thing in (*tables, *factories, solvers.single_step.SingleStep):
+        assert code_lines(thing) <= 40, (thing, code_lines(thing))

@@ -35,6 +35,11 @@ def from_no_signal(rows: Rows, t: Point) -> None:
     rows.add(t, z={j: t.sigma / rows.at[j].sigma}, data={rows.looks[-1]: t.alpha})
 
 
+def redrawn_from_no_signal(rows: Rows, t: Point) -> None:
+    """Append the stochastic step from alpha = 0 to `t`, the exact transition: z_t = alpha_t D + sigma_t xi."""
+    rows.add(t, data={rows.looks[-1]: t.alpha}, noise={rows.fresh_noise(): t.sigma})
+
+
 def one_step(sde: SDE, grid: Tensor, step: Callable[[Point, Point], tuple[float, float, float]]) -> Tableau:
     """The tableau of z_t = A z_s + B D_s + C xi with `step(s, t) -> (A, B, C)`."""
     rows = Rows(sde, grid)
