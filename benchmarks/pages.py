@@ -81,7 +81,9 @@ def ranking(parts: list[dict], nfe: str, score: Callable[[dict[str, float]], flo
     """Our configurations by the geometric mean over targets of their error relative to the least on that target."""
     names = set.intersection(*(({k for k, v in part["ours"].items() if nfe in v}) for part in parts))
     least = [min(score(part["ours"][k][nfe]) for k in names) for part in parts]
-    return sorted((geometric_mean(score(p["ours"][k][nfe]) / m for p, m in zip(parts, least, strict=True)), k) for k in names)[:count]
+    return sorted((geometric_mean(score(p["ours"][k][nfe]) / m for p, m in zip(parts, least, strict=True)), k) for k in names)[
+        :count
+    ]
 
 
 def benchmarks_page(results: dict) -> str:
@@ -117,8 +119,8 @@ these is a measure of how pictures look.
 ## Stochastic solvers
 
 Samples against samples of the data: the sliced Wasserstein distance W_2 and the energy distance, both smaller for better; "data" is what two
-sets of data differ by, so a number near it (or, for the energy, below it) says no more than that. {len(next(iter(results["laws"].values()))) - 2}
-configurations.
+sets of data differ by, so a number near it (or, for the energy, below it) says no more than that.
+{len(next(iter(results["laws"].values()))) - 2} configurations.
 
 {law_table(results["laws"])}
 """

@@ -31,7 +31,9 @@ def last(sde: ss.SDE, model: ss.Model) -> float:
 # --- diffusers ---------------------------------------------------------------------------------------------------------
 
 
-def _diffusers(make: Callable[..., object], per_step: int, options: dict, model: ss.Model, z: Tensor, nfe: int) -> tuple[Tensor, int]:
+def _diffusers(
+    make: Callable[..., object], per_step: int, options: dict, model: ss.Model, z: Tensor, nfe: int
+) -> tuple[Tensor, int]:
     sde = model.sde
     assert isinstance(sde, ss.VPSDE)
     common = {"trained_betas": sde.betas.tolist(), "num_train_timesteps": len(sde.betas), "prediction_type": "v_prediction"}
@@ -115,7 +117,9 @@ def k_diffusion() -> types.ModuleType | None:
     return importlib.import_module("k_diffusion.sampling")
 
 
-def _k_diffusion(k: types.ModuleType, sampler: Callable, grid: str, per_step: int, model: ss.Model, z: Tensor, nfe: int) -> tuple[Tensor, int]:
+def _k_diffusion(
+    k: types.ModuleType, sampler: Callable, grid: str, per_step: int, model: ss.Model, z: Tensor, nfe: int
+) -> tuple[Tensor, int]:
     sde, calls = model.sde, 0
     high, low = (math.exp(-float(sde.half_log_snr(t))) for t in (1.0, sde.t_min))
 

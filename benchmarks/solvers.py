@@ -38,12 +38,21 @@ ODE = [
     *("vab2", "vab3", "vab4", "circle-vab2", "circle-vab3"),
 ]
 SDE = [
-    *("ancestral", "ancestral-posterior", "euler-maruyama", "reverse-diffusion", "sde-dpm++1", "sde-dpm++2m", "sde-dpm++3m", "sa-solver"),
+    *(
+        "ancestral",
+        "ancestral-posterior",
+        "euler-maruyama",
+        "reverse-diffusion",
+        "sde-dpm++1",
+        "sde-dpm++2m",
+        "sde-dpm++3m",
+        "sa-solver",
+    ),
     *("seeds2", "seeds3", "dpm2-ancestral", "dpm++2s-ancestral", "er-sde1", "er-sde2", "er-sde3", "edm", "restart"),
 ]
 GRIDS: dict[str, grids.Grid] = {
     **{name: grids.get(name) for name in ("uniform", "half_log_snr", "karras", "quadratic", "cubic", "tangent", "beta")},
-    "power 2.5": partial(grids.quadratic, power=2.5),
+    "power 2.5": partial(grids.power, power=2.5),
 }
 NETWORK_GRIDS = ("uniform", "half_log_snr", "quadratic", "power 2.5", "cubic")
 PROCESSES: dict[str, ss.SDE] = {

@@ -1,6 +1,7 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
 from . import analytic, grids, losses, networks, solvers
+from .learned_variance import LearnedVariance
 from .model import ScoreModel
 from .prediction import Model, Preconditioned
 from .sampling import sample
@@ -14,6 +15,7 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "CoefficientsSDE",
+    "LearnedVariance",
     "Model",
     "Preconditioned",
     "RectifiedFlow",

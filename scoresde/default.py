@@ -27,4 +27,4 @@ def default(calls: int) -> tuple[Solver, grids.Grid]:
     """The solver and the grid for a budget of network calls; they cost one call a step."""
     if calls <= FEW_CALLS:
         return IPNDM(order=2), grids.cubic
-    return IPNDM(order=3), partial(grids.quadratic, power=2.5)
+    return IPNDM(order=3), partial(grids.power, power=2.5)

@@ -43,11 +43,17 @@ def karras(sde: SDE, steps: int, *, rho: float = 7.0, t_start: float = 1.0, t_en
     return _uniform_in(lambda t: (-sde.half_log_snr(t) / rho).exp(), lambda u: sde.time(-rho * u.log()), sde, steps, t_start, t_end)
 
 
-def quadratic(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+def power(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
     """Uniform in tau^(1/power), where tau is the time of the classical VP SDE with the same signal-to-noise ratio.
 
-    (Song et al. 2021, arXiv 2010.02502, appendix D.2, spaces DDIM so.) As the rule sees lambda alone it is the same for every process.
+    Power 1 is uniform in that time; a higher one takes more steps at small noise. As the rule sees lambda alone it is the same for every
+    process. By name there are its cases `quadratic` and `cubic`; for another, `functools.partial(grids.power, power=2.5)`.
+
+    Raises:
+        ValueError: `power` is not positive.
     """
+    if not power > 0:
+        raise ValueError(f"power must be positive, got {power}")
     vp = VPSDE()
 
     def half_log_snr_at(tau: Tensor) -> Tensor:
@@ -65,9 +71,14 @@ def quadratic(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0,
     )
 
 
+def quadratic(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """`power` 2, as DDIM is spaced in its paper (Song et al. 2021, arXiv 2010.02502, appendix D.2)."""
+    return power(sde, steps, power=2.0, t_start=t_start, t_end=t_end)
+
+
 def cubic(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
-    """`quadratic` with power 3: more steps at small noise."""
-    return quadratic(sde, steps, power=3.0, t_start=t_start, t_end=t_end)
+    """`power` 3: more steps at small noise."""
+    return power(sde, steps, power=3.0, t_start=t_start, t_end=t_end)
 
 
 def tangent(sde: SDE, steps: int, *, scale: float = 0.5, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:

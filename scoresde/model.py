@@ -90,10 +90,12 @@ class ScoreModel(nn.Module, Model):
             ValueError: the network's output has another shape than `z`.
         """
         out: Tensor = self(z, t, **cond)
+        if out.shape != z.shape:
+            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
         return out
 
     def forward(self, z: Tensor, t: Time, **cond: object) -> Tensor:
-        """What `output` returns; a method of its own so that hooks fire."""
+        """What the network returns, unchecked; a method of its own so that hooks fire."""
         parameter = next(self.parameters(), z)
         dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
         # Half precision would round the index 999 to 1000.
@@ -102,8 +104,6 @@ class ScoreModel(nn.Module, Model):
         if isinstance(self.prediction, Preconditioned):
             seen = expand(self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t)), z) * z
         out: Tensor = self.network(seen.to(dtype), time.expand(z.shape[0]), **cond)
-        if out.shape != z.shape:
-            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
         return out
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, overload
 
@@ -123,7 +123,7 @@ def sample(
     with torch.set_grad_enabled(grad), _progress_bar(intervals, progress) as tick:
 
         def watch(n: int, t: Any, state: Tensor, data: Tensor) -> None:
-            tick()
+            tick(n)
             if callback is not None:
                 callback(n, t, state, data)
 
@@ -227,10 +227,11 @@ def _fit(
         planned = at(steps)
     if planned.nfe > nfe:
         raise ValueError(f"{solver} needs more than nfe={nfe} network calls for a single step")
-    if solver.calls_per_step > 1 and planned.nfe < nfe:
-        # Steps that are cheaper than a full one, such as the last of Heun, can leave room for one more.
-        more = at(steps + 1)
-        planned = more if more.nfe <= nfe else planned
+    if planned.nfe < nfe:
+        # Steps that are cheaper than a full one, such as the last of Heun, can leave room for one more, if the grid has one.
+        with suppress(ValueError):
+            more = at(steps + 1)
+            planned = more if more.nfe <= nfe else planned
     return planned
 
 
@@ -262,12 +263,12 @@ def _raise_non_finite(
 
 
 @contextmanager
-def _progress_bar(steps: int | None, show: bool) -> Iterator[Callable[[], object]]:
-    """What to call at every step."""
+def _progress_bar(steps: int | None, show: bool) -> Iterator[Callable[[int], object]]:
+    """What to call in step n = 0, 1, ...; steps in which it was not called count as done."""
     if not show:
-        yield lambda: None
+        yield lambda n: None
         return
     from tqdm.auto import tqdm
 
     with tqdm(total=steps, unit="step") as bar:
-        yield bar.update
+        yield lambda n: bar.update(n + 1 - bar.n)

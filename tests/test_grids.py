@@ -98,10 +98,28 @@ def test_more_steps_than_the_chain_has_are_fine_between_its_times():
         grids.ddpm(SDES["chain20"], 21)
 
 
+KNOBS = {
+    "karras": ("rho", 3.0, lambda sde, t: (sde.sigma(t) / sde.alpha(t)) ** (1 / 3)),
+    "power": ("power", 2.5, lambda sde, t: ss.VPSDE().time(sde.half_log_snr(t)) ** (1 / 2.5)),
+    "tangent": ("scale", 0.2, lambda sde, t: torch.atan(5 * sde.sigma(t) / sde.alpha(t))),
+    "beta": ("b", 0.9, lambda sde, t: torch.from_numpy(scipy.stats.beta(0.6, 0.9).cdf(t.numpy()))),
+}
+
+
+@finite_sdes
+@pytest.mark.parametrize("name", KNOBS)
+def test_a_knob_changes_the_clock(sde, name):
+    knob, value, clock = KNOBS[name]
+    make = getattr(grids, name)
+    gaps = clock(sde, make(sde, 7, **{knob: value})[:-1]).diff()
+    torch.testing.assert_close(gaps, gaps[:1].expand_as(gaps), rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(make(sde, 7, **{knob: value}), make(sde, 7))
+
+
 @sdes
-def test_karras_and_quadratic_take_their_knobs(sde):
-    assert not torch.allclose(grids.karras(sde, 8, rho=3), grids.karras(sde, 8))
-    assert not torch.allclose(grids.quadratic(sde, 8, power=3), grids.quadratic(sde, 8))
+def test_named_powers_are_powers(sde):
+    for name, value in (("quadratic", 2.0), ("cubic", 3.0)):
+        assert torch.equal(grids.get(name)(sde, 8), grids.power(sde, 8, power=value))
 
 
 @pytest.mark.parametrize(
@@ -126,5 +144,7 @@ def test_names_are_suggested():
         grids.ddpm(SDES["linear"], 10)
     with pytest.raises(ValueError, match="spacing must be"):
         grids.ddpm(SDES["ddpm"], 10, spacing="log")
+    with pytest.raises(ValueError, match="power must be positive, got 0"):
+        grids.power(SDES["linear"], 10, power=0)
     with pytest.raises(ValueError, match="at least 1"):
         grids.uniform(SDES["ddpm"], 0)

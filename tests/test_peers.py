@@ -52,6 +52,34 @@ def test_ancestral_is_their_ddpm(ours, theirs, total, dtype, tolerance):
     assert float((got - expected).abs().max()) <= tolerance
 
 
+@pytest.mark.parametrize("steps", [100, 10])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_learned_ancestral_is_their_learned_range(steps, dtype, tolerance):
+    """On the full chain and respaced; the network's second half depends on the state.
+
+    Their spacing is "leading": with "trailing", whose last index is not 0, they add noise in the step to t = 0.
+    """
+    total = 100
+    betas, sde = chain(total)
+    scheduler = in_float64(
+        diffusers.DDPMScheduler(total, variance_type="learned_range", clip_sample=False, timestep_spacing="leading"), betas
+    )
+    scheduler.set_timesteps(steps)
+    exact = mixture().model(sde)
+
+    class Network(torch.nn.Module):
+        def forward(self, z, index):
+            return torch.cat([exact.noise(z, (index + 1) / total), torch.sin(3 * z)], dim=1)
+
+    network, z = Network(), torch.randn(16, 2, dtype=dtype, generator=generator())
+    run = solvers.LearnedAncestral().run
+    got = run(ss.LearnedVariance(network, sde), z, Replay(generator(1)), grids.ddpm(sde, steps, spacing="leading")).x
+    noise = generator(1)
+    for index in scheduler.timesteps:
+        z = scheduler.step(network(z, index.double()), index, z, generator=noise).prev_sample
+    assert float((got - z).abs().max()) <= tolerance
+
+
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("steps", [10, 50])
 def test_ddim_is_theirs(spacing, steps):

@@ -1,5 +1,7 @@
 """Every solver against Bishop's algorithm, closed forms, measured orders and its own exact moments."""
 
+import ast
+import inspect
 import itertools
 import math
 from functools import cache
@@ -69,8 +71,8 @@ WEAK_ORDERS = {
 }
 # Where the asymptotic order shows: late for order 4; before the error of the standard deviation changes its sign for er-sde3.
 STEPS = {"unipc3": (640, 1280), "er-sde3": (40, 80, 160)}
-# Churn and restarts are stirred by fixed amounts, whatever the number of steps.
-STIRRED = ["edm", "restart", "annealed-langevin"]
+# Churn, restarts and Langevin steps stir by fixed amounts, whatever the number of steps.
+STIRRED = ["edm", "restart", "langevin-corrected", "annealed-langevin"]
 
 
 def test_every_solver_has_a_claim():
@@ -540,3 +542,24 @@ def test_stepping_down_by_euler_is_ddim(eta):
     ours = solvers.StepDown(solvers.DPMSolver(order=1), eta).tableau(sde, grid)
     for mean, std in ((0.0, 0.5), (0.7, 0.0), (-2.0, 3.0)):
         assert ours.moments(mean, std) == pytest.approx(solvers.DDIM(eta).tableau(sde, grid).moments(mean, std), rel=1e-8)
+
+
+def code_lines(thing) -> int:
+    """The lines of a class or function that are code: no docstrings, comments or empty lines."""
+    source = inspect.getsource(thing)
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    docstrings = [node.body[0] for node in ast.walk(ast.parse(source)) if isinstance(node, kinds) and ast.get_docstring(node)]
+    text = {line for doc in docstrings for line in range(doc.lineno, doc.end_lineno + 1)}
+    lines = (line.strip() for number, line in enumerate(source.splitlines(), 1) if number not in text)
+    return sum(bool(line) and not line.startswith("#") for line in lines)
+
+
+def test_a_solver_is_at_most_40_lines():
+    """Every table, whole class or factory; loops of their own (adaptive steps, torchsde, norm-dependent correctors) are no tables."""
+    public = [getattr(solvers, name) for name in solvers.__all__]
+    tables = [thing for thing in public if inspect.isclass(thing) and issubclass(thing, solvers.Solver)]
+    factories = [thing for thing in public if inspect.isfunction(thing) and thing.__name__[0].isupper()]
+    assert len(tables) > 15
+    assert len(factories) >= 4
+    for thing in (*tables, *factories, solvers.single_step.SingleStep):
+        assert code_lines(thing) <= 40, (thing, code_lines(thing))

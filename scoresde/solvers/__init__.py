@@ -13,8 +13,10 @@ from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .executor import Callback, Run, run
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
+from .free_first_step import FreeFirstStep
 from .heun import EDMSampler, ProbabilityFlow, Restart
-from .langevin import AnnealedLangevin, PredictorCorrector
+from .langevin import AnnealedLangevin, LangevinCorrected, PredictorCorrector
+from .learned_ancestral import LearnedAncestral
 from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
 from .reverse_diffusion import ReverseDiffusion
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
@@ -81,6 +83,7 @@ SOLVERS: dict[str, Solver | LoopSolver] = {
     "edm": EDMSampler(),
     "restart": Restart(),
     "pc": PredictorCorrector(),
+    "langevin-corrected": LangevinCorrected(),
     "annealed-langevin": AnnealedLangevin(),
 }
 
@@ -122,8 +125,11 @@ __all__ = [
     "EDMSampler",
     "EulerMaruyama",
     "ExponentialAdams",
+    "FreeFirstStep",
     "GottaGoFast",
     "GridLoop",
+    "LangevinCorrected",
+    "LearnedAncestral",
     "LoopSolver",
     "NoisePower",
     "Point",

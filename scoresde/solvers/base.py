@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,13 +12,12 @@ from .tableau import Point, Rows, Tableau
 
 
 class Solver(ABC):
-    """A pure function of a path and a grid.
+    """A pure function of a path and a grid."""
 
-    Attributes:
-        default_grid: the name of the grid that suits the solver when the caller gives none.
-    """
-
-    default_grid: ClassVar[str] = "half_log_snr"
+    @property
+    def default_grid(self) -> str:
+        """The name of the grid that suits the solver when the caller gives none."""
+        return "half_log_snr"
 
     @property
     def calls_per_step(self) -> int:
@@ -35,6 +33,11 @@ def from_no_signal(rows: Rows, t: Point) -> None:
     """Append the deterministic step from alpha = 0 to `t`: z_t = sigma_t/sigma_s z_s + alpha_t D, where a noise prediction says nothing."""
     j = rows.state
     rows.add(t, z={j: t.sigma / rows.at[j].sigma}, data={rows.looks[-1]: t.alpha})
+
+
+def redrawn_from_no_signal(rows: Rows, t: Point) -> None:
+    """Append the stochastic step from alpha = 0 to `t`, the exact transition: z_t = alpha_t D + sigma_t xi."""
+    rows.add(t, data={rows.looks[-1]: t.alpha}, noise={rows.fresh_noise(): t.sigma})
 
 
 def one_step(sde: SDE, grid: Tensor, step: Callable[[Point, Point], tuple[float, float, float]]) -> Tableau:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..sde import SDE
 from .adams import gauss_legendre, lagrange
-from .base import Solver
+from .base import Solver, redrawn_from_no_signal
 from .tableau import Rows, Tableau
 
 
@@ -51,7 +51,7 @@ class ERSDE(Solver):
         for n, s, t in rows.steps():
             j = rows.state
             if s.alpha == 0:
-                rows.add(t, data={j: t.alpha}, noise={rows.fresh_noise(): t.sigma})
+                redrawn_from_no_signal(rows, t)
                 rows.mark()
                 continue
             history.insert(0, (j, s.half_log_snr))

@@ -79,7 +79,7 @@ def run(
                 noises[j] = noise.draw(z.shape, z.dtype, z.device)
         parts = ((row.z, states), (row.data, outputs), (row.noise, noises))
         terms = ((tensors[j], c) for coefficients, tensors in parts for j, c in coefficients.items())
-        states[k + 1] = _combine(terms, z.dtype)
+        states[k + 1] = combine(terms, z.dtype)
         for j in folded.last_used_by(k):
             del states[j]
             outputs.pop(j, None)
@@ -92,7 +92,7 @@ def run(
     return Run(states[len(folded.rows)], torch.stack(path) if path is not None else None, times, nfe)
 
 
-def _combine(terms: Iterable[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
+def combine(terms: Iterable[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
     """The linear combination of the terms, in the dtype of the states."""
     terms = iter(terms)
     tensor, coefficient = next(terms)

@@ -120,32 +120,15 @@ class ExponentialAdams(Solver):
             left = steps - n if to_zero else steps
             tau = self.tau(s) if callable(self.tau) else self.tau
             step = _Step(rows, rows.state, s, t, tau, rows.fresh_noise() if tau else None)
-            self._add(step, nodes[: min(self.predictor, left)])
+            step.add(nodes[: min(self.predictor, left)], self.form, self.compat)
             # Before the step to sigma = 0 a correction would be lost: that step needs the network call alone.
             if self.corrector and s.alpha > 0 and not (to_zero and left <= 2):
                 predicted = rows.state
-                self._add(step, [*nodes[: min(self.corrector - 1, left)], (predicted, step.h)])
+                step.add([*nodes[: min(self.corrector - 1, left)], (predicted, step.h)], self.form, self.compat)
                 rows.mark(look=predicted)
             else:
                 rows.mark()
         return rows.tableau()
-
-    def _add(self, step: _Step, nodes: Sequence[tuple[int, float]]) -> None:
-        """Append the row that integrates the interpolant through `nodes`, (state, offset in lambda) each."""
-        s, t, h, tau = step.s, step.t, step.h, step.tau
-        states, offsets = zip(*nodes, strict=True)
-        if self.form == "noise":
-            weights = adams_weights(h, offsets, -1.0, self.compat)
-            eps = {j: t.sigma * c for j, c in zip(states, weights, strict=True)}
-            step.rows.add(t, z={step.base: t.alpha / s.alpha}, eps=eps)
-            return
-        weights = adams_weights(h, offsets, 1 + tau**2, self.compat)
-        step.rows.add(
-            t,
-            z={step.base: t.sigma / s.sigma * math.exp(-(tau**2) * h) if tau else t.sigma / s.sigma},
-            data={j: t.alpha * c for j, c in zip(states, weights, strict=True)},
-            noise={step.xi: t.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))} if step.xi is not None else None,
-        )
 
 
 class _Step(NamedTuple):
@@ -161,6 +144,23 @@ class _Step(NamedTuple):
     @property
     def h(self) -> float:
         return self.t.half_log_snr - self.s.half_log_snr
+
+    def add(self, nodes: Sequence[tuple[int, float]], form: str, compat: str | None) -> None:
+        """Append the row that integrates the interpolant through `nodes`, (state, offset in lambda) each."""
+        rows, base, s, t, tau, xi = self
+        states, offsets = zip(*nodes, strict=True)
+        if form == "noise":
+            weights = adams_weights(self.h, offsets, -1.0, compat)
+            eps = {j: t.sigma * c for j, c in zip(states, weights, strict=True)}
+            rows.add(t, z={base: t.alpha / s.alpha}, eps=eps)
+            return
+        weights = adams_weights(self.h, offsets, 1 + tau**2, compat)
+        rows.add(
+            t,
+            z={base: t.sigma / s.sigma * math.exp(-(tau**2) * self.h) if tau else t.sigma / s.sigma},
+            data={j: t.alpha * c for j, c in zip(states, weights, strict=True)},
+            noise={xi: t.sigma * math.sqrt(-math.expm1(-2 * tau**2 * self.h))} if xi is not None else None,
+        )
 
 
 def DPMSolverPP(order: int = 2, compat: Literal["midpoint", "dpm++3m"] | None = None) -> ExponentialAdams:

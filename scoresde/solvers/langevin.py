@@ -10,17 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 from torch import Tensor
 
 from ..prediction import Model
 from ..random import NoiseSource
 from ..sde import SDE, expand
+from .ancestral import Ancestral
 from .base import Solver
 from .executor import Callback, Run, run
 from .loop import GridLoop, stack_or_none
 from .reverse_diffusion import ReverseDiffusion
-from .tableau import Point, Row, Rows, Tableau
+from .tableau import Point, Row, Rows, Tableau, points
 
 
 def langevin_step(
@@ -165,24 +167,86 @@ class AnnealedLangevin(Solver):
         return self.corrections
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows, c = Rows(sde, grid), self.step_size
+        rows = Rows(sde, grid)
         for s, t in zip(rows.points[:-1], rows.points[1:], strict=True):
             clean = t.sigma == 0
             for i in range(self.corrections):
-                j = rows.state
                 at, scale = (t, _keep_y(s, t)) if i == self.corrections - 1 and not clean else (s, 1.0)
-                rows.add(
-                    at,
-                    z={j: scale * (1 - c / 2)},
-                    data={j: scale * c / 2 * s.alpha},
-                    noise={rows.fresh_noise(): scale * math.sqrt(c) * s.sigma},
-                )
+                step = _fixed_step(rows.state, s, self.step_size, rows.fresh_noise(), scale)
+                rows.add(at, step.z, step.data, noise=step.noise)
             if clean:
                 rows.add(t, data={rows.state: t.alpha})
             rows.mark()
         return rows.tableau()
 
 
+def _fixed_step(j: int, at: Point, c: float, xi: int, scale: float = 1.0) -> Row:
+    """The Langevin step of size c from state j, times `scale`."""
+    return Row({j: scale * (1 - c / 2)}, {j: scale * c / 2 * at.alpha}, {xi: scale * math.sqrt(c) * at.sigma})
+
+
 def _keep_y(s: Point, t: Point) -> float:
     """z_t/z_s for the same y = z/alpha."""
     return t.alpha / s.alpha if s.alpha > 0 else t.sigma / s.sigma
+
+
+@dataclass(frozen=True)
+class LangevinCorrected(Solver):
+    """Any predictor, and Langevin steps of a fixed size after each of its steps, as one table.
+
+    Wherever the predictor has arrived at a time t of the grid the state is corrected, `corrections` times, by the step of `AnnealedLangevin`,
+
+        z <- (1 - c/2) z + c/2 alpha D + sqrt(c) sigma xi,
+
+    and all later rows of the predictor see the corrected state: the history of a multistep method is one of corrected states. A prediction
+    made at t before the correction, as UniPC makes one, is made anew after it. The start and the result are not corrected. As c is fixed and
+    not chosen from the norm of the score (`PredictorCorrector`), the table's moments are exact, and in few dimensions the law has no bias but
+    that of the finite step: on Gaussian data with variance v at t the steps tend to v/(1 - c sigma^2/(4 v)).
+
+    Args:
+        predictor: a solver, of any number of stages and of steps. By exact moments (spectrum 0.01 to 4, five VP-like paths, three grids, 10,
+            30 and 100 steps, c = 0.2) W_2 is 0.527, 0.125, 0.020 from `Ancestral` and 0.545, 0.120, 0.024 from `ReverseDiffusion`.
+        step_size: c. The rule of `langevin_step` comes to c = 4 r^2 where the score has the norm of xi/sigma: 0.1 for r = 0.16.
+        corrections: Langevin steps after each step but the last; each calls the network once.
+
+    Raises:
+        ValueError: no corrections, or `step_size` outside (0, 4), where it diverges.
+    """
+
+    predictor: Solver = Ancestral()
+    step_size: float = 0.2
+    corrections: int = 1
+
+    def __post_init__(self) -> None:
+        if self.corrections < 1 or not 0 < self.step_size < 4:
+            raise ValueError(f"need corrections >= 1 and 0 < step_size < 4, got {self}")
+
+    @property
+    def default_grid(self) -> str:
+        return self.predictor.default_grid
+
+    @property
+    def calls_per_step(self) -> int:
+        return self.predictor.calls_per_step + self.corrections
+
+    def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
+        predicted = self.predictor.tableau(sde, grid)
+        arrivals = dict(zip(predicted.marks[1:-1], zip(points(sde, grid)[1:-1], predicted.looks[1:], strict=True), strict=True))
+        fresh = count(1 + max((i for row in predicted.rows for i in row.noise), default=-1))
+        rows, times = list[Row](), [predicted.times[0]]
+        now = {0: 0}  # the state here that stands for each of the predictor's
+        for state, row in enumerate(predicted.rows, 1):
+            z, data = ({now[j]: c for j, c in part.items()} for part in (row.z, row.data))
+            rows.append(Row(z, data, row.noise))
+            times.append(predicted.times[state])
+            now[state] = len(rows)
+            if state in arrivals:
+                at, look = arrivals[state]
+                for _ in range(self.corrections):
+                    rows.append(_fixed_step(len(rows), at, self.step_size, next(fresh)))
+                    times.append(at.t)
+                now[state] = len(rows)
+                if look < state:
+                    now[look] = len(rows)
+        marks, looks = (tuple(now[j] for j in states) for states in (predicted.marks, predicted.looks))
+        return replace(predicted, times=tuple(times), rows=tuple(rows), marks=marks, looks=looks)

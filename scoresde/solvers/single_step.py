@@ -8,12 +8,13 @@ From s down to t with h = lambda_t - lambda_s the stages lie at lambda_s + r h. 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..sde import SDE
-from .base import Solver, from_no_signal
+from .base import Solver, from_no_signal, redrawn_from_no_signal
 from .tableau import Point, Rows, Tableau
 
 
@@ -31,16 +32,11 @@ def p_2(x: float) -> float:
 
 
 @dataclass(frozen=True)
-class DPMSolver(Solver):
-    """DPM-Solver of order 1, 2 (stage at r = 1/2) or 3 (stages at 1/3 and 2/3) (Lu et al. 2022, arXiv 2206.00927, algorithms 1 and 2).
+class SingleStep(Solver):
+    """Steps of `order` network calls each that use nothing from before them; a subclass fills in one.
 
-    With noise predictions e_0, e_1, e_2 at s and at the stages:
-
-        order 2:  z_t = alpha_t/alpha_s z_s - sigma_t p_1(h) [ e_0 + (e_1 - e_0)/(2 r_1) ]
-        order 3:  z_t = alpha_t/alpha_s z_s - sigma_t p_1(h) e_0 - sigma_t/r_2 p_2(h) (e_2 - e_0),
-                  u_2 = alpha_2/alpha_s z_s - sigma_2 p_1(r_2 h) e_0 - sigma_2 r_2/r_1 p_2(r_2 h) (e_1 - e_0).
-
-    Calls the network `order` times a step.
+    Raises:
+        ValueError: an order other than 1, 2, 3.
     """
 
     order: int = 2
@@ -61,10 +57,31 @@ class DPMSolver(Solver):
         return rows.tableau()
 
     def step(self, rows: Rows, s: Point, t: Point) -> None:
-        """Append the rows of a step from the newest state, at s, down to t."""
-        if s.alpha == 0:
-            from_no_signal(rows, t)
-            return
+        """Append the stages of a step from the newest state, at s, and last its result at t."""
+        (self._from_no_signal if s.alpha == 0 else self._step)(rows, s, t)
+
+    def _from_no_signal(self, rows: Rows, s: Point, t: Point) -> None:
+        from_no_signal(rows, t)
+
+    @abstractmethod
+    def _step(self, rows: Rows, s: Point, t: Point) -> None:
+        """`step` from a point with signal."""
+
+
+@dataclass(frozen=True)
+class DPMSolver(SingleStep):
+    """DPM-Solver of order 1, 2 (stage at r = 1/2) or 3 (stages at 1/3 and 2/3) (Lu et al. 2022, arXiv 2206.00927, algorithms 1 and 2).
+
+    With noise predictions e_0, e_1, e_2 at s and at the stages:
+
+        order 2:  z_t = alpha_t/alpha_s z_s - sigma_t p_1(h) [ e_0 + (e_1 - e_0)/(2 r_1) ]
+        order 3:  z_t = alpha_t/alpha_s z_s - sigma_t p_1(h) e_0 - sigma_t/r_2 p_2(h) (e_2 - e_0),
+                  u_2 = alpha_2/alpha_s z_s - sigma_2 p_1(r_2 h) e_0 - sigma_2 r_2/r_1 p_2(r_2 h) (e_1 - e_0).
+
+    Calls the network `order` times a step.
+    """
+
+    def _step(self, rows: Rows, s: Point, t: Point) -> None:
         j, h = rows.state, t.half_log_snr - s.half_log_snr
 
         def first_order(at: Point, r: float) -> int:
@@ -102,12 +119,12 @@ class DPMSolverPP2S(Solver):
         return SEEDS(order=2, tau=0.0).tableau(sde, grid)
 
     def step(self, rows: Rows, s: Point, t: Point) -> None:
-        """Append the rows of a step from the newest state, at s, down to t."""
+        """Append the stages of a step from the newest state, at s, and last its result at t."""
         SEEDS(order=2, tau=0.0).step(rows, s, t)
 
 
 @dataclass(frozen=True)
-class SEEDS(Solver):
+class SEEDS(SingleStep):
     """SEEDS of order 1, 2 (stage at 1/2) or 3 (stages at 1/3, 2/3): exponential Runge-Kutta for the reverse SDE (arXiv 2305.14267).
 
     With H = (1 + tau^2) h and the noise w_r of variance 1 - e^{-2 tau^2 r h}, one Ornstein-Uhlenbeck path through all stages:
@@ -120,31 +137,13 @@ class SEEDS(Solver):
     tau = 1 is the reverse SDE. Calls the network `order` times a step.
     """
 
-    order: int = 2
     tau: float = 1.0
 
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
+    def _from_no_signal(self, rows: Rows, s: Point, t: Point) -> None:
+        (redrawn_from_no_signal if self.tau else from_no_signal)(rows, t)
 
-    @property
-    def calls_per_step(self) -> int:
-        return self.order
-
-    def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows = Rows(sde, grid)
-        for _, s, t in rows.steps():
-            self.step(rows, s, t)
-            rows.mark()
-        return rows.tableau()
-
-    def step(self, rows: Rows, s: Point, t: Point) -> None:
-        """Append the rows of a step from the newest state, at s, down to t."""
+    def _step(self, rows: Rows, s: Point, t: Point) -> None:
         j, h, decay = rows.state, t.half_log_snr - s.half_log_snr, self.tau**2
-        if s.alpha == 0:
-            xi = {rows.fresh_noise(): t.sigma} if self.tau else None
-            rows.add(t, z=None if self.tau else {j: t.sigma / s.sigma}, data={j: t.alpha}, noise=xi)
-            return
         H = (1 + decay) * h
         path: dict[int, float] = {}  # w_r as a combination of fresh noises
         reached = 0.0
