@@ -266,6 +266,7 @@ def test_bug_15_ddim_joins_the_right_times_with_a_real_root(sde):
     for eta in (0.0, 0.5, 1.0):
         for k, row in enumerate(solvers.DDIM(eta).tableau(sde, grid).rows[:-1]):
             c, root = row.noise.get(k, 0.0), row.z.get(k, 0.0) * sigma[k]
+            assert c == pytest.approx(eta * ancestral[k].noise[k], rel=1e-9)
             # sqrt(sigma_t^2 - c^2) multiplies the noise: real, and not clamped.
             assert c <= sigma[k + 1]
             assert root**2 + c**2 == pytest.approx(sigma[k + 1] ** 2, rel=1e-9)
