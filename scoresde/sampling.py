@@ -67,7 +67,8 @@ def sample(
             the times themselves. By default the solver's own.
         generator: one stream of noise for the batch.
         seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
-        z: the state to start from, `(B, *event)`; by default the prior of `model.sde`. It is not changed.
+        z: the state to start from, `(B, *event)`; by default the prior of `model.sde`, at `t_start` < 1 with the noise scale of that time.
+            It is not changed.
         t_start: the time of `z`; 1 by default, or the first time of a tensor `grid`.
         dtype: of the samples; by default that of `z`, else float32 (float64 for a float64 network).
         device: of the samples; by default that of `z`, else the model's.
@@ -112,13 +113,13 @@ def sample(
         job = partial(solvers.run, tableau)
     intervals = None if isinstance(solver, AdaptiveLoop) else len(times) - 1
     if z is None:
-        _check_noise_start(model.sde, float(times[0]))
+        start_std = _noise_start(model.sde, float(times[0]))
 
     def start() -> Tensor:
         if z is not None:
             return z.to(device=device, dtype=dtype, copy=True)
         where = torch.device(device if device is not None else model.device)
-        return model.sde.prior_std * noise.draw(shape, dtype or model.dtype, where)
+        return start_std * noise.draw(shape, dtype or model.dtype, where)
 
     with torch.set_grad_enabled(grad), _progress_bar(intervals, progress) as tick:
 
@@ -235,14 +236,19 @@ def _fit(
     return planned
 
 
-def _check_noise_start(sde: SDE, t: float) -> None:
-    """Without a given state, sampling may start at the end of the path, or where the data has all but vanished."""
+def _noise_start(sde: SDE, t: float) -> float:
+    """The standard deviation of the noise to start from at t: that of the prior at the end of the path, and less before it as sigma is less.
+
+    Raises:
+        ValueError: the data has not all but vanished at t.
+    """
     ratio = float(sde.alpha(t) / sde.sigma(t))
     if t < 1 and ratio > 0.1:
         raise ValueError(
             f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z=, for instance "
             "sde.perturb(x, t)[0]"
         )
+    return sde.prior_std * float(sde.sigma(t) / sde.sigma(1.0))
 
 
 def _raise_non_finite(

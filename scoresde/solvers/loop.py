@@ -84,6 +84,10 @@ class AdaptiveLoop(LoopSolver):
     """A loop that chooses its own times, down to `t_end`; with `t_end` = 0 to `sde.t_min` and from there to sigma = 0 by the data prediction.
 
     Its `Run` has for every attempted step a row in `path` and in `times`, which is `(N+1, B)`, and the network calls of each sample in `calls`.
+
+    The number of calls depends on the samples, so it differs between the ranks of a distributed run. The loop starts no collective and
+    unwraps no model: one that synchronises in its forward, as `DistributedDataParallel` does with buffers, would wait for calls that do not
+    come. Give it the module inside.
     """
 
     t_end: float
