@@ -210,7 +210,7 @@ def test_bug_12_a_correction_needs_no_table_of_the_process(sde):
     if isinstance(sde, VPChain):
         times = torch.arange(1, sde.steps + 1, dtype=torch.float64) / sde.steps
         torch.testing.assert_close(sde.alpha(times) ** 2, torch.cumprod(1 - sde.betas, 0), rtol=1e-9, atol=1e-15)
-    t, std, n, d = 0.3, 0.3, 100, 64
+    t, std, n, d = 0.3, 0.3, 100, 256
     model = analytic.GaussianMixture(torch.zeros(1, d), torch.tensor([std**2])).model(sde)
     tau = math.hypot(std * float(sde.alpha(t)), float(sde.sigma(t)))
     z, noise = tau * torch.randn(n, d, dtype=torch.float64, generator=generator()), BatchNoise(generator(1))
