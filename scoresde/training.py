@@ -23,6 +23,7 @@ from . import losses
 from .analytic import ZeroModel
 from .model import ScoreModel
 from .random import derive_seed, global_seed
+from .sde import expand
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -179,7 +180,7 @@ class Trainer:
         cond: dict[str, Any] = {name: values[chosen].to(device) for name, values in self.cond.items()}
         generator = Generator(device).manual_seed(derive_seed(recipe.seed, "noise", self.iteration))
         times = Generator().manual_seed(derive_seed(recipe.seed, "times", self.iteration))
-        t = losses.sample_times(self.model.sde, len(x), recipe.time_sampler, times)
+        t, importance = losses.draw_times(self.model.sde, len(x), recipe.time_sampler, times)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.iteration)
         # The network may draw from the global state (dropout): it is keyed too.
@@ -188,7 +189,7 @@ class Trainer:
             torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16),
         ):
             per_sample = losses.denoising(self.model, x, recipe.weighting, generator=generator, t=t, **cond)
-        loss = per_sample.mean()
+        loss = (expand(importance, per_sample) * per_sample).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             bad = t[~per_sample.detach().isfinite().to(t.device)].tolist()
