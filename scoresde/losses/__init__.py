@@ -5,7 +5,18 @@ matching, `elbo` and `elbo_continuous` bounds on the likelihood, `hybrid` the lo
 """
 
 from .denoising import denoising, denoising_at
-from .elbo import ELBO, ContinuousELBO, DiscretisedDecoder, elbo, elbo_continuous, gaussian_decoder, gaussian_kl, optimal_variance
+from .elbo import (
+    ELBO,
+    ContinuousELBO,
+    DiscretisedDecoder,
+    elbo,
+    elbo_continuous,
+    gaussian_decoder,
+    gaussian_kl,
+    optimal_variance,
+    posterior_terms,
+    variance_rule,
+)
 from .hybrid import LearnedVariance, hybrid
 from .score_matching import explicit, finite_difference, implicit, sliced
 from .times import (
@@ -61,8 +72,10 @@ __all__ = [
     "optimal_variance",
     "output_weight",
     "p2",
+    "posterior_terms",
     "sample_times",
     "sliced",
     "stratified",
     "uniform",
+    "variance_rule",
 ]

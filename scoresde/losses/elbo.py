@@ -14,9 +14,9 @@ b = alpha_s (1 - e^{2h}) the coefficient of x in its mean and v the variance of 
 As steps become infinitely many the sum becomes an integral over the path (Kingma et al. 2021, arXiv 2107.00630, eq. 17; Song et al. 2021, arXiv
 2101.09258, theorem 3),
 
-    1/2 int_{t_min}^{t_max} g^2 E | s(z_t, t) - grad_z log q(z_t | x) |^2 dt,
+    1/2 int_{t_min}^{t_max} g^2 E | s(z_t, t) - grad_z log q(z_t | x) |^2 dt  =  int E | noise error |^2 d lambda,
 
-the denoising loss with the weighting "elbo", times d (t_max - t_min).
+the denoising loss with the weighting "elbo" times d (t_max - t_min), or the simple loss, uniform in lambda, times d times the range of lambda.
 """
 
 from __future__ import annotations
@@ -175,7 +175,6 @@ def elbo(
     if not (0 < terms <= steps or terms == steps == 0):
         raise ValueError(f"terms must lie in 1..{steps}, got {terms}")
     rule = variance_rule(sde, variance)
-    diffusion = torch.zeros(len(x), terms, dtype=torch.float64, device=as_float64(x).device)
     columns = []
     for j in range(terms):
         # Uniform in the j-th of `terms` equal parts of the steps; with all terms that is step j itself.
@@ -186,10 +185,10 @@ def elbo(
         q, b = posterior_terms(sde, s, t)
         kl = gaussian_kl(x, model.data(z, t, **cond), q, b, rule(s, t))
         columns.append(kl * (steps / terms))
-    if columns:
-        diffusion = torch.stack(columns, 1)
+    prior = _prior_kl(sde, x, times[-1])
+    diffusion = torch.stack(columns, 1) if columns else prior.new_zeros(len(x), 0)
     std = rule(times[0], times[1]).sqrt() if callable(variance) else sde.sigma(times[1])
-    return ELBO(_prior_kl(sde, x, times[-1]), diffusion, _reconstruction(model, x, times[1], std, decoder, generator, cond))
+    return ELBO(prior, diffusion, _reconstruction(model, x, times[1], std, decoder, generator, cond))
 
 
 def elbo_continuous(
@@ -208,8 +207,8 @@ def elbo_continuous(
     Args:
         model: anything with the calls of a `ScoreModel`.
         x: data, `(B, *event)`.
-        samples: draws of time and noise for each sample, two network calls each; at least 2, for the standard error. Times are uniform in
-            lambda, which leaves the squared noise error as the only thing that varies.
+        samples: draws of time and noise for each sample, two network calls each. Times are uniform in lambda, by strata of two draws, from
+            which the standard error is known.
         decoder: p(x | z) at t_min, as in `elbo`, with standard deviation sigma(t_min).
         generator: where times and noise come from.
         **cond: reaches the network untouched.
@@ -218,20 +217,25 @@ def elbo_continuous(
         The terms; `diffusion` is `(B, samples)`, each an estimate of the integral over `samples`.
 
     Raises:
-        ValueError: fewer than 2 samples.
+        ValueError: an odd number of samples, or none.
     """
-    if samples < 2:
-        raise ValueError(f"samples must be at least 2, got {samples}")
+    if samples < 2 or samples % 2:
+        raise ValueError(f"samples must be even and at least 2, got {samples}")
     sde, generator = model.sde, generator or fresh_generator()
-    size = x[0].numel() * (sde.t_max - sde.t_min)
-    t_min = as_time(sde.t_min)
+    t_min, t_max = as_time(sde.t_min), as_time(sde.t_max)
+    low, high = sde.half_log_snr(t_max), sde.half_log_snr(t_min)
+    scale = x.shape[1:].numel() * float(high - low)
     diffusion, reconstruction = [], []
-    for _ in range(samples):
-        diffusion.append(size * as_float64(denoising(model, x, "elbo", "likelihood", generator, **cond)))
+    for k in range(samples):
+        u = (k // 2 + rand(len(x), generator).cpu()) / (samples // 2)
+        t = sde.time(low + (high - low) * u).clamp(sde.t_min, sde.t_max)
+        diffusion.append(scale * as_float64(denoising(model, x, "noise", generator=generator, t=t, **cond)))
         reconstruction.append(_reconstruction(model, x, t_min, sde.sigma(t_min), decoder, generator, cond))
     integral, log_p = torch.stack(diffusion, 1), torch.stack(reconstruction, 1)
-    stderr = (log_p - integral).std(1) / math.sqrt(samples)
-    return ContinuousELBO(_prior_kl(sde, x, as_time(sde.t_max)), integral / samples, log_p.mean(1), stderr)
+    # Two draws a stratum: half their squared difference is the variance of each, without bias.
+    draws = log_p - integral
+    stderr = (draws[:, ::2] - draws[:, 1::2]).square().sum(1).sqrt() / samples
+    return ContinuousELBO(_prior_kl(sde, x, t_max), integral / samples, log_p.mean(1), stderr)
 
 
 def gaussian_kl(x: Tensor, data: Tensor, q: Tensor, b: Tensor, v: Tensor) -> Tensor:

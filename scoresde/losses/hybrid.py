@@ -92,5 +92,5 @@ def hybrid(
     log_v = f * expand(beta.log(), f) + (1 - f) * expand(q.log(), f)
     kl = gaussian_kl(exact, mean, q, b, log_v.exp())
     nll = -decoder(exact, mean, (0.5 * log_v).exp()).reshape(len(x), -1).sum(1)
-    vlb = torch.where(first.to(kl.device), nll, kl) * (sde.steps / x[0].numel())
+    vlb = torch.where(first.to(kl.device), nll, kl) * (sde.steps / x.shape[1:].numel())
     return (simple + vlb_weight * vlb).to(torch.promote_types(x.dtype, torch.float32))

@@ -8,11 +8,15 @@
 
 with directions v of zero mean and unit covariance. Averaged over z ~ q all differ from J by the same constant, 1/2 E|grad log q|^2, and so does
 `denoising_at`; their gradients are equal. Every loss is divided by the event's size d, as in `denoising`.
+
+Derivatives by the state are taken in reverse mode, v^T (ds/dz), with a graph where gradients are enabled. Forward mode would be cheaper, but
+its own gradient is silently wrong through layer normalisation (torch 2.13, pytorch issue 196700).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -56,16 +60,16 @@ def implicit(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    """(1/2 |s|^2 + div s)/d at `z`, of shape `(B,)`.
+    """(1/2 |s|^2 + div s)/d at `z`, of shape `(B,)`. Under `torch.no_grad()` no graph is kept.
 
     Args:
-        model: anything with the calls of a `ScoreModel`, whose network must have forward-mode derivatives.
+        model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input.
         z: states of time t, `(B, *event)`.
         t: a number or `(B,)`.
-        divergence: "exact": the trace of ds/dz, as expensive as d calls; "hutchinson": v . (ds/dz) v with random signs v, unbiased, which is
-            `sliced` with variance reduction.
+        divergence: "exact": the trace of ds/dz, for d backward passes; "hutchinson": v . (ds/dz) v with random signs v, unbiased; that
+            is `sliced` with variance reduction.
         projections: number of v, for "hutchinson".
-        chunk: how many coordinates of the exact trace are done at once; memory grows with it and, without a graph to keep, not with d.
+        chunk: how many coordinates of the exact trace are done at once. Memory grows with it; with d only where a graph is kept.
         generator: where v comes from.
         **cond: reaches the network untouched.
     """
@@ -76,18 +80,13 @@ def implicit(
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
 
-    def diagonal(i: Tensor) -> tuple[Tensor, Tensor]:
-        """s, and ds_i/dz_i for coordinate i of the flattened event."""
-        unit = torch.nn.functional.one_hot(i, d).to(z.dtype).reshape(1, *z.shape[1:]).expand_as(z)
-        s, column = _score_and_slope(model, z, t, unit, cond)
-        return s, _dot(unit, column)
-
-    d = z[0].numel()
-    out_dims: Any = (None, 0)  # s is the same for all i
-    # Layers that draw (dropout) draw the same for all coordinates.
-    several = torch.func.vmap(diagonal, out_dims=out_dims, randomness="same")
-    scores, slopes = zip(*(several(i) for i in torch.arange(d, device=z.device).split(chunk)), strict=True)
-    return (0.5 * _dot(scores[0], scores[0]) + torch.cat(slopes).sum(0)) / d
+    z, s = _score(model, z, t, cond)
+    d = z.shape[1:].numel()
+    trace = torch.zeros(len(z), dtype=s.dtype, device=s.device)
+    for i in torch.arange(d, device=z.device).split(chunk):
+        units = torch.nn.functional.one_hot(i, d).to(s.dtype).reshape(-1, 1, *z.shape[1:]).expand(-1, *z.shape)
+        trace = trace + (_vector_jacobian(s, z, units) * units).reshape(len(i), len(z), -1).sum((0, 2))
+    return _loss(s, trace)
 
 
 def sliced(
@@ -101,10 +100,10 @@ def sliced(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Sliced score matching at `z`, over d, of shape `(B,)`: one forward-mode derivative a projection.
+    """Sliced score matching at `z`, over d, of shape `(B,)`: one call of the network and one derivative a projection.
 
     Args:
-        model: anything with the calls of a `ScoreModel`, whose network must have forward-mode derivatives.
+        model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input.
         z: states of time t, `(B, *event)`.
         t: a number or `(B,)`.
         projections: number of random directions that are averaged; random signs (Rademacher).
@@ -117,10 +116,11 @@ def sliced(
         ValueError: no projection, or directions of another shape.
     """
 
+    z, s = _score(model, z, t, cond)
+
     def one(v: Tensor) -> Tensor:
-        s, slope = _score_and_slope(model, z, t, v, cond)
-        square = _dot(s, s) if variance_reduced else _dot(v, s) ** 2
-        return (0.5 * square + _dot(v, slope)) / z[0].numel()
+        slope = _dot(_vector_jacobian(s, z, v[None])[0], v)
+        return _loss(s, slope) if variance_reduced else (0.5 * _dot(v, s) ** 2 + slope) / z.shape[1:].numel()
 
     return torch.stack([one(v) for v in _directions(z, projections, directions, generator)]).mean(0)
 
@@ -149,8 +149,8 @@ def finite_difference(
         z: states of time t, `(B, *event)`.
         t: a number or `(B,)`.
         projections: number of random directions that are averaged; random signs.
-        step: displacement of each coordinate in units of sigma(t), the length over which a score at t varies. In float32 rounding adds an
-            error of about 1e-7/step^2 of the loss.
+        step: displacement of each coordinate in units of sigma(t), the length over which a score at t varies. Rounding adds a
+            relative error of about 1e-7/step in float32.
         directions: `(projections, *z.shape)` in place of random ones.
         generator: where the directions come from.
         **cond: reaches the network untouched.
@@ -166,15 +166,38 @@ def finite_difference(
         shift = expand(h, z) * v
         after, before = model.score(z + shift, t, **cond), model.score(z - shift, t, **cond)
         slope = _dot(v, after - before)
-        return (0.5 * (0.5 * _dot(v, after + before)) ** 2 + slope / expand(2 * h, slope)) / z[0].numel()
+        return (0.5 * (0.5 * _dot(v, after + before)) ** 2 + slope / expand(2 * h, slope)) / z.shape[1:].numel()
 
     return torch.stack([one(v) for v in _directions(z, projections, directions, generator)]).mean(0)
 
 
-def _score_and_slope(model: Model, z: Tensor, t: Time, v: Tensor, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """s and (ds/dz) v."""
-    out: Any = torch.func.jvp(lambda at: model.score(at, t, **cond), (z,), (v,))
-    return out[0], out[1]
+def _score(model: Model, z: Tensor, t: Time, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """`z` as something to differentiate by, and s at it."""
+    z = z if z.requires_grad else z.detach().requires_grad_()
+    with torch.enable_grad(), _differentiable_attention():
+        return z, model.score(z, t, **cond)
+
+
+def _differentiable_attention() -> AbstractContextManager[None]:
+    """Fused attention has no second derivative; the plain formula has."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:  # before torch 2.3
+        return nullcontext()
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _vector_jacobian(s: Tensor, z: Tensor, v: Tensor) -> Tensor:
+    """v^T (ds/dz) for directions `(k, *z.shape)`, of their shape. It has a graph where gradients are enabled."""
+    if torch.is_grad_enabled():
+        # One by one: torch's vmap over a backward pass that is itself differentiable fails in some layers (interpolation).
+        return torch.stack([torch.autograd.grad(s, z, one, create_graph=True)[0] for one in v])
+    return torch.autograd.grad(s, z, v, retain_graph=True, is_grads_batched=True)[0]
+
+
+def _loss(s: Tensor, divergence: Tensor) -> Tensor:
+    """(1/2 |s|^2 + divergence)/d, `(B,)`."""
+    return (0.5 * _dot(s, s) + divergence) / s.shape[1:].numel()
 
 
 def _mean(a: Tensor) -> Tensor:
