@@ -249,6 +249,24 @@ def test_a_unet_with_attention_has_an_exact_divergence_with_gradients(device):
     assert float(gradient(model, loss.mean()).abs().max()) > 0
 
 
+def test_bug_41_fused_attention_has_no_second_derivative_and_is_avoided(device):
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, z, t):
+            h = (self.scale * z).reshape(-1, 1, 4, 8)
+            return torch.nn.functional.scaled_dot_product_attention(h, h, h).reshape(z.shape)
+
+    model = ss.ScoreModel(Attention(), SDES["linear"]).to(device)
+    z = torch.randn(3, 32, generator=generator()).to(device)
+    directions = signs(z[:, :1])[:, :, :1].expand(2, 3, 32)
+    exact = gradient(model, losses.sliced(model, z, T, variance_reduced=False, directions=directions).mean())
+    fd = gradient(model, losses.finite_difference(model, z, T, step=0.03, directions=directions).mean())
+    torch.testing.assert_close(exact, fd, rtol=0.02, atol=1e-3)
+
+
 def test_global_random_state_is_untouched():
     torch.manual_seed(0)
     before = torch.get_rng_state()

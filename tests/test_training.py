@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -104,6 +105,29 @@ def test_a_checkpoint_is_written_at_once_or_not_at_all(tmp_path, monkeypatch):
     state, about = read_checkpoint(path)
     assert about["iteration"] == 1
     assert torch.equal(state["a"], torch.ones(3))
+
+
+def test_importance_sampled_times_are_corrected_in_training(monkeypatch):
+    """The loss of a step is the mean of weight times loss at the drawn times; the recipe still is plain JSON."""
+    trainer = make(weighting="likelihood", time_sampler="likelihood")
+    assert Recipe(**json.loads(json.dumps(asdict(trainer.recipe)))) == trainer.recipe
+    seen = {}
+    draw, denoising = training.losses.draw_times, training.losses.denoising
+
+    def record_times(*arguments):
+        seen["times"] = draw(*arguments)
+        return seen["times"]
+
+    def record_loss(*arguments, **options):
+        seen["loss"] = denoising(*arguments, **options)
+        return seen["loss"]
+
+    monkeypatch.setattr(training.losses, "draw_times", record_times)
+    monkeypatch.setattr(training.losses, "denoising", record_loss)
+    loss = trainer._step()
+    weight = seen["times"].weight
+    assert float(weight.std()) > 0
+    assert loss == pytest.approx(float((weight * seen["loss"].detach()).mean()), rel=1e-6)
 
 
 def test_checkpoints_are_safetensors_with_json(tmp_path):
