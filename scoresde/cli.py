@@ -61,7 +61,7 @@ def train(
         str | None, typer.Option(help=f"One of {', '.join(losses.WEIGHTINGS)}; by default plain squared error of the prediction.")
     ] = None,
     time_sampler: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(losses.TIME_SAMPLERS)}; by default discrete.")
+        str | None, typer.Option(help=f"One of {', '.join(losses.TIME_SAMPLERS)}, adaptive; by default discrete.")
     ] = None,
     width: Annotated[int, typer.Option(min=2, help="Channels of the U-Net's first level; hidden width of the MLP.")] = 32,
     multipliers: Annotated[str, typer.Option(help="Width of each U-Net level, in units of --width.")] = "1,2",

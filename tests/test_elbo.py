@@ -199,6 +199,8 @@ def test_the_optimal_variance_of_analytic_dpm_raises_the_bound():
 
     ours = losses.optimal_variance(sde, noise_power)
     torch.testing.assert_close(ours(s, t), exact_variance(sde)(s, t))
+    no_signal = losses.optimal_variance(SDES["flow"], noise_power)(torch.tensor(0.5), torch.tensor(1.0))
+    assert float(no_signal) == pytest.approx(float(losses.posterior_terms(SDES["flow"], torch.tensor(0.5), torch.tensor(1.0))[0]))
     data = mixture()
     x = data.sample(4000, generator())
     gamma = solvers.NoisePower.of(data.model(sde), x, grids.uniform(sde, 20)[:-1], generator(1))

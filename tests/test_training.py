@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import networks, training
+from scoresde import losses, networks, training
 from scoresde.training import CHECKPOINT, Recipe, Trainer, load_averaged, read_checkpoint, write_checkpoint
 
 from .conftest import SDES, generator
@@ -38,10 +38,13 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_an_interrupted_run_ends_in_the_same_weights(tmp_path):
-    whole = make(tmp_path / "whole")
+@pytest.mark.parametrize("options", [{}, {"time_sampler": "adaptive"}], ids=["discrete", "adaptive"])
+def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, monkeypatch, options):
+    # Two losses remembered in each of two bins: the times depend on them from the first iterations on.
+    monkeypatch.setattr(training.losses, "Adaptive", lambda: losses.times.Adaptive(bins=2, history=2))
+    whole = make(tmp_path / "whole", **options)
     whole.run(progress=False)
-    broken = make(tmp_path / "broken")
+    broken = make(tmp_path / "broken", **options)
     steps = iter(range(6))
 
     def stop_after_six():
@@ -53,13 +56,13 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         broken.run(progress=False)
     torch.manual_seed(99)
-    resumed = make(tmp_path / "broken")
+    resumed = make(tmp_path / "broken", **options)
     assert resumed.iteration == 4
     resumed.run(progress=False)
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert torch.equal(weights(resumed.averaged), weights(whole.averaged))
     assert resumed.history[-1]["validation"] == whole.history[-1]["validation"]
-    again = make(tmp_path / "whole")
+    again = make(tmp_path / "whole", **options)
     assert again.iteration == 12
     assert torch.equal(weights(again.run(progress=False)), weights(whole.averaged))
 

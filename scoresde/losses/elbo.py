@@ -129,7 +129,9 @@ def optimal_variance(sde: SDE, noise_power: Callable[[float], float]) -> Varianc
     def variance(s: Tensor, t: Tensor) -> Tensor:
         q, b = posterior_terms(sde, s, t)
         gamma = torch.tensor([noise_power(value) for value in sde.half_log_snr(t).flatten().tolist()], dtype=torch.float64)
-        return q + b**2 * (sde.sigma(t) / sde.alpha(t)) ** 2 * (1 - gamma.reshape(t.shape).clamp(max=1))
+        inside = (sde.sigma(t) / sde.alpha(t)) ** 2 * (1 - gamma.reshape(t.shape).clamp(max=1))
+        # Without signal Gamma is 1 whatever the data's variance.
+        return q + b**2 * torch.where(sde.alpha(t) > 0, inside, 0.0)
 
     return variance
 
