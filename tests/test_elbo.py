@@ -403,3 +403,25 @@ def test_the_first_step_of_the_hybrid_loss_is_the_decoders():
         losses.hybrid(model, x, t=torch.tensor([0.1, 0.52, 1.0], dtype=torch.float64))
     with pytest.raises(ValueError, match="at least 2 steps"):
         losses.hybrid(Stub(SDES["linear"], 0.5), x)
+
+
+def test_conditions_reach_the_network_in_every_term():
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, z, t, label=None):
+            seen.append(label)
+            return torch.zeros_like(z)
+
+    class Learned(Stub):
+        def data_and_fraction(self, z, t, **cond):
+            seen.append(cond["label"])
+            return super().data_and_fraction(z, t)
+
+    label, x, sde = torch.arange(3), torch.randn(3, 2), SDES["chain20"]
+    model = ss.ScoreModel(Network(), sde, "data")
+    losses.elbo(model, x, label=label)
+    losses.elbo_continuous(model, x, samples=2, label=label)
+    losses.hybrid(Learned(sde, 0.5), x, label=label)
+    assert len(seen) == 20 + 4 + 1
+    assert all(given is label for given in seen)
