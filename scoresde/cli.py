@@ -10,7 +10,7 @@ import torch
 import typer
 from tabulate import tabulate
 
-from . import grids, report, solvers
+from . import grids, losses, report, solvers
 from .data import DataError
 from .experiment import Experiment
 from .sampling import sample as draw
@@ -58,9 +58,11 @@ def train(
     steps: Annotated[int, typer.Option(min=2, help="Length T of the chain.")] = 1000,
     prediction: Annotated[str, typer.Option(help="What the network returns: noise, velocity, data or score.")] = "noise",
     weighting: Annotated[
-        str | None, typer.Option(help="Weighting of the loss; by default plain squared error of the prediction.")
+        str | None, typer.Option(help=f"One of {', '.join(losses.WEIGHTINGS)}; by default plain squared error of the prediction.")
     ] = None,
-    time_sampler: Annotated[str | None, typer.Option(help="discrete, uniform or stratified.")] = None,
+    time_sampler: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(losses.TIME_SAMPLERS)}, adaptive; by default discrete.")
+    ] = None,
     width: Annotated[int, typer.Option(min=2, help="Channels of the U-Net's first level; hidden width of the MLP.")] = 32,
     multipliers: Annotated[str, typer.Option(help="Width of each U-Net level, in units of --width.")] = "1,2",
     patch: Annotated[int, typer.Option(min=1, help="Side of the pixel blocks that the U-Net folds into channels.")] = 1,

@@ -23,6 +23,7 @@ from . import losses
 from .analytic import ZeroModel
 from .model import ScoreModel
 from .random import derive_seed, global_seed
+from .sde import expand
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -42,7 +43,8 @@ class Recipe:
         ema: decay of the moving average of the weights; the horizon 1/(1 - ema) should be well below `iterations`. While young it is
             (1 + i)/(10 + i).
         weighting: as in `losses.denoising`.
-        time_sampler: as in `losses.denoising`.
+        time_sampler: as in `losses.denoising`, or "adaptive": `losses.Adaptive`, told the loss of every step (validation then draws its
+            times as if none were named).
         bfloat16: run the network in autocast; the loss stays in float32.
         validate_every: iterations between validations.
         save_every: iterations between checkpoints.
@@ -112,6 +114,7 @@ class Trainer:
         self.folder = Path(folder) if folder is not None else None
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self._ema = AveragedModel(model, multi_avg_fn=self._average)
+        self._adaptive = losses.Adaptive() if recipe.time_sampler == "adaptive" else None
         self.iteration = 0
         self.history: list[dict[str, float]] = []
         if self.folder is not None and (self.folder / CHECKPOINT).exists():
@@ -158,6 +161,7 @@ class Trainer:
             return {}
         zero = ZeroModel(self.model.sde, self.model.prediction)
         device, seed = self.model.device, self.recipe.seed
+        time_sampler = None if self._adaptive else self.recipe.time_sampler
         sums = {"validation": 0.0, "zero": 0.0}
         self.averaged.eval()
         for start in range(0, len(self.held_out), 256):
@@ -167,7 +171,7 @@ class Trainer:
             for name, model, given in (("validation", self.averaged, cond), ("zero", zero, {})):
                 generator = Generator().manual_seed(derive_seed(seed, "validation", start))
                 with torch.no_grad():
-                    loss = losses.denoising(model, x, self.recipe.weighting, self.recipe.time_sampler, generator, **given)
+                    loss = losses.denoising(model, x, self.recipe.weighting, time_sampler, generator, **given)
                 sums[name] += float(loss.sum())
         return {name: total / len(self.held_out) for name, total in sums.items()}
 
@@ -179,7 +183,7 @@ class Trainer:
         cond: dict[str, Any] = {name: values[chosen].to(device) for name, values in self.cond.items()}
         generator = Generator(device).manual_seed(derive_seed(recipe.seed, "noise", self.iteration))
         times = Generator().manual_seed(derive_seed(recipe.seed, "times", self.iteration))
-        t = losses.sample_times(self.model.sde, len(x), recipe.time_sampler, times)
+        t, importance = losses.draw_times(self.model.sde, len(x), self._adaptive or recipe.time_sampler, times)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.iteration)
         # The network may draw from the global state (dropout): it is keyed too.
@@ -188,7 +192,7 @@ class Trainer:
             torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16),
         ):
             per_sample = losses.denoising(self.model, x, recipe.weighting, generator=generator, t=t, **cond)
-        loss = per_sample.mean()
+        loss = (expand(importance, per_sample) * per_sample).mean()
         value = float(loss.detach())
         if not math.isfinite(value):
             bad = t[~per_sample.detach().isfinite().to(t.device)].tolist()
@@ -198,6 +202,8 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is {norm} at iteration {self.iteration}, from samples at t = {t.tolist()}")
+        if self._adaptive:
+            self._adaptive.update(self.model.sde, t, per_sample)
         self.optimizer.step()
         self._ema.update_parameters(self.model)
         return value
@@ -224,6 +230,8 @@ class Trainer:
             state |= {f"{prefix}/{name}": value for name, value in values.items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer/{i}/{name}": value for name, value in moments.items()}
+        if self._adaptive:
+            state |= {f"times/{name}": value for name, value in self._adaptive.state_dict().items()}
         write_checkpoint(path, state, {"iteration": self.iteration, "history": self.history, **self._identity()})
 
     def _load(self, path: Path) -> None:
@@ -238,6 +246,8 @@ class Trainer:
         self.model.load_state_dict(subset(state, "model"))
         self._ema.load_state_dict(subset(state, "average"))
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if self._adaptive:
+            self._adaptive.load_state_dict(subset(state, "times"))
         self.iteration, self.history = about["iteration"], about["history"]
 
 

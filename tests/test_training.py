@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
 
 import scoresde as ss
-from scoresde import networks, training
+from scoresde import losses, networks, training
 from scoresde.training import CHECKPOINT, Recipe, Trainer, load_averaged, read_checkpoint, write_checkpoint
 
 from .conftest import SDES, generator
@@ -37,10 +38,13 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_an_interrupted_run_ends_in_the_same_weights(tmp_path):
-    whole = make(tmp_path / "whole")
+@pytest.mark.parametrize("options", [{}, {"time_sampler": "adaptive"}], ids=["discrete", "adaptive"])
+def test_an_interrupted_run_ends_in_the_same_weights(tmp_path, monkeypatch, options):
+    # Two losses remembered in each of two bins: the times depend on them from the first iterations on.
+    monkeypatch.setattr(training.losses, "Adaptive", lambda: losses.times.Adaptive(bins=2, history=2))
+    whole = make(tmp_path / "whole", **options)
     whole.run(progress=False)
-    broken = make(tmp_path / "broken")
+    broken = make(tmp_path / "broken", **options)
     steps = iter(range(6))
 
     def stop_after_six():
@@ -52,13 +56,13 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         broken.run(progress=False)
     torch.manual_seed(99)
-    resumed = make(tmp_path / "broken")
+    resumed = make(tmp_path / "broken", **options)
     assert resumed.iteration == 4
     resumed.run(progress=False)
     assert torch.equal(weights(resumed.model), weights(whole.model))
     assert torch.equal(weights(resumed.averaged), weights(whole.averaged))
     assert resumed.history[-1]["validation"] == whole.history[-1]["validation"]
-    again = make(tmp_path / "whole")
+    again = make(tmp_path / "whole", **options)
     assert again.iteration == 12
     assert torch.equal(weights(again.run(progress=False)), weights(whole.averaged))
 
@@ -104,6 +108,29 @@ def test_a_checkpoint_is_written_at_once_or_not_at_all(tmp_path, monkeypatch):
     state, about = read_checkpoint(path)
     assert about["iteration"] == 1
     assert torch.equal(state["a"], torch.ones(3))
+
+
+def test_importance_sampled_times_are_corrected_in_training(monkeypatch):
+    """The loss of a step is the mean of weight times loss at the drawn times; the recipe still is plain JSON."""
+    trainer = make(weighting="likelihood", time_sampler="likelihood")
+    assert Recipe(**json.loads(json.dumps(asdict(trainer.recipe)))) == trainer.recipe
+    seen = {}
+    draw, denoising = training.losses.draw_times, training.losses.denoising
+
+    def record_times(*arguments):
+        seen["times"] = draw(*arguments)
+        return seen["times"]
+
+    def record_loss(*arguments, **options):
+        seen["loss"] = denoising(*arguments, **options)
+        return seen["loss"]
+
+    monkeypatch.setattr(training.losses, "draw_times", record_times)
+    monkeypatch.setattr(training.losses, "denoising", record_loss)
+    loss = trainer._step()
+    weight = seen["times"].weight
+    assert float(weight.std()) > 0
+    assert loss == pytest.approx(float((weight * seen["loss"].detach()).mean()), rel=1e-6)
 
 
 def test_checkpoints_are_safetensors_with_json(tmp_path):

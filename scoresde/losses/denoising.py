@@ -1,0 +1,101 @@
+"""Denoising score matching over the path (Vincent 2011; Ho et al. 2020, arXiv 2006.11239; Bishop, section 20.3.2).
+
+With z = alpha x + sigma eps,
+
+    L(x) = lambda(t) | s(z, t) - grad_z log q(z | x) |^2 / d,        grad_z log q(z | x) = -eps/sigma,
+
+a mean over the d coordinates of the event. For any other prediction a x + b eps the error is the score's times a known factor, so every
+loss is evaluated in the network's own output, where it does not cancel, and weighted by that factor in float64. The weighting "velocity" on a
+rectified flow is flow matching, |v - (eps - x)|^2 / d (Lipman et al. 2023, arXiv 2210.02747, eq. 23).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ..prediction import Model, direction
+from ..random import fresh_generator, randn
+from ..sde import Time, as_time, expand
+from .times import TimeSampler, draw_times
+from .weightings import WeightingLike, output_weight
+
+
+def denoising(
+    model: Model,
+    x: Tensor,
+    weighting: WeightingLike = "noise",
+    time_sampler: TimeSampler | None = None,
+    generator: Generator | None = None,
+    *,
+    t: Tensor | None = None,
+    noise: Tensor | Literal["antithetic"] | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Denoising score matching over the path; one value per sample, a mean over the event's coordinates.
+
+    Args:
+        model: a `ScoreModel`, or anything with the same calls.
+        x: data, `(B, *event)`.
+        weighting: "noise": the simple loss of Ho et al., eq. 14, |noise error|^2, which is 1 for a network that predicts no noise;
+            "data", "velocity": the squared error of those; "sigma2": lambda = sigma^2 on the score, the same as "noise";
+            "likelihood": lambda = g^2 on the score; "elbo": half of it; "min_snr", "p2", "edm", "debiased", or with knobs of one's own
+            `losses.min_snr(gamma)`, `losses.p2(k, gamma)`, `losses.edm(sigma_data)`; or a function `(sde, t) -> lambda(t)` on the score's
+            squared error. `scoresde.losses.weightings` has the table.
+        time_sampler: "uniform" on [t_min, 1], "stratified", "low_discrepancy", "discrete" (a chain's own times), "likelihood" (importance
+            sampling for that weighting, corrected), "log_normal" (EDM's density, not corrected), or a function
+            `(sde, n, generator) -> times`, or `Times(times, weights)`. By default "discrete" on a chain and "uniform" elsewhere.
+        generator: where times and noise come from.
+        t: times `(B,)` in place of random ones.
+        noise: noise of the shape of `x` in place of random noise; or "antithetic": the mean of the losses at eps and at -eps, for two calls of
+            the network. What is odd in eps cancels; |eps|^2 itself is even and stays.
+        **cond: reaches the network untouched.
+
+    Returns:
+        The loss of each sample, `(B,)`, at least in float32. Multiply by the event's size for the sum over coordinates.
+
+    Raises:
+        ValueError: an unknown weighting or time sampler, a weight that is infinite at some t, or noise of another shape than `x`.
+    """
+    generator = generator or fresh_generator()
+    if t is None:
+        t, importance = draw_times(model.sde, len(x), time_sampler, generator)
+        loss = denoising(model, x, weighting, None, generator, t=t, noise=noise, **cond)
+        return expand(importance, loss) * loss
+    if isinstance(noise, str):
+        if noise != "antithetic":
+            raise ValueError(f"noise must be a tensor or 'antithetic', got {noise!r}")
+        eps = randn(x.shape, generator, dtype=x.dtype, device=x.device)
+        return 0.5 * (
+            denoising(model, x, weighting, t=t, noise=eps, **cond) + denoising(model, x, weighting, t=t, noise=-eps, **cond)
+        )
+    if noise is not None and noise.shape != x.shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, x has {tuple(x.shape)}")
+    z, noise = model.sde.perturb(x, t, generator, noise)
+    a, b = direction(model.sde, t, model.prediction)
+    target = expand(a, x) * x + expand(b, x) * noise
+    error = model.output(z, t, **cond) - target
+    error = error.to(torch.promote_types(error.dtype, torch.float32))
+    squared = (error**2).reshape(len(x), -1).mean(1)
+    return expand(output_weight(model.sde, t, model.prediction, weighting), squared) * squared
+
+
+def denoising_at(
+    model: Model, x: Tensor, t: Time, generator: Generator | None = None, *, noise: Tensor | None = None, **cond: Any
+) -> Tensor:
+    """Vincent's denoising score matching at one noise level, 1/2 |s(z, t) - grad_z log q(z | x)|^2 / d, of shape `(B,)`.
+
+    It is `explicit` at z plus a constant in the model, on average over x and z (Vincent 2011, eq. 11).
+
+    Args:
+        model: anything with the calls of a `ScoreModel`.
+        x: data, `(B, *event)`.
+        t: the level, a number or `(B,)`.
+        generator: where the noise comes from.
+        noise: noise of the shape of `x` in place of random noise.
+        **cond: reaches the network untouched.
+    """
+    t = as_time(t).expand(len(x))
+    return 0.5 * denoising(model, x, lambda sde, t: torch.ones_like(t), generator=generator, t=t, noise=noise, **cond)

@@ -1,0 +1,315 @@
+"""Variational bounds on the log-likelihood, in nats (Ho et al. 2020, arXiv 2006.11239, eq. 5; Bishop, section 20.2.2).
+
+The generative chain p draws z at t = 1 from the prior and steps down a grid t_0 = 1 > t_1 > ... > t_N = 0; each step, from t to s, is the
+posterior of the forward path with the data prediction D in place of x. The bound is
+
+    log p(x) >= E log p(x | z_1)  -  sum_{steps} KL( q(z_s | z_t, x) || p(z_s | z_t) )  -  KL( q(z_T | x) || p(z_T) )
+                reconstruction       diffusion                                             prior
+
+(z_1 is the state of the last time before 0.) With h = lambda_t - lambda_s < 0, q = sigma_s^2 (1 - e^{2h}) the variance of the posterior,
+b = alpha_s (1 - e^{2h}) the coefficient of x in its mean and v the variance of p,
+
+    KL = 1/2 sum_coordinates [ q/v - 1 - log(q/v) + b^2 (x - D)^2 / v ].
+
+As steps become infinitely many the sum becomes an integral over the path (Kingma et al. 2021, arXiv 2107.00630, eq. 17; Song et al. 2021, arXiv
+2101.09258, theorem 3),
+
+    1/2 int_{t_min}^{t_max} g^2 E | s(z_t, t) - grad_z log q(z_t | x) |^2 dt  =  int E | noise error |^2 d lambda,
+
+the denoising loss with the weighting "elbo" times d (t_max - t_min), or the simple loss, uniform in lambda, times d times the range of lambda.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ..prediction import Model
+from ..random import fresh_generator, rand
+from ..sde import SDE, VPChain, as_float64, as_time, expand
+from .denoising import denoising
+
+# (s, t) -> the variance of p(z_s | z_t), float64 like them.
+VarianceRule = Callable[[Tensor, Tensor], Tensor]
+Variance = Literal["beta", "posterior"] | float | VarianceRule
+# (x, mean, std) -> log p(x) of each coordinate in nats.
+Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """The terms of a bound in nats; all float64.
+
+    Attributes:
+        prior: KL(q(z_T | x) || p(z_T)), `(B,)`.
+        diffusion: the KL of each step, `(B, N - 1)`, from small noise to large: on a chain column i is L_{i+1} of Ho et al. Where terms were
+            sampled, `(B, terms)`, each scaled so that their sum is unbiased.
+        reconstruction: E log p(x | z_1), `(B,)`; a log density, which may have either sign, or for a discrete decoder a log probability.
+    """
+
+    prior: Tensor
+    diffusion: Tensor
+    reconstruction: Tensor
+
+    @property
+    def nats(self) -> Tensor:
+        """The bound, log p(x) >= nats, `(B,)`."""
+        return self.reconstruction - self.diffusion.sum(1) - self.prior
+
+
+@dataclass(frozen=True)
+class ContinuousELBO(ELBO):
+    """The bound of infinitely many steps.
+
+    Attributes:
+        stderr: standard error of `nats` from its own draws, `(B,)`.
+    """
+
+    stderr: Tensor
+
+
+def gaussian_decoder(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log N(x; mean, std^2) of each coordinate: continuous data."""
+    return -0.5 * ((x - mean) / std) ** 2 - std.log() - 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class DiscretisedDecoder:
+    """log of the mass that N(mean, std^2) puts in the bin of x, for data on `bins` equally spaced values from `low` to `high`.
+
+    Bins are centred at the values; the first reaches to -inf and the last to +inf, so that the masses sum to 1 (Ho et al., eq. 13). 8-bit data
+    scaled to [-1, 1] are `DiscretisedDecoder(-1, 1, 256)`.
+    """
+
+    low: float
+    high: float
+    bins: int
+
+    def __post_init__(self) -> None:
+        if self.bins < 2 or not self.low < self.high:
+            raise ValueError(f"need low < high and at least 2 bins, got {self.low}, {self.high} and {self.bins}")
+
+    def __call__(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Log-probability of each coordinate, of the shape of `x`.
+
+        Raises:
+            ValueError: `x` is not on the values (looked for on the CPU only).
+        """
+        width = (self.high - self.low) / (self.bins - 1)
+        k = (x - self.low) / width
+        nearest = k.round().clamp(0, self.bins - 1)
+        # Half precision resolves 8-bit values to a few hundredths of a bin.
+        if x.device.type == "cpu" and bool(((k - nearest).abs() > 0.05).any()):
+            odd = x[(k - nearest).abs() > 0.05].flatten()[0].item()
+            raise ValueError(f"data must be on the {self.bins} values from {self.low:g} to {self.high:g}, got {odd:g}")
+        centre = self.low + nearest * width
+        below, above = (centre - 0.5 * width - mean) / std, (centre + 0.5 * width - mean) / std
+        # log(Phi(above) - Phi(below)), looked at from the side where both are small.
+        flip = below + above > 0
+        left, right = torch.where(flip, -above, below), torch.where(flip, -below, above)
+        log_right = torch.special.log_ndtr(right)
+        inside = log_right + torch.log(-torch.expm1(torch.special.log_ndtr(left) - log_right))
+        first, last = nearest == 0, nearest == self.bins - 1
+        return torch.where(first, torch.special.log_ndtr(above), torch.where(last, torch.special.log_ndtr(-below), inside))
+
+
+def optimal_variance(sde: SDE, noise_power: Callable[[float], float]) -> VarianceRule:
+    """The variance that makes the bound largest, v = q + b^2 Var(x | z_t) (Bao et al. 2022, arXiv 2201.06503, theorem 1), as `variance=`.
+
+    Args:
+        sde: the path.
+        noise_power: Gamma(lambda) = E|noise prediction|^2 / d, such as `solvers.NoisePower`: Var(x | z) = sigma^2/alpha^2 (1 - Gamma).
+    """
+
+    def variance(s: Tensor, t: Tensor) -> Tensor:
+        q, b = posterior_terms(sde, s, t)
+        gamma = torch.tensor([noise_power(value) for value in sde.half_log_snr(t).flatten().tolist()], dtype=torch.float64)
+        inside = (sde.sigma(t) / sde.alpha(t)) ** 2 * (1 - gamma.reshape(t.shape).clamp(max=1))
+        # Without signal Gamma is 1 whatever the data's variance.
+        return q + b**2 * torch.where(sde.alpha(t) > 0, inside, 0.0)
+
+    return variance
+
+
+def elbo(
+    model: Model,
+    x: Tensor,
+    *,
+    grid: Tensor | None = None,
+    variance: Variance = "beta",
+    decoder: Decoder = gaussian_decoder,
+    terms: int | None = None,
+    generator: Generator | None = None,
+    **cond: Any,
+) -> ELBO:
+    """The variational bound of a chain of steps, term by term, in nats; every term with one draw of z_t of its own.
+
+    Call it under `torch.no_grad()` unless the bound is to be differentiated.
+
+    Args:
+        model: anything with the calls of a `ScoreModel`.
+        x: data, `(B, *event)`.
+        grid: strictly decreasing times from 1 to 0, as `grids.uniform(sde, steps)` gives them; by default a chain's own T steps.
+        variance: v of p(z_s | z_t): "beta", sigma_t^2 (1 - e^{2h}), which is beta_t on a chain; "posterior", q; a number u between, beta^u
+            posterior^{1-u}; or a function `(s, t) -> v`, such as `optimal_variance`.
+        decoder: p(x | z_1), a function `(x, mean, std) -> log p` of each coordinate: `gaussian_decoder` for continuous data or a
+            `DiscretisedDecoder` for data on a grid. Its mean is D; its standard deviation sigma(t_1), which is sqrt(beta_1) on a chain, or the
+            root of `variance(0, t_1)` where that is a function.
+        terms: how many of the N - 1 steps are evaluated, drawn for each sample by strata; all by default. The sum stays unbiased.
+        generator: where noise and steps come from.
+        **cond: reaches the network untouched.
+
+    Returns:
+        The terms; network calls: one for each term and one for the reconstruction.
+
+    Raises:
+        ValueError: no grid for a path that is no chain, a grid that does not fall from 1 to 0, or terms outside 1..N-1.
+    """
+    sde, generator = model.sde, generator or fresh_generator()
+    times = _ascending(sde, grid)
+    steps = len(times) - 2  # without the last, which is the decoder's
+    terms = steps if terms is None else terms
+    if not (0 < terms <= steps or terms == steps == 0):
+        raise ValueError(f"terms must lie in 1..{steps}, got {terms}")
+    rule = variance_rule(sde, variance)
+    columns = []
+    for j in range(terms):
+        # Uniform in the j-th of `terms` equal parts of the steps; with all terms that is step j itself.
+        u = rand(len(x), generator).cpu() if terms < steps else torch.zeros(len(x), dtype=torch.float64)
+        i = ((j + u) * (steps / terms)).long().clamp(max=steps - 1) + 1
+        s, t = times[i], times[i + 1]
+        z, _ = sde.perturb(x, t, generator)
+        q, b = posterior_terms(sde, s, t)
+        kl = gaussian_kl(x, model.data(z, t, **cond), q, b, rule(s, t))
+        columns.append(kl * (steps / terms))
+    prior = _prior_kl(sde, x, times[-1])
+    diffusion = torch.stack(columns, 1) if columns else prior.new_zeros(len(x), 0)
+    std = rule(times[0], times[1]).sqrt() if callable(variance) else sde.sigma(times[1])
+    return ELBO(prior, diffusion, _reconstruction(model, x, times[1], std, decoder, generator, cond))
+
+
+def elbo_continuous(
+    model: Model,
+    x: Tensor,
+    *,
+    samples: int = 16,
+    decoder: Decoder = gaussian_decoder,
+    generator: Generator | None = None,
+    **cond: Any,
+) -> ContinuousELBO:
+    """The bound of infinitely many steps between t_max and t_min, in nats, for any path; its value does not depend on a variance.
+
+    With the exact score of the data's distribution it is tight but for the prior at t_max and the decoder at t_min.
+
+    Args:
+        model: anything with the calls of a `ScoreModel`.
+        x: data, `(B, *event)`.
+        samples: draws of time and noise for each sample, two network calls each. Times are uniform in lambda, by strata of two draws, from
+            which the standard error is known.
+        decoder: p(x | z) at t_min, as in `elbo`, with standard deviation sigma(t_min).
+        generator: where times and noise come from.
+        **cond: reaches the network untouched.
+
+    Returns:
+        The terms; `diffusion` is `(B, samples)`, each an estimate of the integral over `samples`.
+
+    Raises:
+        ValueError: an odd number of samples, or none.
+    """
+    if samples < 2 or samples % 2:
+        raise ValueError(f"samples must be even and at least 2, got {samples}")
+    sde, generator = model.sde, generator or fresh_generator()
+    t_min, t_max = as_time(sde.t_min), as_time(sde.t_max)
+    low, high = sde.half_log_snr(t_max), sde.half_log_snr(t_min)
+    scale = x.shape[1:].numel() * float(high - low)
+    diffusion, reconstruction = [], []
+    for k in range(samples):
+        u = (k // 2 + rand(len(x), generator).cpu()) / (samples // 2)
+        t = sde.time(low + (high - low) * u).clamp(sde.t_min, sde.t_max)
+        diffusion.append(scale * as_float64(denoising(model, x, "noise", generator=generator, t=t, **cond)))
+        reconstruction.append(_reconstruction(model, x, t_min, sde.sigma(t_min), decoder, generator, cond))
+    integral, log_p = torch.stack(diffusion, 1), torch.stack(reconstruction, 1)
+    # Two draws a stratum: half their squared difference is the variance of each, without bias.
+    draws = log_p - integral
+    stderr = (draws[:, ::2] - draws[:, 1::2]).square().sum(1).sqrt() / samples
+    return ContinuousELBO(_prior_kl(sde, x, t_max), integral / samples, log_p.mean(1), stderr)
+
+
+def gaussian_kl(x: Tensor, data: Tensor, q: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    """KL( N(m + b x, q) || N(m + b data, v) ) in nats, `(B,)`, float64.
+
+    Args:
+        x: what the first mean is made of, `(B, *event)`.
+        data: what the second is made of.
+        q: variance of the first, a scalar or `(B,)`.
+        b: coefficient of x and data in the means, likewise.
+        v: variance of the second: a scalar, `(B,)`, or of the shape of `x`.
+    """
+    x, data = as_float64(x), as_float64(data)
+    v = v if v.shape == x.shape and v.ndim > 1 else expand(v, x)
+    ratio = expand(q, x) / v
+    terms = ratio - 1 - ratio.log() + (expand(b, x) * (x - data)) ** 2 / v
+    return 0.5 * terms.expand_as(x).reshape(len(x), -1).sum(1)
+
+
+def posterior_terms(sde: SDE, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """q and b: the variance of the posterior q(z_s | z_t, x) and the coefficient of x in its mean."""
+    shrink = -torch.expm1(2 * (sde.half_log_snr(t) - sde.half_log_snr(s)))
+    return sde.sigma(s) ** 2 * shrink, sde.alpha(s) * shrink
+
+
+def variance_rule(sde: SDE, variance: Variance) -> VarianceRule:
+    """The function `(s, t) -> v` that a word or a number stands for.
+
+    Raises:
+        ValueError: it is none of those that `elbo` takes.
+    """
+    if callable(variance):
+        return variance
+    if isinstance(variance, str):
+        if variance not in ("beta", "posterior"):
+            raise ValueError(f"variance must be 'beta', 'posterior', a number in [0, 1] or a function of (s, t), got {variance!r}")
+        u = 1.0 if variance == "beta" else 0.0
+    else:
+        u = float(variance)
+        if not 0 <= u <= 1:
+            raise ValueError(f"variance must be 'beta', 'posterior', a number in [0, 1] or a function of (s, t), got {variance!r}")
+
+    def between(s: Tensor, t: Tensor) -> Tensor:
+        shrink = -torch.expm1(2 * (sde.half_log_snr(t) - sde.half_log_snr(s)))
+        return shrink * sde.sigma(t) ** (2 * u) * sde.sigma(s) ** (2 - 2 * u)
+
+    return between
+
+
+def _ascending(sde: SDE, grid: Tensor | None) -> Tensor:
+    """The times from 0 to 1."""
+    if grid is None:
+        if not isinstance(sde, VPChain):
+            raise ValueError(
+                f"a bound needs steps: {sde!r} is no chain, so give grid=grids.uniform(sde, steps) or use elbo_continuous"
+            )
+        return torch.arange(sde.steps + 1, dtype=torch.float64) / sde.steps
+    times = as_time(grid).cpu()
+    if times.ndim != 1 or len(times) < 2 or float(times[0]) != 1 or float(times[-1]) != 0 or not bool((times.diff() < 0).all()):
+        raise ValueError(f"a grid must fall strictly from 1 to 0, got {grid}")
+    return times.flip(0)
+
+
+def _prior_kl(sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    """KL( N(alpha x, sigma^2) || N(0, prior_std^2) ) at time t, `(B,)`."""
+    return gaussian_kl(x, torch.zeros_like(x), sde.sigma(t) ** 2, sde.alpha(t), as_float64(sde.prior_std**2))
+
+
+def _reconstruction(
+    model: Model, x: Tensor, t: Tensor, std: Tensor, decoder: Decoder, generator: Generator, cond: dict[str, Any]
+) -> Tensor:
+    """log p(x | z_t) with one draw of z_t, `(B,)`."""
+    z, _ = model.sde.perturb(x, t, generator)
+    x, data = as_float64(x), as_float64(model.data(z, t, **cond))
+    return decoder(x, data, expand(std, x)).expand_as(x).reshape(len(x), -1).sum(1)

@@ -1,0 +1,96 @@
+"""The loss for networks that learn the variance of their steps (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3.1).
+
+A network returns the data prediction D and, for each coordinate, a fraction f in [0, 1]. The step from t to s has the variance
+
+    log v = f log v_beta + (1 - f) log v_posterior,      v_beta = beta_t,    v_posterior = q,
+
+and is trained by
+
+    L_hybrid = L_simple + w L_vlb,        L_simple = |noise error|^2,    L_vlb = T KL_t  (at t = 1/T: -T log p(x | z_1)),
+
+where L_vlb sees D with its gradient stopped, so that it trains f alone.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from ..random import fresh_generator
+from ..sde import SDE, Time, VPChain, as_float64, as_time, expand
+from .elbo import Decoder, gaussian_decoder, gaussian_kl, posterior_terms, variance_rule
+from .times import TimeSampler, draw_times
+
+
+class LearnedVariance(Protocol):
+    """A model of the data and of the variance of its steps."""
+
+    @property
+    def sde(self) -> SDE:
+        """The path: a chain."""
+        ...
+
+    def data_and_fraction(self, z: Tensor, t: Time, **cond: object) -> tuple[Tensor, Tensor]:
+        """The data prediction and the fraction f in [0, 1], both of the shape of `z`."""
+        ...
+
+
+def hybrid(
+    model: LearnedVariance,
+    x: Tensor,
+    vlb_weight: float = 1e-3,
+    time_sampler: TimeSampler | None = None,
+    generator: Generator | None = None,
+    *,
+    decoder: Decoder = gaussian_decoder,
+    t: Tensor | None = None,
+    noise: Tensor | None = None,
+    **cond: object,
+) -> Tensor:
+    """L_hybrid of each sample, `(B,)`, a mean over the event's coordinates; L_vlb in nats per coordinate.
+
+    Args:
+        model: has `data_and_fraction`, on a chain of at least two steps.
+        x: data, `(B, *event)`.
+        vlb_weight: w; 0 is the simple loss.
+        time_sampler: "discrete" by default, and whatever else draws a chain's own times.
+        generator: where times and noise come from.
+        decoder: p(x | z_1), as in `elbo`.
+        t: times `(B,)` of the chain, in place of random ones.
+        noise: noise of the shape of `x` in place of random noise.
+        **cond: reaches the network untouched.
+
+    Raises:
+        ValueError: the path is no chain of two or more steps, or a time is none of its own.
+    """
+    sde, generator = model.sde, generator or fresh_generator()
+    if not isinstance(sde, VPChain) or sde.steps < 2:
+        raise ValueError(f"learned variances need a chain of at least 2 steps (VPSDE.from_betas), got {sde!r}")
+    if t is None:
+        t, importance = draw_times(sde, len(x), time_sampler, generator)
+        loss = hybrid(model, x, vlb_weight, None, generator, decoder=decoder, t=t, noise=noise, **cond)
+        return expand(importance, loss) * loss
+    t = as_time(t)
+    i = (t * sde.steps).round()
+    if t.device.type == "cpu" and bool(((t * sde.steps - i).abs() > 1e-3).any() or (i < 1).any()):
+        raise ValueError(f"times must be those of the chain, 1/{sde.steps}, ..., 1, got {t}")
+    z, _ = sde.perturb(x, t, generator, noise)
+    data, fraction = model.data_and_fraction(z, t, **cond)
+    exact, predicted = as_float64(x), as_float64(data)
+    # The noise error is the data's times alpha/sigma.
+    snr = (2 * sde.half_log_snr(t)).exp()
+    simple = ((exact - predicted) ** 2).reshape(len(x), -1).mean(1) * snr.to(exact.device)
+
+    first = i == 1
+    # The first step has no posterior variance; that of the second stands in for it (as in the paper), and in the branch not taken below.
+    later = i.clamp(min=2)
+    q, b = posterior_terms(sde, (later - 1) / sde.steps, later / sde.steps)
+    beta = variance_rule(sde, "beta")((i - 1) / sde.steps, i / sde.steps)
+    mean, f = predicted.detach(), as_float64(fraction)
+    log_v = f * expand(beta.log(), f) + (1 - f) * expand(q.log(), f)
+    kl = gaussian_kl(exact, mean, q, b, log_v.exp())
+    nll = -decoder(exact, mean, (0.5 * log_v).exp()).reshape(len(x), -1).sum(1)
+    vlb = torch.where(first.to(kl.device), nll, kl) * (sde.steps / x.shape[1:].numel())
+    return (simple + vlb_weight * vlb).to(torch.promote_types(x.dtype, torch.float32))

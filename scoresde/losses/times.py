@@ -1,0 +1,262 @@
+"""Training times: where on the path the loss is looked at.
+
+With u uniform on [0, 1), t = 1 - (1 - t_min) u is uniform on [t_min, 1], and the loss of a model is the mean of L(t) over it. Any other
+density p(t) estimates the same mean if each value is multiplied by w(t) = uniform density / p(t):
+
+    E_{t ~ uniform} L(t) = E_{t ~ p} w(t) L(t).
+
+A time sampler is a function of `(sde, n, generator)`. One that returns `Times(t, weight)` leaves the loss what it is and changes the
+variance of its estimate. One that returns times alone changes the loss: its own density is then part of the weighting, as in EDM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from ..random import fresh_generator, rand
+from ..sde import SDE, VPChain, as_time
+
+
+class Times(NamedTuple):
+    """Times and the weight of the loss at each, both float64 of shape `(n,)`."""
+
+    t: Tensor
+    weight: Tensor
+
+
+TimeSampler = str | Callable[[SDE, int, Generator], Tensor | Times]
+
+
+class Density(Protocol):
+    """A time sampler that knows its density."""
+
+    def __call__(self, sde: SDE, n: int, generator: Generator) -> Tensor:
+        """`n` times."""
+        ...
+
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
+        """p(t), float64 like `t`; its integral over [t_min, t_max] is 1."""
+        ...
+
+
+def uniform(sde: SDE, n: int, generator: Generator) -> Tensor:
+    """Independent uniform times on [t_min, 1]."""
+    return 1 - (1 - sde.t_min) * rand(n, generator)
+
+
+def stratified(sde: SDE, n: int, generator: Generator) -> Tensor:
+    """One uniform time in each of n equal strata of [t_min, 1]: each is uniform, and the mean over a batch varies less."""
+    strata = torch.arange(n, dtype=torch.float64, device=generator.device)
+    return 1 - (1 - sde.t_min) * (strata + rand(n, generator)) / n
+
+
+def low_discrepancy(sde: SDE, n: int, generator: Generator) -> Tensor:
+    """n equally spaced times of [t_min, 1] with one random shift for all (Kingma et al. 2021, arXiv 2107.00630, appendix I.1)."""
+    strata = torch.arange(n, dtype=torch.float64, device=generator.device)
+    return 1 - (1 - sde.t_min) * (strata + rand(1, generator)) / n
+
+
+def discrete(sde: SDE, n: int, generator: Generator) -> Tensor:
+    """Uniform among a chain's own times 1/T, ..., 1 (Ho et al. 2020, algorithm 1).
+
+    Raises:
+        ValueError: `sde` is no chain.
+    """
+    if not isinstance(sde, VPChain):
+        raise ValueError(f"time_sampler='discrete' needs a discrete chain (VPSDE.from_betas), got {sde!r}")
+    return ((rand(n, generator) * sde.steps).floor() + 1) / sde.steps
+
+
+def _half_log_snr_slope(sde: SDE, t: Tensor) -> Tensor:
+    """-d lambda/dt = g^2/(2 sigma^2)."""
+    return 0.5 * (sde.diffusion(t) / sde.sigma(t)) ** 2
+
+
+def _half_log_snr_range(sde: SDE) -> tuple[Tensor, Tensor]:
+    """lambda at t_max and at t_min, where it is largest."""
+    return sde.half_log_snr(sde.t_max), sde.half_log_snr(sde.t_min)
+
+
+@dataclass(frozen=True)
+class UniformHalfLogSNR:
+    """lambda uniform between lambda(t_max) and lambda(t_min).
+
+    As d lambda/dt = -g^2/(2 sigma^2) on every Gaussian path, its density in t is proportional to g^2/sigma^2, the factor that the likelihood
+    weighting puts on the squared noise error (Song et al. 2021, arXiv 2101.09258, section 5.1, by closed forms for three SDEs; here by the
+    inverse of lambda for any). Corrected, the factor and the density cancel, and only the noise error itself still varies.
+    """
+
+    def __call__(self, sde: SDE, n: int, generator: Generator) -> Tensor:
+        """`n` times, float64."""
+        low, high = _half_log_snr_range(sde)
+        u = rand(n, generator)
+        # The inverse of lambda may be a rounding error outside the range it was asked for.
+        return sde.time(low.to(u.device) + (high - low).to(u.device) * u).clamp(sde.t_min, sde.t_max)
+
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
+        """g^2/(2 sigma^2) / (lambda(t_min) - lambda(t_max))."""
+        low, high = _half_log_snr_range(sde)
+        return _half_log_snr_slope(sde, t) / (high - low).to(t.device)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """log(sigma/alpha) ~ N(mean, std^2), cut off at t_min and t_max (Karras et al. 2022, arXiv 2206.00364, table 1).
+
+    EDM trains with this density and the weighting "edm", uncorrected: the density is part of its loss.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def __call__(self, sde: SDE, n: int, generator: Generator) -> Tensor:
+        """`n` times, float64."""
+        low, high = self._cdf(sde)
+        u = rand(n, generator)
+        standard = torch.special.ndtri(low.to(u.device) + (high - low).to(u.device) * u)
+        return sde.time(-(self.mean + self.std * standard)).clamp(sde.t_min, sde.t_max)
+
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
+        """The normal density of log(sigma/alpha), times g^2/(2 sigma^2), over what the cut leaves."""
+        low, high = self._cdf(sde)
+        normal = torch.distributions.Normal(self.mean, self.std).log_prob(-sde.half_log_snr(t)).exp()
+        return normal * _half_log_snr_slope(sde, t) / (high - low).to(t.device)
+
+    def _cdf(self, sde: SDE) -> tuple[Tensor, Tensor]:
+        """The normal distribution function at t_min and t_max."""
+        at_t_max, at_t_min = _half_log_snr_range(sde)
+        return torch.special.ndtr((-at_t_min - self.mean) / self.std), torch.special.ndtr((-at_t_max - self.mean) / self.std)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """The times of a sampler that knows its density, with the weight that makes every mean that of uniform times on [t_min, t_max].
+
+    That is [t_min, 1] unless no signal is left at t = 1.
+    """
+
+    sampler: Density
+
+    def __call__(self, sde: SDE, n: int, generator: Generator) -> Times:
+        """`n` times and their weights."""
+        t = self.sampler(sde, n, generator)
+        return Times(t, 1 / ((sde.t_max - sde.t_min) * self.sampler.density(sde, t)))
+
+
+class Adaptive:
+    """Times drawn more often where the loss is larger and more variable, with the exact weight.
+
+    [t_min, 1], or a chain's own times, is cut into bins; bin b is drawn with probability
+
+        p_b = (1 - floor) sqrt(E L_b^2) / sum_b' sqrt(E L_b'^2) + floor/bins,
+
+    the second moment over its last `history` losses, and all bins alike until each has as many (Nichol and Dhariwal 2021, arXiv 2102.09672,
+    section 3.3, whose bins are the steps of the chain). Sample, then report the losses without the weight:
+
+        t, weight = sampler(sde, len(x), generator)
+        loss = losses.denoising(model, x, t=t)
+        sampler.update(sde, t, loss)
+        (weight * loss).mean().backward()
+
+    Args:
+        bins: number of bins; the T of a chain makes each step one.
+        history: losses remembered of each bin.
+        floor: share of the draws that stays uniform, in (0, 1].
+    """
+
+    def __init__(self, bins: int = 20, history: int = 10, floor: float = 0.01) -> None:
+        if bins < 1 or history < 1 or not 0 < floor <= 1:
+            raise ValueError(f"need bins >= 1, history >= 1 and 0 < floor <= 1, got {bins}, {history} and {floor}")
+        self.bins, self.history, self.floor = bins, history, floor
+        self._losses = torch.zeros(bins, history, dtype=torch.float64)
+        self._counts = torch.zeros(bins, dtype=torch.long)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """p_b, float64 of shape `(bins,)`; the first bin is at t = 1, or at 1/T on a chain."""
+        if bool((self._counts < self.history).any()):
+            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
+        root = self._losses.square().mean(1).sqrt()
+        share = root / root.sum() if float(root.sum()) > 0 else torch.full_like(root, 1 / self.bins)
+        return (1 - self.floor) * share + self.floor / self.bins
+
+    def __call__(self, sde: SDE, n: int, generator: Generator) -> Times:
+        """`n` times and their weights 1/(bins p_b)."""
+        p = self.probabilities
+        v = rand(n, generator).cpu()
+        chosen = torch.searchsorted(p.cumsum(0), v, right=True).clamp(max=self.bins - 1)
+        u = (chosen + rand(n, generator).cpu()) / self.bins
+        t = ((u * sde.steps).floor() + 1) / sde.steps if isinstance(sde, VPChain) else 1 - (1 - sde.t_min) * u
+        return Times(t.to(generator.device), (1 / (self.bins * p[chosen])).to(generator.device))
+
+    def update(self, sde: SDE, t: Tensor, loss: Tensor) -> None:
+        """Remember the losses `(B,)` found at the times `(B,)`.
+
+        Raises:
+            ValueError: a loss that is not finite, or shapes that differ.
+        """
+        if t.shape != loss.shape:
+            raise ValueError(f"need one loss a time, got shapes {tuple(loss.shape)} and {tuple(t.shape)}")
+        t, loss = as_time(t).cpu(), loss.detach().double().cpu()
+        if not bool(loss.isfinite().all()):
+            raise ValueError(f"a loss is not finite at t={t[~loss.isfinite()][0].item():g}")
+        u = t - 0.5 / sde.steps if isinstance(sde, VPChain) else (1 - t) / (1 - sde.t_min)
+        for b, value in zip((u * self.bins).long().clamp(0, self.bins - 1).tolist(), loss.tolist(), strict=True):
+            self._losses[b, self._counts[b] % self.history] = value
+            self._counts[b] += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that `load_state_dict` needs to go on from here."""
+        return {"losses": self._losses.clone(), "counts": self._counts.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`.
+
+        Raises:
+            ValueError: it has another number of bins or another history.
+        """
+        if state["losses"].shape != self._losses.shape:
+            raise ValueError(
+                f"the state is of {tuple(state['losses'].shape)} (bins, history), this sampler of {tuple(self._losses.shape)}"
+            )
+        self._losses, self._counts = state["losses"].clone(), state["counts"].clone()
+
+
+TIME_SAMPLERS: dict[str, Callable[[SDE, int, Generator], Tensor | Times]] = {
+    "uniform": uniform,
+    "stratified": stratified,
+    "low_discrepancy": low_discrepancy,
+    "discrete": discrete,
+    "likelihood": Corrected(UniformHalfLogSNR()),
+    "log_normal": LogNormal(),
+}
+
+
+def draw_times(sde: SDE, n: int, time_sampler: TimeSampler | None = None, generator: Generator | None = None) -> Times:
+    """`n` training times and their weights. By default "discrete" on a chain and "uniform" elsewhere.
+
+    Raises:
+        ValueError: an unknown name, or "discrete" without a chain.
+    """
+    if time_sampler is None:
+        time_sampler = "discrete" if isinstance(sde, VPChain) else "uniform"
+    if isinstance(time_sampler, str):
+        if time_sampler not in TIME_SAMPLERS:
+            raise ValueError(f"time_sampler must be one of {', '.join(TIME_SAMPLERS)} or a function; got {time_sampler!r}")
+        time_sampler = TIME_SAMPLERS[time_sampler]
+    drawn = time_sampler(sde, n, generator or fresh_generator())
+    return drawn if isinstance(drawn, Times) else Times(drawn, torch.ones_like(drawn))
+
+
+def sample_times(sde: SDE, n: int, time_sampler: TimeSampler | None = None, generator: Generator | None = None) -> Tensor:
+    """The times of `draw_times` alone."""
+    return draw_times(sde, n, time_sampler, generator).t
