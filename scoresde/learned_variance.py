@@ -5,15 +5,17 @@ transition, the log variance of the step lies:
 
     log Sigma = f log beta + (1 - f) log beta~,      f = (v + 1)/2.
 
-v is a fraction, not a variance, and so fits every spacing of the steps. `solvers.LearnedAncestral` uses it.
+v is a fraction, not a variance, and so fits every spacing of the steps. `solvers.LearnedAncestral` uses it and `losses.hybrid` trains it.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .model import ScoreModel
-from .sde import Time
+from .prediction import conversion
+from .sde import Time, expand
 
 
 class LearnedVariance(ScoreModel):
@@ -47,3 +49,14 @@ class LearnedVariance(ScoreModel):
             )
         prediction, v = out.chunk(2, dim=1)
         return prediction, (v + 1) / 2
+
+    def data_and_fraction(self, z: Tensor, t: Time, **cond: object) -> tuple[Tensor, Tensor]:
+        """E[x | z_t] and f, from one network call.
+
+        Raises:
+            ValueError: as `output_and_fraction`, or the prediction does not determine the data at t.
+        """
+        out, fraction = self.output_and_fraction(z, t, **cond)
+        c_z, c_out = conversion(self.sde, t, self.prediction, "data")
+        dtype = torch.promote_types(z.dtype, out.dtype)
+        return (expand(c_z, z, dtype) * z.to(dtype) + expand(c_out, z, dtype) * out.to(dtype)).to(z.dtype), fraction

@@ -151,3 +151,20 @@ def test_zero_terminal_signal_and_short_chains(steps):
     for sde in (SDES["zero terminal"], ss.VPSDE.from_betas(linear_betas(20))):
         x = ss.sample(learned(sde, torch.sin, "velocity"), (50, 2), solvers.LearnedAncestral(), steps=steps, generator=generator())
         assert float(x.abs().max()) < 5
+
+
+def test_one_network_trains_and_samples():
+    """The loss for learned variances takes the model that the solver takes; both halves of the network learn."""
+    head = torch.nn.Conv1d(3, 6, 1, dtype=torch.float64)
+
+    class TwoHeads(torch.nn.Module):
+        def forward(self, z, t):
+            return head(z)
+
+    model = ss.LearnedVariance(TwoHeads(), SDES["chain20"], "velocity")
+    z, t = torch.randn(5, 3, 4, dtype=torch.float64, generator=generator()), torch.arange(1, 6, dtype=torch.float64) / 5
+    data, fraction = model.data_and_fraction(z, t)
+    assert torch.equal(data, model.data(z, t))
+    assert torch.equal(fraction, model.output_and_fraction(z, t)[1])
+    losses.hybrid(model, z, generator=generator(1)).sum().backward()
+    assert bool((head.bias.grad.abs() > 0).all())

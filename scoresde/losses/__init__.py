@@ -17,7 +17,7 @@ from .elbo import (
     posterior_terms,
     variance_rule,
 )
-from .hybrid import LearnedVariance, hybrid
+from .hybrid import hybrid
 from .score_matching import explicit, finite_difference, implicit, sliced
 from .times import (
     TIME_SAMPLERS,
@@ -46,7 +46,6 @@ __all__ = [
     "Corrected",
     "Density",
     "DiscretisedDecoder",
-    "LearnedVariance",
     "LogNormal",
     "TimeSampler",
     "Times",

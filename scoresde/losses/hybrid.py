@@ -13,28 +13,14 @@ where L_vlb sees D with its gradient stopped, so that it trains f alone.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Generator, Tensor
 
+from ..learned_variance import LearnedVariance
 from ..random import fresh_generator
-from ..sde import SDE, Time, VPChain, as_float64, as_time, expand
+from ..sde import VPChain, as_float64, as_time, expand
 from .elbo import Decoder, gaussian_decoder, gaussian_kl, posterior_terms, variance_rule
 from .times import TimeSampler, draw_times
-
-
-class LearnedVariance(Protocol):
-    """A model of the data and of the variance of its steps."""
-
-    @property
-    def sde(self) -> SDE:
-        """The path: a chain."""
-        ...
-
-    def data_and_fraction(self, z: Tensor, t: Time, **cond: object) -> tuple[Tensor, Tensor]:
-        """The data prediction and the fraction f in [0, 1], both of the shape of `z`."""
-        ...
 
 
 def hybrid(
@@ -52,7 +38,7 @@ def hybrid(
     """L_hybrid of each sample, `(B,)`, a mean over the event's coordinates; L_vlb in nats per coordinate.
 
     Args:
-        model: has `data_and_fraction`, on a chain of at least two steps.
+        model: its network returns prediction and fraction, on a chain of at least two steps.
         x: data, `(B, *event)`.
         vlb_weight: w; 0 is the simple loss.
         time_sampler: "discrete" by default, and whatever else draws a chain's own times.
