@@ -317,7 +317,7 @@ def test_noise_is_not_rounded_to_a_half_precision_output():
 
 
 def test_the_default_is_the_measured_choice():
-    """Without a solver: iPNDM on a power of VP time, which beats the common choices on three modes at every budget."""
+    """Without a solver: a multistep method on a power of VP time, which beats the common choices on three modes at every budget."""
     model, z = mixture().model(DDPM), torch.randn(500, 2, dtype=torch.float64, generator=generator())
     exact = ss.sample(model, z.shape, "unipc3", steps=500, z=z)
 
@@ -332,5 +332,5 @@ def test_the_default_is_the_measured_choice():
         assert error(nfe=nfe) < min(error(name, nfe=nfe) for name in ("ddim", "heun", "dpm++2m", "dpm++3m"))
     times = grids.karras(DDPM, 7)
     assert torch.equal(
-        ss.sample(model, (2, 2), grid=times, seeds=range(2)), ss.sample(model, (2, 2), "ipndm3", grid=times, seeds=range(2))
+        ss.sample(model, (2, 2), grid=times, seeds=range(2)), ss.sample(model, (2, 2), "vab3", grid=times, seeds=range(2))
     )
