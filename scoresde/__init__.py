@@ -1,6 +1,7 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
 from . import analytic, grids, losses, networks, solvers
+from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
 from .model import ScoreModel
 from .prediction import Model, Preconditioned
 from .sampling import sample
@@ -14,6 +15,8 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "CoefficientsSDE",
+    "Dequantised",
+    "Likelihood",
     "Model",
     "Preconditioned",
     "RectifiedFlow",
@@ -21,9 +24,15 @@ __all__ = [
     "ScoreModel",
     "SubVPSDE",
     "analytic",
+    "bits_per_dim",
+    "decode",
+    "dequantise",
+    "encode",
     "grids",
+    "log_likelihood",
     "losses",
     "networks",
+    "prior_mismatch",
     "sample",
     "solvers",
     "zero_terminal_snr",
