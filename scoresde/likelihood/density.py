@@ -84,7 +84,7 @@ def log_likelihood(
         x: any event shape; not changed. Half precision is worked on in float32.
         divergence: "exact" costs d backward passes an evaluation; "hutchinson" and "hutch++" are unbiased estimates from random probes.
         probes: K, of each sample. They are drawn once, and fixed along the ODE.
-        probe_law: "rademacher" (signs; the smaller variance) or "gaussian".
+        probe_law: of "hutchinson": "rademacher" (signs; the smaller variance) or "gaussian", which "hutch++" always takes.
         rtol, atol: tolerances of a step for each sample alone, in v = z/sqrt(alpha^2 + sigma^2) and in the log density in nats per dimension.
         t_end: the time that `x` is put at, as z = alpha(t_end) x; by default `model.sde.t_min`. The module says what it means.
         steps: the most steps that may be tried.
@@ -138,15 +138,14 @@ def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor)
         raise ValueError(f"probe_law must be 'rademacher' or 'gaussian', got {law!r}")
 
     def draw() -> Tensor:
-        normal = noise.draw((len(x), probes, x[0].numel()), x.dtype, x.device)
-        return normal if law == "gaussian" else torch.where(normal < 0, -1.0, 1.0).to(x.dtype)
+        return noise.draw((len(x), probes, x[0].numel()), x.dtype, x.device)
 
     if name == "exact":
         if probes != 1:
             raise ValueError(f"probes={probes} means nothing to divergence='exact': use 'hutchinson' or 'hutch++'")
         return Exact()
     if name == "hutchinson":
-        return Hutchinson(draw())
+        return Hutchinson(draw() if law == "gaussian" else torch.where(draw() < 0, -1.0, 1.0).to(x.dtype))
     if name == "hutch++":
         return HutchPlusPlus(draw(), draw())
     raise ValueError(f"divergence must be 'exact', 'hutchinson' or 'hutch++', got {name!r}")

@@ -6,9 +6,11 @@ With M = dF/dv of a field F and unit vectors e_i or random probes p of covarianc
     hutchinson   tr M = E[ p^T M p ]                                               one product a probe; Hutchinson 1989, Commun. Stat. 18, 1059
     hutch++      tr M = tr Q^T M Q + E[ p^T P M P p ],   P = I - Q Q^T             three a probe; Meyer et al. 2021, arXiv 2010.09649, alg. 1
 
-where Q is a basis of the range of M^T on some of the probes, so that the noise of Hutch++ is only that of the rest. Hutchinson's variance for
-symmetric M is 2 (|M|_F^2 - sum_i M_ii^2) with signs and 2 |M|_F^2 with Gaussian probes. The sums over probes are left to the caller: every
-estimate comes as one column a probe, whose mean is the estimate and whose spread its error.
+where Q, `(d, K)`, is a basis of the range of M^T on K other probes, so that the noise of Hutch++ is only that of the rest. For symmetric M
+Hutchinson's variance is 2 (|M|_F^2 - sum_i M_ii^2) with signs and 2 |M|_F^2 with Gaussian probes. In Hutch++ the probes are Gaussian and P p
+is scaled to the length sqrt(d - K), which is unbiased because length and direction are independent, and takes away the noise of every multiple
+of the identity (Epperly, Tropp and Webber 2024, arXiv 2301.07825, section 2.3). It wins where a few directions make up M; where M is nearly
+diagonal, as for images with constant pixels, signs do. Every estimate comes as one column a probe: the mean is the estimate, the spread its error.
 
 All products are taken from the left, w^T M, by reverse-mode differentiation: one evaluation of F serves all of them, every network that can be
 trained has it (forward mode has no rule for fused attention), and it costs as much as forward mode: one backward pass a product, in which the
@@ -135,7 +137,7 @@ class Hutchinson(Divergence):
 
 @dataclass(frozen=True)
 class HutchPlusPlus(Divergence):
-    """The exact trace on the range of `sketch`, `(B, K, d)`, and Hutchinson's estimate with `probes`, `(B, K, d)`, on the rest."""
+    """The exact trace on the range of `sketch`, `(B, K, d)`, and an estimate with Gaussian `probes`, `(B, K, d)`, on the rest."""
 
     sketch: Tensor
     probes: Tensor
@@ -151,6 +153,7 @@ class HutchPlusPlus(Divergence):
         q = torch.linalg.qr(image.permute(1, 2, 0)).Q.permute(2, 0, 1)
         p = _rows(self.probes, active)
         rest = p - torch.einsum("jbd,kbj->kbd", q, torch.einsum("jbd,kbd->kbj", q, p))
+        rest = math.sqrt(q.shape[-1] - len(q)) * torch.nn.functional.normalize(rest, dim=-1)
         return ((at.pull(q) * q).sum((0, 2)) + (at.pull(rest) * rest).sum(-1)).T
 
 
