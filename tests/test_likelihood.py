@@ -37,7 +37,8 @@ def unet(sde=LINEAR, dtype=torch.float64, prediction="velocity"):
     torch.manual_seed(0)
     network = networks.UNet(2, width=8, multipliers=(1, 2), heads=2).to(dtype)
     for weight in network.parameters():
-        torch.nn.init.normal_(weight, std=0.2)
+        torch.nn.init.normal_(weight, std=0.1)
+    network.embedding.frequencies *= 1e-3  # smooth in time, so that tight tolerances are cheap
     return ss.ScoreModel(network, sde, prediction).requires_grad_(False)
 
 
@@ -56,22 +57,22 @@ def global_random_state():
 def test_density_is_the_one_of_the_path_on_every_process(sde):
     """With the law of z_1 in place of the prior it is the mixture's own at t_end, whatever the scales."""
     target, end = mixture(), 0.01
-    x = target.sample(16, generator())
-    out = ss.log_likelihood(target.model(sde), x, t_end=end, rtol=1e-8, atol=1e-8)
+    x = target.sample(4, generator())
+    out = ss.log_likelihood(target.model(sde), x, t_end=end, rtol=1e-7, atol=1e-7)
     alpha = float(sde.alpha(end))
     exact = target.log_prob(alpha * x, end, sde) + 2 * math.log(alpha)
     got = out.nats - sde.prior_log_prob(out.z) + target.log_prob(out.z, 1.0, sde) if float(sde.alpha(1.0)) else out.nats
-    assert float((got - exact).abs().max()) / 2 <= 1e-6
-    assert torch.equal(out.stderr, torch.zeros(16, dtype=torch.float64))
+    assert float((got - exact).abs().max()) / 2 <= 2e-6
+    assert torch.equal(out.stderr, torch.zeros(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
     ("divergence", "tolerance"), [("exact", 1e-5), ("hutchinson", 1e-3)], ids=["exact divergence", "one probe of Hutchinson"]
 )
 @pytest.mark.parametrize("target", [gaussian([0.7, -0.2], [0.3, 1.5]), wide_mixture()], ids=["gaussian", "mixture"])
-def test_mean_density_of_4096_points_at_the_default_tolerance(target, divergence, tolerance):
+def test_mean_density_at_the_default_tolerance(target, divergence, tolerance):
     d = math.prod(target.event_shape)
-    x = target.sample(4096, generator(1))
+    x = target.sample(512 if divergence == "exact" else 4096, generator(1))  # an exact divergence has no noise to average
     out = ss.log_likelihood(target.model(FLOW), x, divergence=divergence, t_end=1e-5, generator=generator(2))
     error = (out.nats - target.log_prob(x)) / d
     assert abs(float(error.mean())) <= tolerance
@@ -203,8 +204,8 @@ def test_hutch_plus_plus_is_exact_for_few_directions_and_a_multiple_of_the_ident
 
 @pytest.mark.parametrize("divergence", ["hutchinson", "hutch++"])
 def test_bug_30_an_estimate_says_how_wrong_it_is(divergence):
-    """One probe cannot know: NaN. Many: the error in units of the standard error is near 1, over 256 points within sqrt(2/256) and
-    the longer tails of a t distribution."""
+    """One probe cannot know: NaN. Many: the mean square of the errors is that of the standard errors, over 256 points within about
+    sqrt(2/256) = 0.09 and what the tails of an estimated error add."""
     target = wide_mixture()
     model, x = target.model(FLOW), target.sample(256, generator())
     options = {"t_end": 1e-3, "rtol": 1e-4, "atol": 1e-4}
@@ -212,9 +213,9 @@ def test_bug_30_an_estimate_says_how_wrong_it_is(divergence):
     one = ss.log_likelihood(model, x[:4], divergence=divergence, seeds=range(4), **options)
     assert bool(one.stderr.isnan().all())
     many = ss.log_likelihood(model, x, divergence=divergence, probes=12, seeds=range(256), **options)
-    scaled = (many.nats - exact.nats) / many.stderr
-    assert float(scaled.square().mean()) == pytest.approx(1, abs=0.6)
-    assert abs(float((many.nats - exact.nats).mean())) <= 4 * float(many.stderr.square().mean().sqrt()) / 16
+    error, claimed = many.nats - exact.nats, many.stderr.square().mean().sqrt()
+    assert float(error.square().mean().sqrt() / claimed) == pytest.approx(1, abs=0.2)
+    assert abs(float(error.mean())) <= 4 * float(claimed) / 16
 
 
 class PeakElements(TorchDispatchMode):
@@ -299,11 +300,11 @@ def test_bug_41_a_network_with_attention_is_differentiated_twice():
     model = unet()
     x = torch.randn(1, 2, 4, 4, generator=generator(), dtype=torch.float64).requires_grad_()
     step = torch.randn(x.shape, generator=generator(1), dtype=torch.float64)
-    options = {"divergence": "hutchinson", "seeds": [3], "t_end": 0.3, "rtol": 1e-7, "atol": 1e-7}
+    options = {"divergence": "hutchinson", "seeds": [3], "t_end": 0.3, "rtol": 1e-8, "atol": 1e-8}
     (gradient,) = torch.autograd.grad(ss.log_likelihood(model, x, grad=True, **options).nats.sum(), x)
-    h = 1e-4
+    h = 1e-3
     up, down = (ss.log_likelihood(model, x + s * h * step, **options).nats for s in (1, -1))
-    assert float((gradient * step).sum()) == pytest.approx(float((up - down) / (2 * h)), rel=1e-4)
+    assert float((gradient * step).sum()) == pytest.approx(float((up - down) / (2 * h)), rel=1e-3)
 
 
 def test_bug_41_a_fused_kernel_works_without_gradients_and_is_named_with_them():
@@ -325,15 +326,15 @@ def test_bug_41_a_fused_kernel_works_without_gradients_and_is_named_with_them():
 def test_bug_26_a_prior_that_misses_the_mean_of_the_data_is_reported():
     """On a VE path the prior is centred at 0: the bias KL( q(z_1) || prior ) of the mean density falls as sigma_max^-2, and what is reported
     bounds it."""
-    mean, std, x = 3.0, 0.5, gaussian([3.0], [0.5]).sample(256, generator())
-    biases, reported = [], []
+    mean, std = 3.0, 0.5
+    quantiles = torch.special.ndtri((torch.arange(256, dtype=torch.float64) + 0.5) / 256)  # their sums are nearly those of the law
+    x, biases, reported = mean + std * quantiles[:, None], [], []
     for sigma_max in (5.0, 20.0, 80.0):
         sde = ss.VESDE(sigma_min=0.01, sigma_max=sigma_max)
         target = gaussian([mean], [std])
         out = ss.log_likelihood(target.model(sde), x, t_end=1e-8, rtol=1e-7, atol=1e-7)
         biases.append(float((target.log_prob(x) - out.nats).mean()))
         reported.append(float(out.prior_mismatch.mean()))
-        # The sample's own mean and variance stand for the law's: the bias is that of its 256 points, which is linear in sums of z and z^2.
         v0, v1 = float(sde.sigma(1.0)) ** 2, float(sde.sigma(1.0)) ** 2 + std**2
         z = mean + (x - mean) * math.sqrt(v1) / std
         closed = 0.5 * (math.log(v0 / v1) + z**2 / v0 - (z - mean) ** 2 / v1)
@@ -360,12 +361,11 @@ def test_encode_is_the_gaussian_flow_map(sde):
     """z_t - alpha_t mu grows as the marginal standard deviation, in each coordinate."""
     mean, std, end = torch.tensor([0.7, -0.2]).double(), torch.tensor([0.3, 1.5]).double(), 0.02
     model = gaussian(mean, std).model(sde)
-    x = mean + std * torch.randn(8, 2, generator=generator(), dtype=torch.float64)
+    x = mean + std * torch.randn(4, 2, generator=generator(), dtype=torch.float64)
     before, after = ((sde.alpha(t) ** 2 * std**2 + sde.sigma(t) ** 2).sqrt() for t in (end, 1.0))
     exact = sde.alpha(1.0) * mean + after / before * sde.alpha(end) * (x - mean)
-    z = ss.encode(model, x, t_end=end, rtol=1e-8, atol=1e-8)
-    assert float(((z - exact) / after).abs().max()) <= 1e-6
-    assert float((ss.decode(model, exact, t_end=end, rtol=1e-8, atol=1e-8) - x).abs().max()) <= 1e-6
+    assert float(((ss.encode(model, x, t_end=end) - exact) / after).abs().max()) <= 1e-4
+    assert float((ss.decode(model, exact, t_end=end) - x).abs().max()) <= 2e-5
 
 
 @few_sdes
@@ -410,7 +410,9 @@ def test_bug_42_a_batch_may_be_split_and_gives_the_same():
         ss.log_likelihood(model, x, divergence="hutchinson", probes=2, generator=generator(2), batch_size=size, **cond)
         for size in (None, 4)
     )
-    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
+    for name in ("nats", "stderr", "z", "prior_mismatch"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
+    assert torch.equal(parts.nfe, whole.nfe)
     encoded = [ss.encode(model, x, batch_size=size, **cond) for size in (None, 4)]
     torch.testing.assert_close(*encoded, rtol=1e-9, atol=1e-9)
 
@@ -469,7 +471,7 @@ def test_network_calls_are_counted():
 
 def test_bug_31_public_calls_run_where_the_data_are(device):
     model, x = unet(dtype=torch.float32).to(device), torch.randn(2, 2, 4, 4, generator=generator()).to(device)
-    loose = {"t_end": 0.2, "rtol": 1e-3, "atol": 1e-3}
+    loose = {"t_end": 0.5, "rtol": 1e-3, "atol": 1e-3}
     for divergence in ("exact", "hutchinson", "hutch++"):
         out = ss.log_likelihood(model, x, divergence=divergence, seeds=range(2), **loose)
         for value in (out.nats, out.stderr, out.nfe, out.prior_mismatch, out.z):
@@ -504,7 +506,7 @@ def test_wrong_arguments_are_refused_by_name():
     with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
         ss.log_likelihood(model, x)
     with pytest.raises(ValueError, match="does not determine the data at t=1"):
-        ss.encode(ss.ScoreModel(torch.nn.Linear(2, 2), FLOW, "noise"), x)
+        ss.encode(ss.ScoreModel(networks.MLP(2, width=8, layers=1), FLOW, "noise"), x)
 
 
 # --- bins ------------------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ where Q, `(d, K)`, is a basis of the range of M^T on K other probes, so that the
 Hutchinson's variance is 2 (|M|_F^2 - sum_i M_ii^2) with signs and 2 |M|_F^2 with Gaussian probes. In Hutch++ the probes are Gaussian and P p
 is scaled to the length sqrt(d - K), which is unbiased because length and direction are independent, and takes away the noise of every multiple
 of the identity (Epperly, Tropp and Webber 2024, arXiv 2301.07825, section 2.3). It wins where a few directions make up M; where M is nearly
-diagonal, as for images with constant pixels, signs do. Every estimate comes as one column a probe: the mean is the estimate, the spread its error.
+diagonal, as for images with constant pixels, signs do. Estimates come as one column a probe: the mean is the estimate, the spread its error.
 
 All products are taken from the left, w^T M, by reverse-mode differentiation: one evaluation of F serves all of them, every network that can be
 trained has it (forward mode has no rule for fused attention), and it costs as much as forward mode: one backward pass a product, in which the
