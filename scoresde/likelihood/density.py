@@ -112,7 +112,7 @@ def log_likelihood(
     x, tolerance = at_least_float32(x), Tolerance(rtol, atol, steps)
     trace = _divergence(divergence, probes, probe_law, BatchNoise(generator) if seeds is None else SeededNoise(seeds), x)
     with torch.set_grad_enabled(grad), sdpa_kernel(SDPBackend.MATH) if grad else nullcontext():
-        parts = [_solve(flow, part, trace, tolerance, chunk, grad) for flow, part in flows(model, x, t_end, batch_size, cond)]
+        parts = [solve(flow, part, trace, tolerance, chunk, grad) for flow, part in flows(model, x, t_end, batch_size, cond)]
     return Likelihood(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Likelihood)))
 
 
@@ -151,7 +151,7 @@ def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor)
     raise ValueError(f"divergence must be 'exact', 'hutchinson' or 'hutch++', got {name!r}")
 
 
-def _solve(flow: ProbabilityFlow, x: Tensor, divergence: Divergence, tolerance: Tolerance, chunk: int, grad: bool) -> Likelihood:
+def solve(flow: ProbabilityFlow, x: Tensor, divergence: Divergence, tolerance: Tolerance, chunk: int, grad: bool) -> Likelihood:
     """`Likelihood` of a part of the batch. The state is v and, for each column of the divergence, its integral per dimension."""
     d, unchecked = x[0].numel(), grad
 
