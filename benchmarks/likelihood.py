@@ -4,8 +4,9 @@
 
 The recipe (Song et al. 2021, arXiv 2011.13456, appendix D.2): scipy's RK45 on the host in float64 over the flattened batch with its log density
 appended, one Rademacher probe, rtol = atol = 1e-5, from t = 1e-5 to 1. Ours starts at the same t with the same probes. The error of both is
-against our solve of the same points in float64 at tolerance 1e-8, in nats per dimension. Ours is compared at the loosest tolerance whose rms
-error is not above the recipe's. Writes likelihood.json and prints the table. Takes about two minutes.
+against our solve of the same points in float64 at tolerance 1e-7, in nats per dimension (1e-9 changes it by 2e-5). A network that is rough in
+time makes errors fall unevenly, so that ours is compared at the loosest tolerance from which on its rms error is never above theirs.
+Writes likelihood.json and prints the table. Takes about two minutes.
 """
 
 from __future__ import annotations
@@ -100,23 +101,27 @@ def main() -> None:
         print(
             f"| {row['solver']} | {row['tolerance']:g} | {row['nfe']:.0f} | {row['seconds']:.2f} | {row['rms']:.1e} | {row['median']:.1e} |"
         )
-    recipe = next(row for row in rows if row["solver"] == "score_sde" and row["tolerance"] == 1e-5)
-    good = [row for row in rows if row["solver"] == "scoresde" and row["rms"] <= recipe["rms"]]
-    result: dict[str, Any] = {"network": options.network.name, "points": len(x), "t_end": T_END, "rows": rows}
-    if good:
-        equal = good[0]
-        result["faster"] = recipe["seconds"] / equal["seconds"]
-        result["fewer_calls"] = recipe["nfe"] / equal["nfe"]
-        print(
-            f"\nAt the error of the recipe at 1e-5 ({recipe['rms']:.1e}): {result['fewer_calls']:.1f} times fewer calls, "
-            f"{result['faster']:.1f} times faster."
-        )
+    equal = []
+    for recipe in (row for row in rows if row["solver"] == "score_sde"):
+        good: list[dict[str, Any]] = []
+        for row in reversed([row for row in rows if row["solver"] == "scoresde"]):
+            if row["rms"] > recipe["rms"]:
+                break
+            good.append(row)
+        if good:
+            calls, seconds = recipe["nfe"] / good[-1]["nfe"], recipe["seconds"] / good[-1]["seconds"]
+            equal.append({"theirs": recipe["tolerance"], "ours": good[-1]["tolerance"], "fewer_calls": calls, "faster": seconds})
+            print(
+                f"At the error of the recipe at {recipe['tolerance']:g}: ours at {good[-1]['tolerance']:g}, {calls:.1f} times fewer calls, "
+                f"{seconds:.1f} times faster."
+            )
+    result = {"network": options.network.name, "points": len(x), "t_end": T_END, "rows": rows, "at_equal_error": equal}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "likelihood.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def fine(experiment: Experiment, run: Path, x: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
-    """log p(x) in float64 at tolerance 1e-8, with the given probes."""
+    """log p(x) in float64 at tolerance 1e-7, with the given probes."""
     from scoresde.likelihood.density import solve
     from scoresde.likelihood.divergence import Hutchinson
     from scoresde.likelihood.flow import Tolerance, flows
@@ -125,7 +130,7 @@ def fine(experiment: Experiment, run: Path, x: torch.Tensor, probe: torch.Tensor
     x, probe = x.double(), probe.double().reshape(len(x), 1, -1)
     with torch.no_grad():
         ((flow, part),) = flows(model, x, T_END, None, {})
-        return solve(flow, part, Hutchinson(probe), Tolerance(1e-8, 1e-8), 1, False).nats
+        return solve(flow, part, Hutchinson(probe), Tolerance(1e-7, 1e-7), 1, False).nats
 
 
 if __name__ == "__main__":
