@@ -35,10 +35,11 @@ lint: .venv/ready-lint
 types: .venv/ready-lint
 	$(BIN)/mypy
 
-examples: .venv/ready-demo ## both examples in their short mode
+examples: .venv/ready-demo ## the examples in their short mode
 	mkdir -p runs/examples
 	$(BIN)/python examples/ddpm_is_an_sde.py --short --out runs/examples/ddpm_is_an_sde.png
 	$(BIN)/python examples/train_digits.py --short --out runs/examples/train_digits.png
+	$(BIN)/python examples/likelihood.py --short
 
 docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

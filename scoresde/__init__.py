@@ -2,6 +2,7 @@
 
 from . import analytic, grids, losses, networks, solvers
 from .learned_variance import LearnedVariance
+from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
 from .model import ScoreModel
 from .prediction import Model, Preconditioned
 from .sampling import sample
@@ -15,7 +16,9 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "CoefficientsSDE",
+    "Dequantised",
     "LearnedVariance",
+    "Likelihood",
     "Model",
     "Preconditioned",
     "RectifiedFlow",
@@ -23,9 +26,15 @@ __all__ = [
     "ScoreModel",
     "SubVPSDE",
     "analytic",
+    "bits_per_dim",
+    "decode",
+    "dequantise",
+    "encode",
     "grids",
+    "log_likelihood",
     "losses",
     "networks",
+    "prior_mismatch",
     "sample",
     "solvers",
     "zero_terminal_snr",

@@ -34,7 +34,20 @@ scoresde.sample(scoresde.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(
 
 
 def test_the_contract_exists():
-    for name in ("VPSDE", "ScoreModel", "sample", "analytic", "losses", "networks", "solvers", "grids"):
+    for name in (
+        "VPSDE",
+        "ScoreModel",
+        "sample",
+        "encode",
+        "decode",
+        "log_likelihood",
+        "bits_per_dim",
+        "analytic",
+        "losses",
+        "networks",
+        "solvers",
+        "grids",
+    ):
         assert hasattr(ss, name)
     for name in ("names", "get", "Ancestral", "DDIM", "EulerMaruyama", "ProbabilityFlow", "DPMSolverPP", "Tableau"):
         assert hasattr(ss.solvers, name)

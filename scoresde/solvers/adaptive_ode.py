@@ -24,6 +24,7 @@ from .loop import DEFAULT_STEP_CAP, AdaptiveLoop, require_finite, require_steps,
 
 Slope = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Watch = Callable[[Tensor, Tensor, Tensor], object]
+Norm = Callable[[Tensor], Tensor]
 
 # Dormand and Prince 1980, J. Comput. Appl. Math. 6, 19-26, RK5(4)7M: nodes, stages (the last is the solution of order 5, so that its slope
 # is the first of the next step) and the weights of order 5 less those of order 4.
@@ -42,6 +43,11 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
 FIRST_CHANGE = 0.01  # of the state, by the first step
 
 
+def rms(y: Tensor) -> Tensor:
+    """The root mean square of each sample, `(B,)`, in float64 on the CPU: step sizes are no part of a gradient."""
+    return y.detach().double().square().mean(1).sqrt().cpu()
+
+
 def integrate(
     f: Slope,
     start: float,
@@ -53,10 +59,11 @@ def integrate(
     steps: int = DEFAULT_STEP_CAP,
     time: Callable[[Tensor], Tensor] = lambda u: u,
     watch: Watch | None = None,
+    norm: Norm = rms,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve dy/du = f(u, y) from `start` to `end`, upwards or downwards, each sample with steps of its own.
 
-    A step h is accepted if E = rms_d( e/(atol + rtol max(|y_0|, |y_1|)) ) <= 1, where e is the difference of the embedded solutions, and the
+    A step h is accepted if E = norm( e/(atol + rtol max(|y_0|, |y_1|)) ) <= 1, where e is the difference of the embedded solutions, and the
     next one is 0.9 h E^{-1/5} within factors of 0.2 and 5 (Hairer, Norsett and Wanner 1993, section II.4). The last one ends at `end` itself.
     Samples that have arrived are evaluated no more.
 
@@ -68,6 +75,7 @@ def integrate(
         steps: the most steps that are tried.
         time: what to name u by in an error.
         watch: called before every step and at the end with `(u, y, dy/du)` of the whole batch.
+        norm: of each sample, from `(b, d)` to `(b,)` like `rms`; another one where parts of the state are to be controlled apart.
 
     Returns:
         y and dy/du at `end`, `(B, d)`, and the calls of f made for each sample, `(B,)`.
@@ -86,7 +94,7 @@ def integrate(
     u = torch.full((len(y),), start, dtype=torch.float64)
     slope = slope_at(u, y, None)
     calls = torch.ones(len(y), dtype=torch.int64)
-    h = FIRST_CHANGE * ((_rms(y) + atol) / (_rms(slope) + atol))
+    h = FIRST_CHANGE * ((rms(y) + atol) / (rms(slope) + atol))
     for step in range(steps + 1):
         if watch is not None:
             watch(u, y, slope)
@@ -106,7 +114,7 @@ def integrate(
             y1 = y0 + expand(du, y0) * _combine(weights, k)
             k.append(slope_at(torch.where(arrives & (node == 1), end, u0 + node * du), y1, some))
         error = expand(du, y0) * _combine(ERROR, k)
-        relative = _rms(error / (atol + rtol * torch.maximum(y0.abs(), y1.abs())))
+        relative = norm(error / (atol + rtol * torch.maximum(y0.abs(), y1.abs())))
         accept = relative <= 1
         kept = accept.to(y.device)[:, None]
         u = u.index_copy(0, active, torch.where(accept, u1, u0))
@@ -124,11 +132,6 @@ def _combine(weights: tuple[float, ...], k: list[Tensor]) -> Tensor:
         if weight:
             total = total + weight * slope
     return total
-
-
-def _rms(y: Tensor) -> Tensor:
-    """The root mean square of each sample, `(B,)`, in float64 on the CPU: step sizes are no part of a gradient."""
-    return y.detach().double().square().mean(1).sqrt().cpu()
 
 
 @dataclass(frozen=True)
