@@ -104,9 +104,9 @@ def benchmarks_page(results: dict) -> str:
         networks = f"""## On trained networks
 
 The same against each network's own solve in 300 steps of order 4: the U-Nets of `make demo` (8 x 8 digits, linear chain) and of
-`make demo-mnist` (28 x 28, cosine chain).
+`make demo-mnist` (28 x 28, cosine chain), from 64 and 16 starts.
 
-{comparison(results["networks"])}
+{comparison({f"{name} network": part for name, part in results["networks"].items()})}
 """
     return f"""# Solvers, measured
 
@@ -114,10 +114,10 @@ Endpoint error of deterministic solvers against the exact flow, from the same st
 dimensions), a mixture of 10 full covariances fitted to the 8 x 8 digits (64), and 30 anisotropic modes (48). Made by `make bench`; all numbers
 are in `benchmarks/results/solvers.json`.
 
-"Best" is chosen in hindsight for each target, budget and statistic: of {sum(peers.values())} configurations of the peers ({counted}), and of
-{len(exact["ours"]) - 1} of ours. The default is one fixed rule, `scoresde/default.py`; it was chosen with these targets and networks in view,
-so they are no held-out test of it. Below 1 is better than the best peer. The rms is dominated by the few starts that change mode; none of
-these is a measure of how pictures look.
+"Best" is chosen in hindsight for each target, budget and statistic: of {sum(peers.values())} configurations of the peers
+({counted}), and of {len(exact["ours"]) - 1} of ours. The default is one fixed rule,
+`scoresde/default.py`; it was chosen with these targets and networks in view, so they are no held-out test of it. Below 1 is better than the
+best peer. The rms is dominated by the few starts that change mode; none of these is a measure of how pictures look.
 
 {comparison(results["exact"])}
 
@@ -126,8 +126,8 @@ these is a measure of how pictures look.
 {networks}
 ## Stochastic solvers
 
-Samples against samples of the data: the sliced Wasserstein distance W_2 and the energy distance, both smaller for better; "data" is what two
-sets of data differ by, so a number near it (or, for the energy, below it) says no more than that.
+1,024 samples against as many of the data: the sliced Wasserstein distance W_2 and the energy distance, both smaller for better; "data" is
+what two sets of data differ by, so a number near it or below says no more than that.
 {len(next(iter(results["laws"].values()))) - 2} configurations.
 
 {law_table(results["laws"])}
@@ -137,7 +137,7 @@ sets of data differ by, so a number near it (or, for the energy, below it) says 
 def choosing_page(results: dict) -> str:
     """docs/choosing.md."""
     exact, networks = results["exact"], results.get("networks", {})
-    both = {**exact, **networks}
+    both = {**exact, **{f"{name} network": part for name, part in networks.items()}}
 
     def errors(target: str) -> Iterable[list[str]]:
         for statistic in STATISTICS:

@@ -62,7 +62,6 @@ class DEIS(Solver):
 
     order: int = 3
     clock: Literal["t", "r"] = "t"
-    default_grid = "quadratic"
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 4:
@@ -117,7 +116,6 @@ class IPNDM(Solver):
     """
 
     order: int = 3
-    default_grid = "trailing"
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 4:
@@ -142,8 +140,6 @@ class PLMS(Solver):
 
     The first step costs two network calls.
     """
-
-    default_grid = "uniform"
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         rows = Rows(sde, grid)

@@ -32,7 +32,6 @@ class DDIM(Solver):
     """
 
     eta: float = 0.0
-    default_grid = "uniform"
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:

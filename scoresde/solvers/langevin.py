@@ -157,6 +157,7 @@ class AnnealedLangevin(Solver):
 
     corrections: int = 100
     step_size: float = 0.2
+    default_grid = "half_log_snr"  # levels of noise in geometric progression, as in the paper
 
     def __post_init__(self) -> None:
         if self.corrections < 1 or not 0 < self.step_size < 4:

@@ -25,6 +25,8 @@ class ReverseDiffusion(Solver):
     step changes everything, it is the exact transition instead: z_t = alpha_t D + sigma_t xi.
     """
 
+    default_grid = "half_log_snr"
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         def step(s: Point, t: Point) -> tuple[float, float, float]:
             if s.alpha == 0:
