@@ -18,6 +18,7 @@ from ..sde import VPChain
 
 Noise = Literal["uniform", "truncated_normal"]
 FIELD_SAMPLES = 16  # enough for a curve: these need second derivatives
+EXACT_SIZE = 16  # the largest event whose divergence is taken exactly
 
 
 class Field(NamedTuple):
@@ -135,13 +136,14 @@ def _steps(chain: VPChain, count: int) -> Tensor:
 
 def _field(model: ScoreModel, chain: VPChain, x: Tensor, generator: Generator, cond: dict[str, Any]) -> list[Field]:
     model, x, half = copy.deepcopy(model).double(), x.double(), 0.5 / chain.steps  # float64, for the difference in time
+    divergence: Literal["exact", "hutchinson"] = "exact" if x[0].numel() <= EXACT_SIZE else "hutchinson"
     found = []
     # Between the chain's times, where its rate jumps, and not below the smallest.
     for t in (_steps(chain, 10).clamp(max=chain.steps - 1) / chain.steps + half).unique().tolist():
         z, _ = chain.perturb(x, t, generator)
-        # Two independent estimates, whose product has no bias where a square has.
+        # By random projections these are two independent estimates, whose product has no bias where a square has.
         one, other = (
-            fokker_planck_residual(model, z, t, "hutchinson", projections=2, step=0.5 * half, generator=generator, **cond)
+            fokker_planck_residual(model, z, t, divergence, projections=2, step=0.5 * half, generator=generator, **cond)
             for _ in range(2)
         )
         squared = (one.residual * other.residual).mean().clamp(min=0) / one.time_derivative.square().mean()
