@@ -214,9 +214,6 @@ def diagnose(
     run: Run,
     out: Annotated[Path | None, typer.Option(help="Folder for diagnosis.md, .json and .png; by default RUN.")] = None,
     samples: Annotated[int, typer.Option(min=2, help="The most held-out samples (and training samples) to look at.")] = 512,
-    dequantisation: Annotated[
-        str, typer.Option(help="uniform or truncated_normal: the noise within the bins of data such as images of bytes.")
-    ] = "uniform",
     seed: Annotated[int, typer.Option(min=0, help="Of noise, times and probes.")] = 0,
     device: DeviceOption = default_device(),
 ) -> None:
@@ -225,14 +222,12 @@ def diagnose(
     Prints the held-out log-likelihood and its bounds, in nats, and for data in bins in bits per dimension; draws the loss by time, and how far
     the network is from being a score: the residual of the Fokker-Planck equation and the asymmetry of its Jacobian.
     """
-    if dequantisation not in ("uniform", "truncated_normal"):
-        raise ValueError(f"--dequantisation {dequantisation}: must be uniform or truncated_normal")
     experiment = Experiment.read(run)
     model = experiment.load_model(run, to_device(device))
     training, held_out = (part[:samples] for part in experiment.load_data())
     result = report.diagnose(
         model, training.x.to(model.device), held_out.x.to(model.device), bins=held_out.bins, weighting=experiment.recipe.weighting,
-        dequantisation=dequantisation, seed=seed,  # type: ignore[arg-type]
+        seed=seed,
         training_cond={name: value.to(model.device) for name, value in experiment.condition(training).items()},
         held_out_cond={name: value.to(model.device) for name, value in experiment.condition(held_out).items()},
     )  # fmt: skip

@@ -75,14 +75,14 @@ def test_compare_in_classifier_features(digits, tmp_path):
 
 
 def test_diagnose(digits, tmp_path):
-    arguments = ["diagnose", str(digits), "--out", str(tmp_path), "--samples", "4", "--dequantisation", "truncated_normal"]
+    arguments = ["diagnose", str(digits), "--out", str(tmp_path), "--samples", "4"]
     result = run.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     page, found = (tmp_path / "diagnosis.md").read_text(), json.loads((tmp_path / "diagnosis.json").read_text())
     for text in (result.output, page):
         assert "bits per dimension" in text
         assert "17 levels from -1 to 1" in text
-        assert "truncated normal noise in the bins" in text
+        assert "truncated normal noise" in text
         assert re.search(r"ELBO of the 1000 steps +\| +-?\d+\.\d\d", text)
     assert (tmp_path / "diagnosis.png").stat().st_size > 10_000
     assert found["samples"] == 4
@@ -123,7 +123,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["sample", "DIGITS", "--out", "x.png", "--label", "10"], "the classes of"),
         (["compare", "DIGITS", "--solver", "ddim"], "'ddim' is not NAME:STEPS"),
         (["compare", "DIGITS", "--features", "inception"], "must be pixels or classifier"),
-        (["diagnose", "DIGITS", "--dequantisation", "normal"], "must be uniform or truncated_normal"),
+        (["diagnose", "nowhere"], "nowhere holds no training run"),
         (
             ["train", "digits", "--out", "DIGITS", "--conditional", *TRAIN, "--width", "16"],
             "another experiment (width: 8 there, 16 here)",

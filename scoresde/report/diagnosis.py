@@ -16,7 +16,6 @@ from ..losses import DiscretisedDecoder, WeightingLike, elbo, elbo_continuous, g
 from ..model import ScoreModel
 from ..sde import VPChain
 
-Noise = Literal["uniform", "truncated_normal"]
 FIELD_SAMPLES = 16  # enough for a curve: these need second derivatives
 EXACT_SIZE = 16  # the largest event whose divergence is taken exactly
 
@@ -93,7 +92,6 @@ def diagnose(
     *,
     bins: int | None,
     weighting: WeightingLike = "noise",
-    dequantisation: Noise = "uniform",
     training_cond: dict[str, Tensor] | None = None,
     held_out_cond: dict[str, Tensor] | None = None,
     seed: int = 0,
@@ -106,7 +104,6 @@ def diagnose(
         bins: levels from -1 to 1 that the data lie on: log probabilities of the bins, and bits per dimension; None for real numbers, whose log
             density depends on the units.
         weighting: of the losses.
-        dequantisation: the noise within the bins, see `likelihood.dequantise`.
         training_cond, held_out_cond: what the network is told about each sample.
         seed: of everything random.
 
@@ -124,7 +121,7 @@ def diagnose(
         "training": loss_by_time(model, training, times, weighting, generator=generator, **seen),
         "held-out": loss_by_time(model, held_out, times, weighting, generator=generator, **unseen),
     }
-    densities = _densities(model, chain, held_out, bins, dequantisation, generator, unseen)
+    densities = _densities(model, chain, held_out, bins, generator, unseen)
     some = {name: value[:FIELD_SAMPLES] for name, value in unseen.items()}
     return Diagnosis(losses, _field(model, chain, held_out[:FIELD_SAMPLES], generator, some), densities, len(held_out))
 
@@ -157,7 +154,6 @@ def _densities(
     chain: VPChain,
     x: Tensor,
     bins: int | None,
-    dequantisation: Noise,
     generator: Generator,
     cond: dict[str, Any],
 ) -> list[Density]:
@@ -171,19 +167,27 @@ def _densities(
         # Log probabilities: the bins are in them already.
         return Density(name, mean, stderr, bits_per_dim(mean, event, width=1), stderr / (math.prod(event) * math.log(2)))
 
-    noisy, name = Dequantised(x, x.new_zeros(len(x))), "probability flow"
+    smoothing = float(chain.sigma(chain.t_min) / chain.alpha(chain.t_min))
+    noisy = {"probability flow": Dequantised(x, x.new_zeros(len(x)))}
     if bins is not None:
-        std = float(chain.sigma(chain.t_min) / chain.alpha(chain.t_min)) if dequantisation == "truncated_normal" else None
-        noisy = dequantise(x, bins=bins, kind=dequantisation, std=std, generator=generator)
-        name += f", {dequantisation.replace('_', ' ')} noise in the bins"
+        noisy = {
+            "probability flow, uniform noise in the bins": dequantise(x, bins=bins, generator=generator),
+            "probability flow, truncated normal noise": dequantise(
+                x, bins=bins, kind="truncated_normal", std=smoothing, generator=generator
+            ),
+        }
     # The noise of one probe is in the standard error; at this tolerance that of the steps is below 1e-3 nats a dimension.
-    flow = log_likelihood(model, noisy.x, divergence="hutchinson", rtol=1e-3, atol=1e-3, generator=generator, **cond)
+    flow = {
+        name: log_likelihood(model, data.x, divergence="hutchinson", rtol=1e-3, atol=1e-3, generator=generator, **cond).nats
+        - data.log_density
+        for name, data in noisy.items()
+    }
     decoder = gaussian_decoder if bins is None else DiscretisedDecoder(-1, 1, bins)
     with torch.no_grad():
         bound = elbo(model, x, decoder=decoder, terms=min(100, chain.steps - 1), generator=generator, **cond)
         limit = elbo_continuous(model, x, samples=32, decoder=decoder, generator=generator, **cond)
     return [
-        density(name, flow.nats - noisy.log_density),
+        *(density(name, nats) for name, nats in flow.items()),
         density(f"ELBO of the {chain.steps} steps", bound.nats),
         density("ELBO of infinitely many steps", limit.nats),
     ]

@@ -54,7 +54,8 @@ def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
     columns = ["", "nats", "+-"] + (["bits per dimension", "+-"] if bins else [])
     rows = [[value for value in row if value is not None] for row in diagnosis.densities]
     note = f"Means over {diagnosis.samples} held-out samples with their standard errors. " + (
-        f"Log probabilities of the bins, {bins} levels from -1 to 1: lower bounds, the first by the noise that was added within the bins."
+        f"Log probabilities of the bins, {bins} levels from -1 to 1, all of them lower bounds: the density of the probability flow has to be "
+        "asked at points that noise spreads over the bin."
         if bins
         else "Log densities in the units of the data."
     )
