@@ -285,3 +285,20 @@ def test_global_random_state_is_untouched_and_a_generator_repeats():
     for first, second in zip(everything(), everything(), strict=True):
         assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bug_31_diagnostics_run_where_the_data_are(device):
+    target = analytic.GaussianMixture(
+        torch.tensor([[-1.0, 0.5], [1.0, 0.0]], device=device), torch.tensor([0.1, 0.2], device=device)
+    )
+    exact, x = target.model(LINEAR), target.sample(8, generator())
+    assert diagnostics.score_error(exact, exact, x, [0.2, 0.5], generator=generator()).mean.abs().max() == 0
+    found = diagnostics.loss_by_time(exact, x, [0.2, 0.5], exact=exact, generator=generator())
+    assert torch.equal(found.loss.mean, found.optimal.mean)
+    assert (
+        diagnostics.fokker_planck_residual(exact, x, 0.4, "hutchinson", generator=generator()).residual.device.type == device.type
+    )
+    assert float(diagnostics.divergence_free_part(exact, x, 0.4, probes=1, generator=generator()).share) < 1e-7
+    forms = diagnostics.forms(0.3, 2, exact=exact)
+    found = diagnostics.estimator_variance(forms, exact, x, budget=9, repetitions=2, generator=generator())
+    assert all(variance.rows == 9 // forms[name].cost for name, variance in found.items())
