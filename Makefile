@@ -40,6 +40,7 @@ examples: .venv/ready-demo ## the examples in their short mode
 	$(BIN)/python examples/ddpm_is_an_sde.py --short --out runs/examples/ddpm_is_an_sde.png
 	$(BIN)/python examples/train_digits.py --short --out runs/examples/train_digits.png
 	$(BIN)/python examples/likelihood.py --short
+	$(BIN)/python examples/score_matching_family.py --short --out runs/examples/score_matching_family.png
 
 docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

@@ -1,6 +1,6 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
-from . import analytic, grids, losses, networks, solvers
+from . import analytic, diagnostics, grids, losses, networks, solvers
 from .learned_variance import LearnedVariance
 from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
 from .model import ScoreModel
@@ -29,6 +29,7 @@ __all__ = [
     "bits_per_dim",
     "decode",
     "dequantise",
+    "diagnostics",
     "encode",
     "grids",
     "log_likelihood",

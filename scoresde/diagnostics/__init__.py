@@ -1,0 +1,25 @@
+"""What is wrong with a score model, and with the loss that trains it.
+
+`score_error` and `loss_by_time` look at the path level by level (`by_time`), `fokker_planck_residual` and `divergence_free_part` ask whether
+the field can be a score at all, without knowing the truth (`field`), `estimator_variance` compares losses at equal compute (`estimators`).
+"""
+
+from .by_time import Curve, LossByTime, loss_by_time, score_error
+from .estimators import Estimator, EstimatorVariance, estimator_variance, forms, time_samplers
+from .field import DivergenceFreePart, FokkerPlanck, divergence_free_part, fokker_planck_residual
+
+__all__ = [
+    "Curve",
+    "DivergenceFreePart",
+    "Estimator",
+    "EstimatorVariance",
+    "FokkerPlanck",
+    "LossByTime",
+    "divergence_free_part",
+    "estimator_variance",
+    "fokker_planck_residual",
+    "forms",
+    "loss_by_time",
+    "score_error",
+    "time_samplers",
+]

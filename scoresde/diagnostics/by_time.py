@@ -1,0 +1,134 @@
+"""Errors and losses as functions of t: where on the path a model is good, and where its loss comes from.
+
+With z = alpha x + sigma eps, S the exact score and lambda(t) a weighting on the squared score error (`losses.weightings`),
+
+    error(t)   = lambda(t) E | s(z, t) - S(z, t) |^2 / d
+    loss(t)    = lambda(t) E | s(z, t) - grad_z log q(z | x) |^2 / d        Vincent 2011, eq. 11: loss(t) = error(t) + optimal(t)
+    optimal(t) = lambda(t) E | S(z, t) - grad_z log q(z | x) |^2 / d = lambda(t) E tr Cov( grad_z log q(z | x) | z ) / d.
+
+A loss says little alone: no model is below the optimal one, and one that predicts 0 is at `zero`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from ..analytic import ZeroModel
+from ..losses import WeightingLike, denoising, output_weight
+from ..prediction import Model
+from ..random import fresh_generator, randn
+from ..sde import as_time, expand
+
+
+class Curve(NamedTuple):
+    """A mean over samples at each time.
+
+    Attributes:
+        t: `(T,)` times.
+        mean: `(T,)` means.
+        stderr: `(T,)` their standard errors.
+    """
+
+    t: Tensor
+    mean: Tensor
+    stderr: Tensor
+
+
+class LossByTime(NamedTuple):
+    """Losses on the same noise.
+
+    Attributes:
+        loss: of the model.
+        zero: of a model whose own prediction is 0.
+        optimal: of the exact model; None where none was given.
+    """
+
+    loss: Curve
+    zero: Curve
+    optimal: Curve | None
+
+
+@torch.no_grad()
+def score_error(
+    model: Model,
+    exact: Model,
+    x: Tensor,
+    times: Tensor | Sequence[float],
+    weighting: WeightingLike = "sigma2",
+    generator: Generator | None = None,
+    **cond: Any,
+) -> Curve:
+    """lambda(t) E|s - S|^2 / d at each time, with fresh noise on `x` at each.
+
+    Args:
+        model: the model to be judged, on the path of `exact`.
+        exact: the truth, such as `GaussianMixture.model(sde)` of the distribution of `x`.
+        x: data, `(B, *event)`.
+        times: `(T,)`.
+        weighting: as in `losses.denoising`: "sigma2" gives the error of the noise prediction, `lambda sde, t: torch.ones_like(t)` that of the
+            score itself, "likelihood" the integrand whose half bounds the KL divergence (Song et al. 2021, arXiv 2101.09258, theorem 1).
+        generator: where the noise comes from.
+        **cond: reaches the model, not `exact`, untouched.
+
+    Raises:
+        ValueError: fewer than two samples, or an unknown weighting.
+    """
+    generator = generator or fresh_generator()
+
+    def error(t: Tensor) -> Tensor:
+        z, _ = model.sde.perturb(x, t, generator)
+        squared = (model.score(z, t, **cond) - exact.score(z, t)).reshape(len(x), -1).double().square().mean(1)
+        return expand(output_weight(model.sde, t, "score", weighting), squared) * squared
+
+    t = as_time(torch.as_tensor(times, dtype=torch.float64))
+    return _curve(t, [error(at) for at in t])
+
+
+@torch.no_grad()
+def loss_by_time(
+    model: Model,
+    x: Tensor,
+    times: Tensor | Sequence[float],
+    weighting: WeightingLike = "noise",
+    exact: Model | None = None,
+    generator: Generator | None = None,
+    **cond: Any,
+) -> LossByTime:
+    """The denoising loss at each time, of the model and of what it is to be compared with, on the same noise.
+
+    Args:
+        model: anything with the calls of a `ScoreModel`.
+        x: data, `(B, *event)`.
+        times: `(T,)`.
+        weighting: as in `losses.denoising`.
+        exact: the exact model of the distribution of `x`, for the optimal loss.
+        generator: where the noise comes from.
+        **cond: reaches the model, not `exact`, untouched.
+
+    Raises:
+        ValueError: fewer than two samples, or an unknown weighting.
+    """
+    generator = generator or fresh_generator()
+    t = as_time(torch.as_tensor(times, dtype=torch.float64))
+    noises = [randn(x.shape, generator, dtype=x.dtype, device=x.device) for _ in t]
+
+    def curve(judged: Model, **cond: Any) -> Curve:
+        values = (
+            denoising(judged, x, weighting, t=at.expand(len(x)), noise=noise, **cond) for at, noise in zip(t, noises, strict=True)
+        )
+        return _curve(t, list(values))
+
+    return LossByTime(curve(model, **cond), curve(ZeroModel(model.sde, model.prediction)), None if exact is None else curve(exact))
+
+
+def _curve(t: Tensor, values: list[Tensor]) -> Curve:
+    """Of one `(B,)` for each time."""
+    stacked = torch.stack(values).double().cpu()
+    if stacked.shape[1] < 2:
+        raise ValueError(f"a standard error needs at least 2 samples, got {stacked.shape[1]}")
+    return Curve(t.cpu(), stacked.mean(1), stacked.std(1) / math.sqrt(stacked.shape[1]))

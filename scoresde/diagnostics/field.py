@@ -1,0 +1,159 @@
+"""Whether a field s(z, t) can be the score of a diffused distribution at all, which every model can be asked without knowing the truth.
+
+Two conditions hold for S = grad log q(z_t). It is a gradient, so that its Jacobian J = dS/dz is symmetric (Chao et al. 2022, arXiv
+2209.12753): with A = (J - J^T)/2,
+
+    |A|_F / |J|_F = 0,        of any field between 0 and 1 (a pure rotation), as |J|_F^2 = |A|_F^2 + |J - A|_F^2.
+
+And log q follows the Fokker-Planck equation of dz = f z dt + g dw, whose gradient is (Lai et al. 2023, arXiv 2210.04296, section 3)
+
+    dS/dt = grad[ g^2/2 (div S + |S|^2) - f z . S - f d ].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..losses import implicit
+from ..prediction import Model
+from ..random import fresh_generator
+from ..sde import Time, as_time, expand
+
+
+class FokkerPlanck(NamedTuple):
+    """The two sides' difference, and the side that says what is large.
+
+    Attributes:
+        residual: `(B, *event)` ds/dt less the right-hand side; 0 for a score.
+        time_derivative: `(B, *event)` ds/dt.
+    """
+
+    residual: Tensor
+    time_derivative: Tensor
+
+
+class DivergenceFreePart(NamedTuple):
+    """Squared Frobenius norms of the Jacobian of each sample.
+
+    Attributes:
+        antisymmetric: `(B,)` |A|_F^2.
+        total: `(B,)` |J|_F^2.
+    """
+
+    antisymmetric: Tensor
+    total: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """|A|_F/|J|_F over all samples, a number from 0 (a gradient) to 1 (a rotation)."""
+        return (self.antisymmetric.sum() / self.total.sum()).sqrt()
+
+
+def fokker_planck_residual(
+    model: Model,
+    z: Tensor,
+    t: Time,
+    divergence: Literal["exact", "hutchinson"] = "exact",
+    *,
+    projections: int = 1,
+    step: float = 1e-4,
+    generator: Generator | None = None,
+    **cond: Any,
+) -> FokkerPlanck:
+    """The residual of the Fokker-Planck equation of the score at `z`. Derivatives by z are exact, that by t a central difference.
+
+    On a chain the rate jumps at the times i/T, so that ds/dt exists between them only: ask at (i - 1/2)/T with `step` below 1/(2T).
+
+    Args:
+        model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input; best in float64.
+        z: states, `(B, *event)`.
+        t: a number or `(B,)`.
+        divergence: "exact": 2d backward passes; "hutchinson": two a projection. The residual is then right on average, and its square too
+            large by its variance.
+        projections: for "hutchinson".
+        step: h of (s(t + h) - s(t - h))/(2h), whose error is O(h^2).
+        generator: where the projections come from.
+        **cond: reaches the network untouched.
+
+    Raises:
+        ValueError: t - h or t + h outside [0, 1], or an unknown divergence.
+    """
+    t, sde, d = as_time(t), model.sde, z.shape[1:].numel()
+    if not step > 0 or bool(((t - step < 0) | (t + step > 1)).any()):
+        raise ValueError(f"t - step and t + step must lie in [0, 1], got step={step} at t={t.tolist()}")
+    half_g2, f = 0.5 * sde.diffusion(t) ** 2, sde.drift_rate(t)
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        z = z.detach().requires_grad_()
+        s = model.score(z, t, **cond)
+        loss = implicit(model, z, t, divergence, projections=projections, generator=generator, **cond)
+        # implicit is (div s + |s|^2/2)/d
+        potential = expand(half_g2, loss) * (d * loss + 0.5 * _dot(s, s)) - expand(f, loss) * _dot(z, s)
+        (right,) = torch.autograd.grad(potential.sum(), z)
+    with torch.no_grad():
+        change = model.score(z, t + step, **cond) - model.score(z, t - step, **cond)
+    time_derivative = change / (2 * step)
+    return FokkerPlanck(time_derivative - right, time_derivative)
+
+
+def divergence_free_part(
+    model: Model,
+    z: Tensor,
+    t: Time,
+    probes: int | None = None,
+    *,
+    generator: Generator | None = None,
+    **cond: Any,
+) -> DivergenceFreePart:
+    """How far the score is from a gradient at `z`: the norms of A and J, from products with vectors v of covariance I,
+
+        |A|_F^2 = E | (J v - J^T v)/2 |^2,        |J|_F^2 = E | J^T v |^2,
+
+    where E is exact over the unit vectors (times d), and unbiased over random signs. |A|_F^2 is never negative, and 0 for a score.
+
+    Args:
+        model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input.
+        z: states, `(B, *event)`.
+        t: a number or `(B,)`.
+        probes: number of random v, for three backward passes each; by default all d unit vectors.
+        generator: where the probes come from.
+        **cond: reaches the network untouched.
+
+    Raises:
+        ValueError: no probe.
+    """
+    if probes is not None and probes < 1:
+        raise ValueError(f"probes must be at least 1, got {probes}")
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        z = z.detach().requires_grad_()
+        s = model.score(z, t, **cond)
+        # J^T u is linear in u, so that its own backward pass by u is J v.
+        u = torch.zeros_like(s, requires_grad=True)
+        (pulled,) = torch.autograd.grad(s, z, u, create_graph=True)
+    antisymmetric, total = s.new_zeros(len(z)), s.new_zeros(len(z))
+    for v in _vectors(z, probes, generator):
+        (left,) = torch.autograd.grad(s, z, v, retain_graph=True)
+        (right,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
+        antisymmetric += 0.25 * _dot(right - left, right - left)
+        total += _dot(left, left)
+    return DivergenceFreePart(antisymmetric / (probes or 1), total / (probes or 1))
+
+
+def _vectors(z: Tensor, probes: int | None, generator: Generator | None) -> Iterator[Tensor]:
+    """Unit vectors, or random signs, of the shape of `z`."""
+    if probes is None:
+        for unit in torch.eye(z.shape[1:].numel(), dtype=z.dtype, device=z.device):
+            yield unit.reshape(1, *z.shape[1:]).expand_as(z)
+        return
+    generator = generator or fresh_generator()
+    for _ in range(probes):
+        yield (2 * torch.randint(0, 2, z.shape, generator=generator, device=generator.device) - 1).to(z.device, z.dtype)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each event, `(B,)`."""
+    return (a * b).reshape(len(a), -1).sum(1)
