@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,20 @@ class ScoreModel(nn.Module, Model):
             return Prepared(time, None, dtype)
         scale = self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t))
         return Prepared(time, to_device(scale.to(torch.promote_types(z.dtype, torch.float32)), z.device), dtype)
+
+    def compiled(self) -> ScoreModel:
+        """This model with its network under `torch.compile`: one object, however often asked for. The weights are shared."""
+        twin: ScoreModel | None = self.__dict__.get("_compiled")
+        if twin is None:
+            twin = copy.copy(self)
+            twin._modules = {**self._modules, "network": cast(nn.Module, torch.compile(self.network))}
+            # Past nn.Module, which would take it for a part of this model.
+            self.__dict__["_compiled"] = twin
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled code can be neither pickled nor copied.
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     @property
     def dtype(self) -> torch.dtype:
