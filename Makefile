@@ -44,8 +44,10 @@ examples: .venv/ready-demo ## the examples in their short mode
 docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
-bench: .venv/ready-bench ## error against network calls, beside diffusers
-	$(BIN)/python benchmarks/solvers.py
+bench: .venv/ready-bench ## error against network calls, beside diffusers, k-diffusion and azula
+	$(BIN)/pip install -q --no-deps -c constraints.txt k-diffusion torchdiffeq || echo "without k-diffusion"
+	$(BIN)/python benchmarks/solvers.py $(if $(wildcard runs/demo),--network runs/demo=64)
+	$(BIN)/python benchmarks/pages.py
 
 clean:
 	rm -rf .venv build docs/_build *.egg-info

@@ -18,7 +18,15 @@ NFE = ("5", "6", "8", "10", "15", "20")
 LAW_NFE = ("10", "20", "50")
 STATISTICS = ("rms", "median", "p95")
 PACKAGES = ("diffusers", "k-diffusion", "azula")
-SHOWN = ("default", "vab3 cubic", "ipndm3 quadratic", "dpm++2m half_log_snr", "unipc3 half_log_snr", "heun karras", "ddim uniform")
+SHOWN = (
+    "default",
+    "vab3 trailing",
+    "ipndm3 trailing",
+    "dpm++2m half_log_snr",
+    "unipc3 half_log_snr",
+    "heun karras",
+    "ddim uniform",
+)
 
 
 def geometric_mean(values: Iterable[float]) -> float:

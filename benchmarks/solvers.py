@@ -53,8 +53,23 @@ SDE = [
 GRIDS: dict[str, grids.Grid] = {
     **{name: grids.get(name) for name in ("uniform", "half_log_snr", "karras", "quadratic", "cubic", "tangent", "beta")},
     "power 2.5": partial(grids.power, power=2.5),
+    "trailing 1": partial(grids.trailing, power=1.0),
+    "trailing": grids.trailing,
+    "trailing 2.5": partial(grids.trailing, power=2.5),
+    "trailing 3": partial(grids.trailing, power=3.0),
+    "trailing 4": partial(grids.trailing, power=4.0),
 }
-NETWORK_GRIDS = ("uniform", "half_log_snr", "quadratic", "power 2.5", "cubic")
+NETWORK_GRIDS = (
+    "uniform",
+    "half_log_snr",
+    "quadratic",
+    "power 2.5",
+    "cubic",
+    "trailing 1",
+    "trailing",
+    "trailing 2.5",
+    "trailing 3",
+)
 PROCESSES: dict[str, ss.SDE] = {
     "VP, linear chain": ss.VPSDE.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
     "VP, cosine chain": ss.VPSDE.cosine(),
@@ -127,7 +142,7 @@ def laws(mixture: analytic.GaussianMixture, features: int, n: int) -> Results:
             model, z.shape, name, nfe=nfe, grid=GRIDS[grid], z=z, generator=torch.Generator().manual_seed(4)
         )
         for name in SDE
-        for grid in ("half_log_snr", "karras", "quadratic")
+        for grid in ("half_log_snr", "karras", "trailing")
     }
     runs["default"] = lambda nfe: ss.sample(model, z.shape, nfe=nfe, z=z)
     for name, run in peers.stochastic().items():
@@ -183,7 +198,7 @@ def main() -> None:
             measured = {"ours": ours(model, z, exact, tuple(GRIDS)), "peers": theirs(model, z, exact)}
             results.setdefault("exact", {})[name] = measured
         if "laws" in wanted:
-            results.setdefault("laws", {})[name] = laws(mixture, features, 8 * options.noises)
+            results.setdefault("laws", {})[name] = laws(mixture, features, 4 * options.noises)
         if "processes" in wanted:
             results.setdefault("processes", {})[name] = processes(mixture, features, options.noises)
         print(f"{name}: done", flush=True)

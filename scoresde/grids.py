@@ -4,8 +4,9 @@ A grid is uniform in some clock u(t),
 
     u(t_n) = u(t_0) + n/(N-1) (u(t_min) - u(t_0)),   n = 0..N-1,      t_N = 0,
 
-so N steps call the network at N times from `t_start` to `sde.t_min`, and the last step goes to sigma = 0. With `t_end` > 0 all N+1
-points lie on the clock and nothing goes to 0. Grids are float64 tensors on the CPU; any strictly decreasing tensor is one.
+so N steps call the network at N times from `t_start` to `sde.t_min` (`trailing`: to one step of N before 0), and the last step goes to
+sigma = 0. With `t_end` > 0 all N+1 points lie on the clock and nothing goes to 0. Grids are float64 tensors on the CPU; any strictly
+decreasing tensor is one.
 """
 
 from __future__ import annotations
@@ -52,6 +53,26 @@ def power(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_e
     Raises:
         ValueError: `power` is not positive.
     """
+    return _uniform_in(*_power_clock(sde, power), sde, steps, t_start, t_end)
+
+
+def trailing(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """The clock of `power` run down to 0 itself: the last call comes one step of N before the end, u(t_n) = u(t_0) (1 - n/N).
+
+    Other grids always call the network at `sde.t_min`, where few steps can afford it least. With power 1 it is the "trailing" spacing of Lin et
+    al. 2023, arXiv 2305.08891, in the time of the classical VP SDE. As no call may come below `sde.t_min`, many steps are those of `power`.
+
+    Raises:
+        ValueError: `power` is not positive.
+    """
+    clock, inverse = _power_clock(sde, power)
+    start = as_time(min(t_start, sde.t_max))
+    last = max(float(inverse(clock(start) / steps)), sde.t_min) if steps > 1 else sde.t_min
+    return _uniform_in(clock, inverse, sde, steps, t_start, t_end, last)
+
+
+def _power_clock(sde: SDE, power: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """u = tau^(1/power) as a function of t, and its inverse."""
     if not power > 0:
         raise ValueError(f"power must be positive, got {power}")
     vp = VPSDE()
@@ -61,14 +82,7 @@ def power(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_e
         integral = tau * (vp.beta_min + 0.5 * tau * (vp.beta_max - vp.beta_min))
         return -0.5 * (integral + (-torch.expm1(-integral)).log())
 
-    return _uniform_in(
-        lambda t: vp.time(sde.half_log_snr(t)) ** (1 / power),
-        lambda u: sde.time(half_log_snr_at(u**power)),
-        sde,
-        steps,
-        t_start,
-        t_end,
-    )
+    return lambda t: vp.time(sde.half_log_snr(t)) ** (1 / power), lambda u: sde.time(half_log_snr_at(u**power))
 
 
 def quadratic(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
@@ -150,6 +164,7 @@ GRIDS: dict[str, Grid] = {
     "karras": karras,
     "quadratic": quadratic,
     "cubic": cubic,
+    "trailing": trailing,
     "exponential": half_log_snr,  # sigma/alpha falls by one factor a step
     "tangent": tangent,
     "beta": beta,
@@ -202,11 +217,12 @@ def _uniform_in(
     steps: int,
     t_start: float,
     t_end: float,
+    t_last: float | None = None,
 ) -> Tensor:
-    """The times at which `clock` is uniform; the ends are hit exactly."""
+    """The times at which `clock` is uniform; the ends are hit exactly. The last call before 0 is at `t_last`, by default `sde.t_min`."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    last = as_time(t_end if t_end > 0 else sde.t_min)
+    last = as_time(t_end if t_end > 0 else t_last or sde.t_min)
     first = as_time(t_start)
     if t_end == 0 and steps == 1:
         return check(torch.stack([first, as_time(0.0)]))

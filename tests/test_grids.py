@@ -48,7 +48,25 @@ def test_a_grid_can_start_and_stop_anywhere(sde, name):
     torch.testing.assert_close(gaps, gaps[:1].expand_as(gaps), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", CLOCKS)
+@finite_sdes
+@pytest.mark.parametrize("power", [1.0, 2.0, 2.5])
+def test_trailing_runs_its_clock_down_to_0(sde, power):
+    """u(t_n) = u(1) (1 - n/N), unless the last call would come below t_min."""
+    for steps in (2, 5, 20, 200):
+        grid = grids.trailing(sde, steps, power=power)
+        tau = ss.VPSDE().time(sde.half_log_snr(grid[:-1]))
+        u = tau ** (1 / power)
+        if float(u[0] / steps) > float(ss.VPSDE().time(sde.half_log_snr(sde.t_min)) ** (1 / power)):
+            torch.testing.assert_close(u, u[0] * (1 - torch.arange(steps, dtype=torch.float64) / steps), rtol=1e-6, atol=1e-9)
+            assert float(grid[-2]) > sde.t_min
+        else:
+            assert torch.equal(grid, grids.power(sde, steps, power=power))
+    halfway = grids.trailing(sde, 4, power=power, t_start=0.5)
+    assert float(halfway[0]) == 0.5
+    assert torch.equal(grids.trailing(sde, 4, power=power, t_end=0.1), grids.power(sde, 4, power=power, t_end=0.1))
+
+
+@pytest.mark.parametrize("name", [*CLOCKS, "trailing"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
 def test_zero_terminal_signal_is_left_in_one_step(name, steps):
     grid = grids.get(name)(zero_terminal(), steps)

@@ -337,7 +337,7 @@ def test_the_default_is_the_measured_choice():
         assert error(nfe=nfe) < min(error(name, nfe=nfe) for name in ("ddim", "heun", "dpm++2m", "dpm++3m"))
     times = grids.karras(DDPM, 7)
     assert torch.equal(
-        ss.sample(model, (2, 2), grid=times, seeds=range(2)), ss.sample(model, (2, 2), "vab3", grid=times, seeds=range(2))
+        ss.sample(model, (2, 2), grid=times, seeds=range(2)), ss.sample(model, (2, 2), "ipndm3", grid=times, seeds=range(2))
     )
 
 

@@ -117,7 +117,7 @@ class IPNDM(Solver):
     """
 
     order: int = 3
-    default_grid = "quadratic"
+    default_grid = "trailing"
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 4:

@@ -80,7 +80,7 @@ class VelocityAdams(Solver):
     path: Literal["line", "circle"] = "line"
     scale: float = 1.0
     growth: float = 1.5
-    default_grid = "quadratic"
+    default_grid = "trailing"
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 4 or self.path not in PATHS:
