@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .model import ScoreModel
+from .model import Prepared, ScoreModel
 from .prediction import conversion
 from .sde import Time, expand
 
@@ -24,7 +24,7 @@ class LearnedVariance(ScoreModel):
     Everything that asks for a prediction (all solvers, losses, likelihoods) sees the first half. The arguments are those of `ScoreModel`.
     """
 
-    def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+    def output(self, z: Tensor, t: Time | Prepared, **cond: object) -> Tensor:
         """The first half of what the network returns, its prediction.
 
         Raises:
@@ -32,7 +32,7 @@ class LearnedVariance(ScoreModel):
         """
         return self.output_and_fraction(z, t, **cond)[0]
 
-    def output_and_fraction(self, z: Tensor, t: Time, **cond: object) -> tuple[Tensor, Tensor]:
+    def output_and_fraction(self, z: Tensor, t: Time | Prepared, **cond: object) -> tuple[Tensor, Tensor]:
         """The prediction and f = (v + 1)/2, 0 for the posterior's variance and 1 for beta, both of the shape of `z`, from one network call.
 
         Raises:

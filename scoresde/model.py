@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,14 @@ def edm(sde: SDE, t: Tensor) -> Tensor:
 
 # Named functions: a model must be picklable.
 TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, "half_log_snr": half_log_snr, "edm": edm}
+
+
+class Prepared(NamedTuple):
+    """A time as the network sees it, the scale of its input (None: 1) and the dtype that it computes in."""
+
+    time: Tensor
+    scale: Tensor | None
+    dtype: torch.dtype
 
 
 class ScoreModel(nn.Module, Model):
@@ -83,7 +92,7 @@ class ScoreModel(nn.Module, Model):
         """The time that the network sees, in float64."""
         return self._network_time(self.sde, as_time(t))
 
-    def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+    def output(self, z: Tensor, t: Time | Prepared, **cond: object) -> Tensor:
         """`network(z, time, **cond)`, with the state cast to the network's dtype; time comes in float32 at least.
 
         Raises:
@@ -94,17 +103,41 @@ class ScoreModel(nn.Module, Model):
             raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
         return out
 
-    def forward(self, z: Tensor, t: Time, **cond: object) -> Tensor:
-        """What the network returns, unchecked; a method of its own so that hooks fire."""
+    def forward(self, z: Tensor, t: Time | Prepared, **cond: object) -> Tensor:
+        """What `output` returns, before its shape is looked at; a method of its own so that hooks fire."""
+        time, scale, dtype = t if isinstance(t, Prepared) else self._prepared(as_time(t), z)
+        seen = z if scale is None else expand(scale, z) * z
+        out: Tensor = self.network(seen.to(dtype), time.expand(len(z)), **cond)
+        return out
+
+    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Prepared]:
+        """The network's time and the scale of its input at each of the `times`, on the device of `z`: two copies for all of them."""
+        time, scale, dtype = self._prepared(as_time(torch.tensor(times, dtype=torch.float64)), z)
+        return [Prepared(time[k], None if scale is None else scale[k], dtype) for k in range(len(times))]
+
+    def _prepared(self, t: Tensor, z: Tensor) -> Prepared:
         parameter = next(self.parameters(), z)
         dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
         # Half precision would round the index 999 to 1000.
         time = to_device(self.network_time(t).to(torch.promote_types(dtype, torch.float32)), z.device)
-        seen = z
-        if isinstance(self.prediction, Preconditioned):
-            seen = expand(self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t)), z) * z
-        out: Tensor = self.network(seen.to(dtype), time.expand(z.shape[0]), **cond)
-        return out
+        if not isinstance(self.prediction, Preconditioned):
+            return Prepared(time, None, dtype)
+        scale = self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t))
+        return Prepared(time, to_device(scale.to(torch.promote_types(z.dtype, torch.float32)), z.device), dtype)
+
+    def compiled(self) -> ScoreModel:
+        """This model with its network under `torch.compile`: one object, however often asked for. The weights are shared."""
+        twin: ScoreModel | None = self.__dict__.get("_compiled")
+        if twin is None:
+            twin = copy.copy(self)
+            twin._modules = {**self._modules, "network": cast(nn.Module, torch.compile(self.network))}
+            # Past nn.Module, which would take it for a part of this model.
+            self.__dict__["_compiled"] = twin
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled code can be neither pickled nor copied.
+        return {name: value for name, value in self.__dict__.items() if name != "_compiled"}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -16,8 +16,9 @@ Given the state and one prediction `a x + b eps`, any other quantity `a' x + b' 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -118,6 +119,13 @@ class Model(ABC):
     @abstractmethod
     def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
         """The model's own prediction at `(z, t)`, of the shape of `z`."""
+
+    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Any]:
+        """What `output` may be given in place of each of the `times`, for states like `z`; by default the times themselves.
+
+        A sampler asks once, before its loop, for all that depends on its times alone and not on the state.
+        """
+        return times
 
     def data(self, z: Tensor, t: Time, **cond: object) -> Tensor:
         """E[x | z_t = z]."""

@@ -2,12 +2,15 @@
 
 Three sources, chosen by the caller: a `generator` (one stream for the whole batch), `seeds` (one stream per sample, so that
 sample i does not depend on its batch mates), or neither (a fresh stream seeded by the operating system).
-Noise is drawn on the device of its generator and then moved: a CPU generator gives the same noise on every device.
+A generator draws on its own device and the noise is then moved: a CPU generator gives the same noise on every device.
+Seeded noise is a function of (seed, number of the draw, position in the event), `philox`, computed for the whole batch at once where the
+state is: its random bits are the same on every device.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,10 +18,12 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+WORD = 0xFFFFFFFF
 
-def fresh_generator() -> Generator:
-    """A CPU generator with a seed from the operating system."""
-    generator = Generator()
+
+def fresh_generator(device: torch.device | str = "cpu") -> Generator:
+    """A generator with a seed from the operating system."""
+    generator = Generator(device)
     generator.seed()
     return generator
 
@@ -55,47 +60,128 @@ def global_seed(seed: int, device: torch.device | None = None) -> Iterator[None]
         yield
 
 
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox4x32-10: four random 32-bit words for every counter of four words and key of two, as int64 tensors of values below 2^32.
+
+    Ten rounds of (c_0, c_1, c_2, c_3) <- (hi(M_1 c_2) ^ c_1 ^ k_0, lo(M_1 c_2), hi(M_0 c_0) ^ c_3 ^ k_1, lo(M_0 c_0)), the key raised by the
+    Weyl constants before each but the first (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). int64 holds the product of
+    two words up to its sign, so that shifting and masking give both halves exactly, on any device.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = (p1 >> 32 & WORD) ^ c1 ^ k0, p1 & WORD, (p0 >> 32 & WORD) ^ c3 ^ k1, p0 & WORD
+        k0, k1 = k0 + 0x9E3779B9 & WORD, k1 + 0xBB67AE85 & WORD
+    return c0, c1, c2, c3
+
+
+def seeded_words(seeds: Tensor, draws: Tensor, count: int) -> Tensor:
+    """Random 32-bit words, `(draws, B, count)` int64: a function of the seed `(B,)`, the number of the draw and the position alone."""
+    quads = torch.arange(-(-count // 4), device=seeds.device)
+    key = (seeds & WORD)[:, None], (seeds >> 32 & WORD)[:, None]
+    draws = draws[:, None, None]
+    zero = torch.zeros_like(seeds)[:, None]
+    words = philox((quads + zero, draws & WORD, draws >> 32, zero), key)
+    return torch.stack(words, -1).flatten(-2)[..., :count]
+
+
+def normals(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Standard normals from an even number of words in the last dimension, pair by pair (Box and Muller 1958)."""
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    # Half a unit off both ends: the logarithm never sees 0.
+    u = ((words.to(work) + 0.5) * 2.0**-32).unflatten(-1, (-1, 2))
+    radius, angle = (-2 * u[..., 0].log()).sqrt(), 2 * math.pi * u[..., 1]
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], -1).flatten(-2).to(dtype)
+
+
 class NoiseSource(Protocol):
     """What a solver draws its noise from."""
 
     def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The next standard normal noise of shape `(B, *event)`."""
+        """The next standard normal noise of shape `(B, *event)`; the caller may change it in place."""
         ...
 
     def rewind(self) -> None:
         """Go back to the first draw."""
         ...
 
+    def part(self, start: int, stop: int, size: int) -> NoiseSource:
+        """From the first draw on, the noise of the samples start..stop-1 of a batch of `size`. One part is used at a time."""
+        ...
+
 
 class BatchNoise:
-    """One stream for the batch. `rewind` restores the state that the generator had here."""
+    """One stream for the batch. `rewind` restores the state that the generator had here.
+
+    Without a generator the stream is a fresh one, on the device of the first draw.
+    """
 
     def __init__(self, generator: Generator | None = None) -> None:
-        self.generator = generator or fresh_generator()
-        self._start = self.generator.get_state()
+        self.generator = generator
+        self._start = None if generator is None else generator.get_state()
 
     def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if self.generator is None:
+            self.generator = fresh_generator(device)
+            self._start = self.generator.get_state()
         return randn(shape, self.generator, dtype=dtype, device=device)
 
     def rewind(self) -> None:
-        self.generator.set_state(self._start)
+        if self.generator is not None and self._start is not None:
+            self.generator.set_state(self._start)
+
+    def part(self, start: int, stop: int, size: int) -> NoiseSource:
+        return _PartOfBatch(self, start, stop, size)
+
+
+class _PartOfBatch:
+    """Some rows of a `BatchNoise`: the stream is one for the batch, so all rows are drawn."""
+
+    def __init__(self, whole: BatchNoise, start: int, stop: int, size: int) -> None:
+        self._whole, self._rows, self._size = whole, slice(start, stop), size
+        whole.rewind()
+
+    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        return self._whole.draw((self._size, *shape[1:]), dtype, device)[self._rows]
+
+    def rewind(self) -> None:
+        self._whole.rewind()
+
+    def part(self, start: int, stop: int, size: int) -> NoiseSource:
+        return _PartOfBatch(self._whole, self._rows.start + start, self._rows.start + stop, self._size)
 
 
 class SeededNoise:
-    """One stream per sample: row i of every draw depends on `seeds[i]` alone."""
+    """One stream per sample: row i of every draw depends on `seeds[i]` alone, an integer that is taken modulo 2^64."""
+
+    # Small states are drawn many steps at a time, up to so many numbers: a hundred operations on few numbers cost as much as on many.
+    AHEAD = 1 << 16
 
     def __init__(self, seeds: Iterable[int]) -> None:
         self.seeds = [int(seed) for seed in seeds]
-        self.rewind()
+        signed = [((seed & (1 << 64) - 1) ^ 1 << 63) - (1 << 63) for seed in self.seeds]
+        self._keys = torch.tensor(signed, dtype=torch.int64)
+        self._next, self._drawn = 0, list[Tensor]()
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        shape = tuple(shape)
         if shape[0] != len(self.seeds):
-            raise ValueError(f"{len(self.seeds)} seeds were given for a batch of shape {tuple(shape)}")
-        rows = [torch.randn(tuple(shape[1:]), generator=generator, dtype=dtype) for generator in self._generators]
-        return torch.stack(rows).to(device)
+            raise ValueError(f"{len(self.seeds)} seeds were given for a batch of shape {shape}")
+        if not self._drawn or self._drawn[-1].shape != shape or self._drawn[-1].dtype != dtype or self._drawn[-1].device != device:
+            ahead = min(max(1, self._next), max(1, self.AHEAD // math.prod(shape)))
+            draws = torch.arange(self._next, self._next + ahead, device=device)
+            count = math.prod(shape[1:])
+            words = seeded_words(self._keys.to(device), draws, count + count % 2)
+            self._drawn = [*normals(words, dtype)[..., :count].reshape(ahead, *shape)][::-1]
+        self._next += 1
+        return self._drawn.pop()
 
     def rewind(self) -> None:
-        self._generators = [Generator().manual_seed(seed) for seed in self.seeds]
+        self._next, self._drawn = 0, []
+
+    def part(self, start: int, stop: int, size: int) -> NoiseSource:
+        return SeededNoise(self.seeds[start:stop])

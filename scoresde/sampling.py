@@ -11,11 +11,14 @@ import torch
 from torch import Generator, Tensor
 
 from . import grids, solvers
+from .cuda_graph import GraphedModel
 from .default import default
+from .model import ScoreModel
 from .prediction import Model
 from .random import BatchNoise, NoiseSource, SeededNoise
 from .sde import SDE
 from .solvers import AdaptiveLoop, Callback, GridLoop, LoopSolver, Run, Schedule, Solver, Tableau
+from .solvers.loop import rows
 
 GridLike = str | grids.Grid | Tensor
 
@@ -53,6 +56,9 @@ def sample(
     progress: bool = False,
     trajectory: bool = False,
     grad: bool = False,
+    batch_size: int | None = None,
+    compile: bool = False,
+    cuda_graph: bool = False,
     **cond: object,
 ) -> Tensor | Run:
     """Draw samples of shape `(B, *event)`.
@@ -77,6 +83,10 @@ def sample(
         progress: show a progress bar.
         trajectory: return a `Run` with `x`, `path` `(N+1, B, *event)`, `times` and `nfe` in place of the samples.
         grad: record the graph, so that gradients flow through the sampler to `z`, the network and `cond`.
+        batch_size: how many samples to work on at once; all by default. The samples are the same, up to what the network makes of another
+            batch size; the noise is the same to the bit. Tensors in `cond` with one row a sample are split too.
+        compile: run the network under `torch.compile`; the first call compiles it.
+        cuda_graph: capture the network call in a CUDA graph and replay it, for small networks on a GPU.
         **cond: reaches the network untouched.
 
     Returns:
@@ -111,29 +121,52 @@ def sample(
         tableau = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
         times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
         job = partial(solvers.run, tableau)
-    intervals = None if isinstance(solver, AdaptiveLoop) else len(times) - 1
-    if z is None:
-        start_std = _noise_start(model.sde, float(times[0]))
+    adaptive = isinstance(solver, AdaptiveLoop)
+    intervals = None if adaptive else len(times) - 1
+    start_std = _noise_start(model.sde, float(times[0])) if z is None else 0.0
+    where = torch.device(device if device is not None else model.device)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size is not None and adaptive and trajectory:
+        raise ValueError(f"the parts of a batch take different numbers of steps with {solver}: no trajectory with batch_size=")
+    if cuda_graph and (grad or adaptive):
+        raise ValueError("cuda_graph=True replays one network call without gradients and with one time for the batch")
+    if compile:
+        if not isinstance(model, ScoreModel):
+            raise ValueError(f"compile=True compiles the network of a ScoreModel, got {type(model).__name__}")
+        model = model.compiled()
 
-    def start() -> Tensor:
+    def solve(noise: NoiseSource, first: int, last: int, callback: Callback | None) -> Run:
+        """Of the samples first..last-1."""
         if z is not None:
-            return z.to(device=device, dtype=dtype, copy=True)
-        where = torch.device(device if device is not None else model.device)
-        return start_std * noise.draw(shape, dtype or model.dtype, where)
+            state = z[first:last].to(device=device, dtype=dtype, copy=True)
+        else:
+            state = start_std * noise.draw((last - first, *shape[1:]), dtype or model.dtype, where)
+        whole = last - first == shape[0]
+        given = cond if whole else rows(cond, torch.arange(first, last), shape[0])
+        net = GraphedModel(model) if cuda_graph else model
+        return job(model=net, z=state, noise=noise, callback=callback, trajectory=trajectory, cond=given)
 
-    with torch.set_grad_enabled(grad), _progress_bar(intervals, progress) as tick:
+    starts = range(0, shape[0], min(batch_size or shape[0], shape[0]) or 1)
+
+    def solve_all(callback: Callback | None) -> Run:
+        if len(starts) <= 1:
+            return solve(noise, 0, shape[0], callback)
+        bounds = [(first, min(first + starts.step, shape[0])) for first in starts]
+        return _joined([solve(noise.part(first, last, shape[0]), first, last, callback) for first, last in bounds])
+
+    with torch.set_grad_enabled(grad), _progress_bar(intervals, len(starts), progress) as tick:
 
         def watch(n: int, t: Any, state: Tensor, data: Tensor) -> None:
             tick(n)
             if callback is not None:
                 callback(n, t, state, data)
 
-        watched = watch if callback is not None or progress else None
-        out = job(model=model, z=start(), noise=noise, callback=watched, trajectory=trajectory, cond=cond)
+        out = solve_all(watch if callback is not None or progress else None)
         if not bool(out.x.isfinite().all()):
             # Looking at every step of every run would make the host wait for the device: run again with the same noise and look.
             noise.rewind()
-            _raise_non_finite(job, intervals, model, start(), noise, cond)
+            _raise_non_finite(solve_all, intervals)
     return out if trajectory else out.x
 
 
@@ -251,9 +284,15 @@ def _noise_start(sde: SDE, t: float) -> float:
     return sde.prior_std * float(sde.sigma(t) / sde.sigma(1.0))
 
 
-def _raise_non_finite(
-    job: Callable[..., Run], intervals: int | None, model: Model, start: Tensor, noise: NoiseSource, cond: dict[str, object]
-) -> None:
+def _joined(parts: Sequence[Run]) -> Run:
+    """The runs of parts of a batch as one."""
+    first = parts[0]
+    path = torch.cat([part.path for part in parts if part.path is not None], 1) if first.path is not None else None
+    calls = torch.cat([part.calls for part in parts if part.calls is not None]) if first.calls is not None else None
+    return Run(torch.cat([part.x for part in parts]), path, first.times, max(part.nfe for part in parts), calls)
+
+
+def _raise_non_finite(solve: Callable[[Callback], Run], intervals: int | None) -> None:
     """Run once more and raise at the first step with an infinite or NaN value."""
     last = "" if intervals is None else f" of {intervals}"
 
@@ -262,19 +301,28 @@ def _raise_non_finite(
             if not bool(tensor.isfinite().all()):
                 raise FloatingPointError(f"the {what} is not finite at step {n}{last}, t={float(torch.as_tensor(t).max()):g}")
 
-    out = job(model=model, z=start, noise=noise, callback=find, cond=cond)
+    out = solve(find)
     raise FloatingPointError(
         f"the state is not finite after the last step, {len(out.times) - 1}{last}, t={float(out.times[-1].max()):g}"
     )
 
 
 @contextmanager
-def _progress_bar(steps: int | None, show: bool) -> Iterator[Callable[[int], object]]:
-    """What to call in step n = 0, 1, ...; steps in which it was not called count as done."""
+def _progress_bar(steps: int | None, parts: int, show: bool) -> Iterator[Callable[[int], object]]:
+    """What to call in step n = 0, 1, ... of every part; steps in which it was not called count as done."""
     if not show:
         yield lambda n: None
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=steps, unit="step") as bar:
-        yield lambda n: bar.update(n + 1 - bar.n)
+    done, before = 0, -1
+
+    def tick(n: int) -> None:
+        nonlocal done, before
+        # A part begins anew where n does not rise.
+        done += (steps or before + 1) if n <= before else 0
+        before = n
+        bar.update(done + n + 1 - bar.n)
+
+    with tqdm(total=steps and steps * parts, unit="step") as bar:
+        yield tick

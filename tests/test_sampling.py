@@ -1,11 +1,16 @@
 """The call that users make: budgets, starts, seeds, shapes, hooks, gradients and errors."""
 
+import pickle
+from functools import partial
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoresde as ss
 from scoresde import analytic, grids, networks, solvers
 from scoresde.default import default
+from scoresde.random import BatchNoise, SeededNoise
 from scoresde.sampling import plan
 
 from .conftest import SDES, TABLEAUX, budget, generator, mixture
@@ -334,3 +339,123 @@ def test_the_default_is_the_measured_choice():
     assert torch.equal(
         ss.sample(model, (2, 2), grid=times, seeds=range(2)), ss.sample(model, (2, 2), "ipndm3", grid=times, seeds=range(2))
     )
+
+
+class Quiet(TorchDispatchMode):
+    """Counts the operations that make the host wait for a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "_local_scalar_dense" in str(func) or "is_nonzero" in str(func) or "equal.default" in str(func):
+            self.waits += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", TABLEAUX)
+def test_the_loop_never_waits_for_a_value(name):
+    """What is checked once, before it starts, does not grow with the steps."""
+    model, z, waits = ss.ScoreModel(networks.MLP(2, width=8), DDPM), torch.randn(3, 2, generator=generator()), []
+    for steps in (4, 9):
+        tableau = plan(DDPM, name, steps=steps)
+        tableau.folded("noise")
+        with torch.no_grad(), Quiet() as mode:
+            solvers.run(tableau, model, z, SeededNoise(range(3)))
+        waits.append(mode.waits)
+    assert waits[0] == waits[1] <= 3
+
+
+@pytest.mark.parametrize("name", ["ancestral", "dpm++2m", "restart", "pc", "adaptive", "gotta-go-fast"])
+def test_parts_of_a_batch_give_the_same_samples(name):
+    model, options = mixture().model(DDPM), {"dtype": torch.float64, **budget(name, 6)}
+    for source in ("seeds", "generator"):
+        if source == "generator" and name == "gotta-go-fast":
+            continue  # the number of its draws depends on the slowest sample of the batch
+        noise = {"seeds": range(7)} if source == "seeds" else {"generator": generator(3)}
+        whole = ss.sample(model, (7, 2), name, **noise, **options)
+        noise = {"seeds": range(7)} if source == "seeds" else {"generator": generator(3)}
+        parts = ss.sample(model, (7, 2), name, batch_size=3, **noise, **options)
+        torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_parts_of_a_batch_get_their_start_conditions_and_path():
+    class Shifted(torch.nn.Module):
+        def forward(self, z, t, shift, scale):
+            assert shift.shape == (len(z),)
+            return (z + shift[:, None]) * scale
+
+    model, z = ss.ScoreModel(Shifted(), DDPM), torch.randn(5, 2, generator=generator())
+    cond = {"shift": torch.arange(5.0), "scale": torch.tensor(0.5)}
+    whole = ss.sample(model, z.shape, "heun", steps=4, z=z, trajectory=True, **cond)
+    seen = []
+    parts = ss.sample(
+        model,
+        z.shape,
+        "heun",
+        steps=4,
+        z=z,
+        trajectory=True,
+        batch_size=2,
+        callback=lambda n, t, z, data: seen.append(len(z)),
+        **cond,
+    )
+    torch.testing.assert_close(parts.path, whole.path)
+    assert parts.nfe == whole.nfe
+    assert seen == [2] * 8 + [1] * 4
+    with pytest.raises(ValueError, match="no trajectory with batch_size"):
+        ss.sample(mixture().model(DDPM), (4, 2), "adaptive", batch_size=2, trajectory=True)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        ss.sample(mixture().model(DDPM), (4, 2), "ddim", steps=2, batch_size=0)
+
+
+def test_a_compiled_network_gives_the_same_samples_and_is_compiled_once(monkeypatch):
+    """By a backend that compiles nothing but counts the graphs it is given: one for all times and all calls."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    model = ss.ScoreModel(networks.MLP(2, width=8), DDPM)
+    ours = [ss.sample(model, (4, 2), name, steps=9, seeds=range(4), compile=True) for name in ("ancestral", "dpm++2m")]
+    theirs = [ss.sample(model, (4, 2), name, steps=9, seeds=range(4)) for name in ("ancestral", "dpm++2m")]
+    torch.testing.assert_close(ours, theirs)
+    assert len(graphs) == 1
+    assert model.compiled() is model.compiled()
+    assert set(model.state_dict()) == set(pickle.loads(pickle.dumps(model)).state_dict())
+    with pytest.raises(ValueError, match="compiles the network of a ScoreModel"):
+        ss.sample(mixture().model(DDPM), (4, 2), "ddim", steps=2, compile=True)
+
+
+def test_cuda_graphs_are_refused_where_there_are_none():
+    model = ss.ScoreModel(networks.MLP(2, width=8), DDPM)
+    with pytest.raises(ValueError, match="needs states on a CUDA device, got cpu"):
+        ss.sample(model, (4, 2), "ddim", steps=2, cuda_graph=True)
+    with pytest.raises(ValueError, match="one network call without gradients"):
+        ss.sample(model, (4, 2), "adaptive", cuda_graph=True)
+    with pytest.raises(ValueError, match="captures the network of a ScoreModel"):
+        ss.sample(mixture().model(DDPM), (4, 2), "ddim", steps=2, cuda_graph=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+@pytest.mark.parametrize("name", ["ancestral", "dpm++2m", "unipc3", "pc"])
+def test_a_replayed_graph_gives_the_same_samples(name):
+    model = ss.ScoreModel(networks.MLP(2, width=32), DDPM).cuda()
+    ours, theirs = (ss.sample(model, (64, 2), name, steps=12, seeds=range(64), cuda_graph=graph) for graph in (True, False))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_the_loop_does_not_wait_for_the_gpu():
+    model = ss.ScoreModel(networks.MLP(2, width=32), DDPM).cuda()
+    tableau, z = plan(DDPM, "ancestral", steps=20), torch.randn(8, 2, device="cuda")
+    solvers.run(tableau, model, z, BatchNoise(torch.Generator("cuda")))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        solvers.run(tableau, model, z, BatchNoise(torch.Generator("cuda")))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -88,7 +88,7 @@ class Recorder(BatchNoise):
 
     def draw(self, shape, dtype, device):
         self.drawn.append(super().draw(shape, dtype, device))
-        return self.drawn[-1]
+        return self.drawn[-1].clone()  # the solver may overwrite what it is given
 
 
 def bishop(network, betas, z, noises, variance):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -53,3 +53,20 @@ def one_step(sde: SDE, grid: Tensor, step: Callable[[Point, Point], tuple[float,
         rows.add(t, z={j: a}, data={j: b}, noise={rows.fresh_noise(): c} if c else None)
         rows.mark()
     return rows.tableau()
+
+
+def interpolation_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """The weights c with sum_j c_j d_j^p = M_p for p < K: of the values at the `nodes` d in the integral of their interpolant.
+
+    M_p is the same integral of u^p. The system of Vandermonde is solved by the algorithm of Bjorck and Pereyra (1970), in K^2 operations.
+    """
+    c, n = list(moments), len(nodes)
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            c[i] -= nodes[k] * c[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            c[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, n - 1):
+            c[i] -= c[i + 1]
+    return c

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..prediction import Model, conversion
 from ..random import NoiseSource
-from .tableau import Tableau
+from .tableau import Operand, Tableau
 
 # (n, t, z, data); t is a float, and a tensor (B,) where every sample has its own time.
 Callback = Callable[[int, Any, Tensor, Tensor], object]
@@ -59,45 +59,39 @@ def run(
         ValueError: the model's prediction does not determine the data at some time, or an output has a wrong shape.
     """
     folded = tableau.folded(model.prediction)
-    evaluated = set(folded.evaluated)
-    step_of = {state: n for n, state in enumerate(tableau.looks)}
-    marks = set(tableau.marks)
-    last_noise = {j: k for k, row in enumerate(folded.rows) for j in row.noise}
-    states, outputs, noises = {0: z}, dict[int, Tensor](), dict[int, Tensor]()
+    prepared = dict(zip(folded.evaluated, model.prepare([folded.times[k] for k in folded.evaluated], z), strict=True))
+    step_of = {state: n for n, state in enumerate(tableau.looks)} if callback is not None else {}
+    marks = set(tableau.marks) if trajectory else ()
+    given = cond or {}
+    held: dict[Operand, Tensor] = {("z", 0): z}
     path = [z] if trajectory else None
-    nfe = 0
-    for k, row in enumerate(folded.rows):
-        t = folded.times[k]
-        if k in evaluated:
-            outputs[k] = model.output(states[k], t, **(cond or {}))
-            nfe += 1
+    for k, instruction in enumerate(folded.instructions):
+        if instruction.call:
+            state = held["z", k]
+            out = held["data", k] = model.output(state, prepared[k], **given)
             if callback is not None and k in step_of:
+                t = folded.times[k]
                 c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
-                callback(step_of[k], t, states[k], (c_z * states[k] + c_out * outputs[k]).to(z.dtype))
-        for j in row.noise:
-            if j not in noises:
-                noises[j] = noise.draw(z.shape, z.dtype, z.device)
-        parts = ((row.z, states), (row.data, outputs), (row.noise, noises))
-        terms = ((tensors[j], c) for coefficients, tensors in parts for j, c in coefficients.items())
-        states[k + 1] = combine(terms, z.dtype)
-        for j in folded.last_used_by(k):
-            del states[j]
-            outputs.pop(j, None)
-        for j in row.noise:
-            if last_noise[j] == k:
-                del noises[j]
+                callback(step_of[k], t, state, (c_z * state + c_out * out).to(z.dtype))
+        for j in instruction.fresh:
+            held["noise", j] = noise.draw(z.shape, z.dtype, z.device)
+        terms = ((held[operand], c) for operand, c in instruction.terms)
+        held["z", k + 1] = combine(terms, z.dtype, instruction.overwrite)
+        for operand in instruction.unused:
+            del held[operand]
         if path is not None and k + 1 in marks:
-            path.append(states[k + 1])
+            path.append(held["z", k + 1])
     times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
-    return Run(states[len(folded.rows)], torch.stack(path) if path is not None else None, times, nfe)
+    return Run(held["z", len(folded.rows)], torch.stack(path) if path is not None else None, times, folded.nfe)
 
 
-def combine(terms: Iterable[tuple[Tensor, float]], dtype: torch.dtype) -> Tensor:
-    """The linear combination of the terms, in the dtype of the states."""
+def combine(terms: Iterable[tuple[Tensor, float]], dtype: torch.dtype, overwrite: bool = False) -> Tensor:
+    """The linear combination of the terms, in the dtype of the states; it may take the memory of the first term if told so."""
     terms = iter(terms)
     tensor, coefficient = next(terms)
-    result = tensor.to(torch.promote_types(tensor.dtype, dtype)) * coefficient
+    total = tensor.to(torch.promote_types(tensor.dtype, dtype))
+    # In place on a tensor of our own: the gradient of a sum needs no old value.
+    total = total.mul_(coefficient) if overwrite else total * coefficient
     for tensor, coefficient in terms:
-        # In place on a tensor made here: the gradient of a sum needs no old value.
-        result = result.add_(tensor, alpha=coefficient)
-    return result.to(dtype)
+        total = total.add_(tensor, alpha=coefficient)
+    return total.to(dtype)

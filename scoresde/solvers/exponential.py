@@ -23,11 +23,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..sde import SDE
-from .base import Solver, from_no_signal
+from .base import Solver, from_no_signal, interpolation_weights
 from .tableau import Point, Rows, Tableau
 
 
@@ -65,12 +64,7 @@ def adams_weights(h: float, offsets: Sequence[float], rate: float = 1.0, compat:
         moments[1] = 0.5 * moments[0]
     if compat == "dpm++3m" and len(offsets) == 3:
         moments[2] *= 0.5
-    if len(offsets) == 1:
-        return moments
-    scaled = torch.tensor(offsets, dtype=torch.float64) / h
-    powers = torch.stack([scaled**p for p in range(len(offsets))])
-    weights: list[float] = torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64)).tolist()
-    return weights
+    return interpolation_weights([d / h for d in offsets], moments)
 
 
 Noise = float | Callable[[Point], float]
@@ -109,7 +103,7 @@ class ExponentialAdams(Solver):
         history: list[tuple[int, float]] = []  # (state, lambda) of the network calls so far, newest first
         for n, s, t in rows.steps():
             look = rows.looks[-1]
-            history.insert(0, (look, s.half_log_snr))
+            history = [(look, s.half_log_snr), *history[: max(self.predictor, self.corrector)]]
             if s.alpha == 0 and self.form == "noise":
                 from_no_signal(rows, t)
                 rows.mark()

@@ -9,16 +9,19 @@ an explicit general linear method (Butcher 2016, chapter 5) for a Gaussian path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..prediction import Prediction, conversion
 from ..sde import SDE
+
+Kind = Literal["z", "data", "noise"]
+Operand = tuple[Kind, int]
 
 
 class Point(NamedTuple):
@@ -43,6 +46,29 @@ class Row:
     z: Mapping[int, float] = field(default_factory=dict)
     data: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[int, float] = field(default_factory=dict)
+
+    def operands(self) -> dict[Operand, float]:
+        """All coefficients, by what they multiply."""
+        parts: tuple[tuple[Kind, Mapping[int, float]], ...] = (("z", self.z), ("data", self.data), ("noise", self.noise))
+        return {(kind, j): c for kind, part in parts for j, c in part.items()}
+
+
+class Instruction(NamedTuple):
+    """What a loop does for row k.
+
+    Attributes:
+        call: call the network at state k first.
+        fresh: the noises to draw.
+        terms: the row's coefficients.
+        overwrite: the tensor of the first term is not needed again and nobody else's.
+        unused: what no later row needs.
+    """
+
+    call: bool
+    fresh: tuple[int, ...]
+    terms: tuple[tuple[Operand, float], ...]
+    overwrite: bool
+    unused: tuple[Operand, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +112,15 @@ class Tableau:
         """
         if prediction == self.prediction or not self.evaluated:
             return self
+        if prediction not in self._folds:
+            self._folds[prediction] = self._fold(prediction)
+        return self._folds[prediction]
+
+    @cached_property
+    def _folds(self) -> dict[Prediction, Tableau]:
+        return {}
+
+    def _fold(self, prediction: Prediction) -> Tableau:
         times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64)
         c_z, c_out = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
         position = {j: i for i, j in enumerate(self.evaluated)}
@@ -139,6 +174,7 @@ class Tableau:
         first = torch.zeros(*std.shape, 1 + len(noises), dtype=torch.float64)
         first[..., 0] = start_std
         states = {0: (torch.full_like(mean, start_mean), first)}
+        last = {j: k for k, row in enumerate(self.rows) for j in (*row.z, *row.data)}
         for k, row in enumerate(self.rows):
             state_mean, loadings = torch.zeros_like(mean), torch.zeros_like(first)
             for j, a in row.z.items():
@@ -151,8 +187,9 @@ class Tableau:
             for j, c in row.noise.items():
                 loadings[..., column[j]] += c
             states[k + 1] = (state_mean, loadings)
-            for j in self.last_used_by(k):
-                del states[j]
+            for j in (*row.z, *row.data):
+                if last[j] == k:
+                    states.pop(j, None)
         result_mean, loadings = states[len(self.rows)]
         return result_mean, loadings.norm(dim=-1)
 
@@ -166,17 +203,28 @@ class Tableau:
             constant, slope = c_out * constant, c_z + c_out * slope
         return constant, slope
 
-    def last_used_by(self, k: int) -> Sequence[int]:
-        """The states that row k is the last to need, themselves or their prediction."""
-        return self._freed.get(k, ())
-
     @cached_property
-    def _freed(self) -> dict[int, list[int]]:
-        last = {j: k for k, row in enumerate(self.rows) for j in (*row.z, *row.data)}
-        freed: dict[int, list[int]] = {}
-        for j, k in last.items():
-            freed.setdefault(k, []).append(j)
-        return freed
+    def instructions(self) -> tuple[Instruction, ...]:
+        """The rows as what a loop has to do, with everything that can be known before it decided."""
+        last: dict[Operand, int] = {}
+        for k, row in enumerate(self.rows):
+            last |= dict.fromkeys(row.operands(), k)
+        for j in self.evaluated:
+            last["z", j] = max(last.get(("z", j), j), j)
+        unused: dict[int, list[Operand]] = {}
+        for operand, k in last.items():
+            unused.setdefault(k, []).append(operand)
+        drawn: set[int] = set()
+        instructions = []
+        evaluated = set(self.evaluated)
+        for k, row in enumerate(self.rows):
+            fresh = tuple(j for j in row.noise if j not in drawn)
+            drawn.update(fresh)
+            # A noise that is not needed again comes first: its memory may take the sum.
+            ours = {operand: c for operand, c in row.operands().items() if operand[0] == "noise" and last[operand] == k}
+            terms = {**ours, **row.operands()}
+            instructions.append(Instruction(k in evaluated, fresh, tuple(terms.items()), bool(ours), tuple(unused.get(k, ()))))
+        return tuple(instructions)
 
 
 class Rows:

@@ -17,12 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..sde import SDE
-from .adams import ADAMS_BASHFORTH, gauss_legendre, lagrange
-from .base import Solver
+from .adams import ADAMS_BASHFORTH
+from .base import Solver, interpolation_weights
 from .tableau import Point, Rows, Tableau
 
 
@@ -55,10 +54,9 @@ def steady_weights(nodes: list[float], q: float, order: int, growth: float) -> l
     sum_j |c_j| is what the step makes of errors in the values. K is the highest order for which it is at most `growth` times that of a
     uniform grid: nodes that crowd together before a long step would be extrapolated without bound.
     """
-    unit, weights = gauss_legendre(8)
-    at = nodes[0] + (q - nodes[0]) * unit
-    for k in range(min(order, len(nodes)), 1, -1):
-        c: list[float] = (lagrange(torch.tensor(nodes[:k], dtype=torch.float64), at) * weights).sum(1).tolist()
+    steps = [(node - nodes[0]) / (q - nodes[0]) for node in nodes[:order]]
+    for k in range(len(steps), 1, -1):
+        c = interpolation_weights(steps[:k], [1 / (p + 1) for p in range(k)])
         if sum(map(abs, c)) <= growth * sum(map(abs, ADAMS_BASHFORTH[k - 1])):
             return c
     return [1.0]
@@ -93,7 +91,7 @@ class VelocityAdams(Solver):
         rows, c, at = Rows(sde, grid), self.scale, PATHS[self.path]
         history: list[tuple[int, Path]] = []  # newest first
         for _, s, t in rows.steps():
-            history.insert(0, (rows.state, at(s, c)))
+            history = [(rows.state, at(s, c)), *history[: self.order - 1]]
             now, then = history[0][1], at(t, c)
             weights = steady_weights([p.q for _, p in history], then.q, self.order, self.growth)
             z, data = {rows.state: then.rho / now.rho}, {}
