@@ -107,13 +107,14 @@ class ScoreModel(nn.Module, Model):
         """What `output` returns, before its shape is looked at; a method of its own so that hooks fire."""
         time, scale, dtype = t if isinstance(t, Prepared) else self._prepared(as_time(t), z)
         seen = z if scale is None else expand(scale, z) * z
-        out: Tensor = self.network(seen.to(dtype), time.expand(len(z)), **cond)
+        out: Tensor = self.network(seen if seen.dtype == dtype else seen.to(dtype), time.expand(len(z)), **cond)
         return out
 
     def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Prepared]:
         """The network's time and the scale of its input at each of the `times`, on the device of `z`: two copies for all of them."""
         time, scale, dtype = self._prepared(as_time(torch.tensor(times, dtype=torch.float64)), z)
-        return [Prepared(time[k], None if scale is None else scale[k], dtype) for k in range(len(times))]
+        scales = [None] * len(times) if scale is None else scale.unbind()
+        return [Prepared(*each, dtype) for each in zip(time.unbind(), scales, strict=True)]
 
     def _prepared(self, t: Tensor, z: Tensor) -> Prepared:
         parameter = next(self.parameters(), z)

@@ -50,7 +50,11 @@ PREDICTIONS = ("data", "noise", "score", "velocity")
 
 def direction(sde: SDE, t: Time, prediction: Prediction) -> tuple[Tensor, Tensor]:
     """(a, b) in float64 with prediction = a x + b eps, at each entry of `t`."""
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    return _direction(sde, t, sde.alpha(t), sde.sigma(t), prediction)
+
+
+def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """`direction` where alpha and sigma at `t` are known."""
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if isinstance(prediction, Preconditioned):
         scale, s = prediction.input_scale(alpha, sigma), prediction.sigma_data
@@ -77,8 +81,8 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
         return torch.zeros_like(alpha), torch.ones_like(alpha)
     if {source, target} == {"noise", "score"}:  # parallel, at every alpha
         return torch.zeros_like(alpha), -sigma if target == "noise" else -1 / sigma
-    a, b = direction(sde, t, source)
-    a_target, b_target = direction(sde, t, target)
+    a, b = _direction(sde, t, alpha, sigma, source)
+    a_target, b_target = _direction(sde, t, alpha, sigma, target)
     determinant = alpha * b - sigma * a
     c_z = (a_target * b - b_target * a) / determinant
     c_out = (alpha * b_target - sigma * a_target) / determinant

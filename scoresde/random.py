@@ -31,7 +31,8 @@ def fresh_generator(device: torch.device | str = "cpu") -> Generator:
 def randn(shape: Sequence[int], generator: Generator | None, *, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
     """Standard normal noise of the given shape from `generator` (None: a fresh one)."""
     generator = generator or fresh_generator()
-    return torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device).to(device)
+    noise = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device)
+    return noise if noise.device == device else noise.to(device)
 
 
 def rand(n: int, generator: Generator | None) -> Tensor:

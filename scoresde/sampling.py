@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, Protocol, TypeVar, overload
 
 import torch
@@ -19,6 +19,7 @@ from .random import BatchNoise, NoiseSource, SeededNoise
 from .sde import SDE
 from .solvers import AdaptiveLoop, Callback, GridLoop, LoopSolver, Run, Schedule, Solver, Tableau
 from .solvers.loop import rows
+from .solvers.tableau import Point, points
 
 GridLike = str | grids.Grid | Tensor
 
@@ -188,7 +189,22 @@ def plan(
         solver = solvers.get(solver)
     if isinstance(solver, LoopSolver):
         raise ValueError(f"{solver} is no tableau: it has a loop of its own")
-    return _fit(sde, solver, partial(solver.tableau, sde), steps=steps, nfe=nfe, grid=grid, t_start=t_start)
+    return _fit(sde, solver, partial(_tableau, solver, sde), steps=steps, nfe=nfe, grid=grid, t_start=t_start)
+
+
+def _tableau(solver: Solver, sde: SDE, grid: Tensor) -> Tableau:
+    """`solver.tableau(sde, grid)`, remembered for the next batch where nothing that it depends on can have changed unseen."""
+    # A solver that is not compared by its values could be the same object with other values.
+    if type(solver).__hash__ not in (None, object.__hash__):
+        with suppress(TypeError):  # values without a hash
+            return _remembered(solver, sde, tuple(points(sde, grid)))
+    return solver.tableau(sde, grid)
+
+
+@lru_cache(maxsize=8)
+def _remembered(solver: Solver, sde: SDE, at: tuple[Point, ...]) -> Tableau:
+    """The tableau on the grid that has the points `at`: a path whose schedule has changed, as a learned one does, has others."""
+    return solver.tableau(sde, torch.tensor([point.t for point in at], dtype=torch.float64))
 
 
 def _loop_times(

@@ -97,3 +97,31 @@ def test_networks_stay_short():
 
     for file in Path(networks.__file__).parent.glob("*.py"):
         assert len(file.read_text().splitlines()) < 200, file
+
+
+@pytest.mark.parametrize("classes", [None, 3])
+def test_one_time_for_the_batch_is_embedded_once(classes):
+    """A time repeated without a copy gives what as many equal times give, and its embedding has one row."""
+    torch.manual_seed(0)
+    label = torch.tensor([0, 2, 1, 1]) if classes else None
+    for network, event in (
+        (networks.MLP(3, width=16, classes=classes), (3,)),
+        (networks.UNet(1, width=8, classes=classes), (1, 4, 4)),
+    ):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        z, rows = torch.randn(4, *event), []
+        network.embedding.layers.register_forward_hook(lambda _, inputs, out, rows=rows: rows.append(len(out)))
+        repeated = network(z, torch.tensor(700.0).expand(4), label)
+        torch.testing.assert_close(repeated, network(z, torch.full((4,), 700.0), label), rtol=1e-4, atol=1e-5)
+        assert rows == [1, 4]
+
+
+def test_every_sample_has_the_gradient_of_its_own_time():
+    network = networks.MLP(2, width=16)
+    torch.nn.init.normal_(network.blocks[0].second.weight)
+    z, gradients = torch.randn(3, 2), []
+    for t in (torch.tensor(5.0).expand(3), torch.full((3,), 5.0)):
+        t = t.detach().requires_grad_()
+        gradients.append(torch.autograd.grad(network(z, t).sum(), t)[0])
+    torch.testing.assert_close(*gradients)

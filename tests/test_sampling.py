@@ -459,3 +459,27 @@ def test_the_loop_does_not_wait_for_the_gpu():
         solvers.run(tableau, model, z, BatchNoise(torch.Generator("cuda")))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_plan_is_made_once_and_again_when_something_changed():
+    """The same table for the same arguments; another where the path's schedule or the solver has changed in place."""
+
+    class Learned(ss.VPSDE):
+        """A schedule that training changes."""
+
+    class Mutable(solvers.Solver):
+        eta = 0.0
+
+        def tableau(self, sde, grid):
+            return solvers.DDIM(self.eta).tableau(sde, grid)
+
+    sde, mutable, options = Learned(), Mutable(), {"steps": 6, "grid": "uniform"}
+    first = plan(sde, "dpm++2m", **options)
+    assert plan(sde, "dpm++2m", **options) is first
+    assert plan(sde, solvers.DPMSolverPP(3), **options) != first
+    assert plan(Learned(), "dpm++2m", **options) is not first
+    sde.beta_max = 10.0
+    assert plan(sde, "dpm++2m", **options).rows == solvers.DPMSolverPP(2).tableau(sde, grids.uniform(sde, 6)).rows != first.rows
+    deterministic = plan(sde, mutable, **options)
+    mutable.eta = 1.0
+    assert plan(sde, mutable, **options).rows != deterministic.rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,16 +44,19 @@ class Embedding(nn.Module):
         self.time = name
 
     def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
-        """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`.
+        """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`; `(1, width)` where all are the same by construction.
 
         Raises:
             ValueError: a label for a network without classes.
         """
         if self.frequencies.device != t.device:
             self.frequencies = self.frequencies.to(t.device)
+        if t.stride(0) == 0 and not t.requires_grad:
+            # One time repeated without a copy, as a sampler gives it: what is the same for every sample is computed once.
+            t = t[:1]
         phase = TIME_SCALES[self.time or "index"] * t[:, None] * self.frequencies
         features = torch.cat([phase.sin(), phase.cos()], 1)
-        embedded: Tensor = self.layers(features.to(next(self.layers.parameters()).dtype))
+        embedded: Tensor = self.layers(features.to(cast(nn.Linear, self.layers[0]).weight.dtype))
         if self.label is None:
             if label is not None:
                 raise ValueError("a label was given to a network without classes: build it with classes=")

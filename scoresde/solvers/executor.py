@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,21 +63,21 @@ def run(
     step_of = {state: n for n, state in enumerate(tableau.looks)} if callback is not None else {}
     marks = set(tableau.marks) if trajectory else ()
     given = cond or {}
+    shape, dtype, device = z.shape, z.dtype, z.device
     held: dict[Operand, Tensor] = {("z", 0): z}
     path = [z] if trajectory else None
-    for k, instruction in enumerate(folded.instructions):
-        if instruction.call:
+    for k, (call, fresh, terms, overwrite, unused) in enumerate(folded.instructions):
+        if call:
             state = held["z", k]
             out = held["data", k] = model.output(state, prepared[k], **given)
             if callback is not None and k in step_of:
                 t = folded.times[k]
                 c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
                 callback(step_of[k], t, state, (c_z * state + c_out * out).to(z.dtype))
-        for j in instruction.fresh:
-            held["noise", j] = noise.draw(z.shape, z.dtype, z.device)
-        terms = ((held[operand], c) for operand, c in instruction.terms)
-        held["z", k + 1] = combine(terms, z.dtype, instruction.overwrite)
-        for operand in instruction.unused:
+        for j in fresh:
+            held["noise", j] = noise.draw(shape, dtype, device)
+        held["z", k + 1] = combine([(held[operand], c) for operand, c in terms], dtype, overwrite)
+        for operand in unused:
             del held[operand]
         if path is not None and k + 1 in marks:
             path.append(held["z", k + 1])
@@ -85,13 +85,14 @@ def run(
     return Run(held["z", len(folded.rows)], torch.stack(path) if path is not None else None, times, folded.nfe)
 
 
-def combine(terms: Iterable[tuple[Tensor, float]], dtype: torch.dtype, overwrite: bool = False) -> Tensor:
+def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, overwrite: bool = False) -> Tensor:
     """The linear combination of the terms, in the dtype of the states; it may take the memory of the first term if told so."""
-    terms = iter(terms)
-    tensor, coefficient = next(terms)
-    total = tensor.to(torch.promote_types(tensor.dtype, dtype))
+    (total, coefficient), *rest = terms
+    # A call that changes nothing costs as much as adding up a small state: it is left out, here and in every step of a loop.
+    if total.dtype != dtype:
+        total = total.to(torch.promote_types(total.dtype, dtype))
     # In place on a tensor of our own: the gradient of a sum needs no old value.
     total = total.mul_(coefficient) if overwrite else total * coefficient
-    for tensor, coefficient in terms:
-        total = total.add_(tensor, alpha=coefficient)
-    return total.to(dtype)
+    for tensor, coefficient in rest:
+        total.add_(tensor, alpha=coefficient)
+    return total if total.dtype == dtype else total.to(dtype)

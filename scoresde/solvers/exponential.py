@@ -33,20 +33,21 @@ from .tableau import Point, Rows, Tableau
 def exponential_moments(h: float, order: int, rate: float = 1.0) -> list[float]:
     """M_p / h^p for p < order, with A = rate.
 
-    The recurrence cancels for small A h (float64 has no digit of M_2 left at 1e-5), so there the series
-    M_p = A h^{p+1} sum_k (-A h)^k p!/(p+k+1)! is used.
+    The recurrence cancels for small A h (float64 has no digit of M_2 left at 1e-5), so there the highest moment is the series
+    M_p = A h^{p+1} sum_k (-A h)^k p!/(p+k+1)! and the others follow downwards, where errors shrink by A h/p at a time.
     """
     x = rate * h
     if abs(x) < 0.5:
-        # term_k = x (-x)^k p!/(p+k+1)!; 18 terms leave 0.5^18/18! < 1e-21.
-        moments = []
-        for p in range(order):
-            term, total = x / (p + 1), 0.0
-            for k in range(18):
-                total += term
-                term *= -x / (p + k + 2)
-            moments.append(total)
-        return moments
+        # term_k = x (-x)^k p!/(p+k+1)!, until it no longer changes the sum.
+        term, total, k = x / order, 0.0, order
+        while total + term != total:
+            total += term
+            k += 1
+            term *= -x / k
+        moments = [total]
+        for p in range(order - 1, 0, -1):
+            moments.append(x * (1 - moments[-1]) / p)
+        return moments[::-1]
     moments = [-math.expm1(-x)]
     for p in range(1, order):
         moments.append(1 - p / x * moments[-1])

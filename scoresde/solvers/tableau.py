@@ -10,8 +10,9 @@ an explicit general linear method (Butcher 2016, chapter 5) for a Gaussian path.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,18 +40,21 @@ def points(sde: SDE, grid: Tensor) -> list[Point]:
     return [Point(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-@dataclass(frozen=True)
-class Row:
+NOTHING: Mapping[int, float] = MappingProxyType({})
+
+
+class Row(NamedTuple):
     """One row: coefficients of earlier states (A), data predictions (B) and noises (C), by their index."""
 
-    z: Mapping[int, float] = field(default_factory=dict)
-    data: Mapping[int, float] = field(default_factory=dict)
-    noise: Mapping[int, float] = field(default_factory=dict)
+    z: Mapping[int, float] = NOTHING
+    data: Mapping[int, float] = NOTHING
+    noise: Mapping[int, float] = NOTHING
 
     def operands(self) -> dict[Operand, float]:
         """All coefficients, by what they multiply."""
-        parts: tuple[tuple[Kind, Mapping[int, float]], ...] = (("z", self.z), ("data", self.data), ("noise", self.noise))
-        return {(kind, j): c for kind, part in parts for j, c in part.items()}
+        z: dict[Operand, float] = {("z", j): c for j, c in self.z.items()}
+        data: dict[Operand, float] = {("data", j): c for j, c in self.data.items()}
+        return z | data | {("noise", j): c for j, c in self.noise.items()}
 
 
 class Instruction(NamedTuple):
@@ -122,14 +126,16 @@ class Tableau:
 
     def _fold(self, prediction: Prediction) -> Tableau:
         times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64)
-        c_z, c_out = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
-        position = {j: i for i, j in enumerate(self.evaluated)}
+        columns = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
+        at = dict(zip(self.evaluated, zip(*columns, strict=True), strict=True))
 
         def fold(row: Row) -> Row:
-            z = dict(row.z)
+            z, data = dict(row.z), {}
             for j, b in row.data.items():
-                z[j] = z.get(j, 0.0) + b * c_z[position[j]]
-            return Row(z, {j: b * c_out[position[j]] for j, b in row.data.items()}, row.noise)
+                c_z, c_out = at[j]
+                z[j] = z.get(j, 0.0) + b * c_z
+                data[j] = b * c_out
+            return Row(z, data, row.noise)
 
         return replace(self, rows=tuple(fold(row) for row in self.rows), prediction=prediction)
 
@@ -206,24 +212,25 @@ class Tableau:
     @cached_property
     def instructions(self) -> tuple[Instruction, ...]:
         """The rows as what a loop has to do, with everything that can be known before it decided."""
+        operands = [row.operands() for row in self.rows]
         last: dict[Operand, int] = {}
-        for k, row in enumerate(self.rows):
-            last |= dict.fromkeys(row.operands(), k)
+        for k, terms in enumerate(operands):
+            last.update(dict.fromkeys(terms, k))
         for j in self.evaluated:
             last["z", j] = max(last.get(("z", j), j), j)
-        unused: dict[int, list[Operand]] = {}
+        unused: list[list[Operand]] = [[] for _ in self.rows]
         for operand, k in last.items():
-            unused.setdefault(k, []).append(operand)
+            unused[k].append(operand)
         drawn: set[int] = set()
         instructions = []
         evaluated = set(self.evaluated)
-        for k, row in enumerate(self.rows):
+        for k, (row, terms) in enumerate(zip(self.rows, operands, strict=True)):
             fresh = tuple(j for j in row.noise if j not in drawn)
             drawn.update(fresh)
             # A noise that is not needed again comes first: its memory may take the sum.
-            ours = {operand: c for operand, c in row.operands().items() if operand[0] == "noise" and last[operand] == k}
-            terms = {**ours, **row.operands()}
-            instructions.append(Instruction(k in evaluated, fresh, tuple(terms.items()), bool(ours), tuple(unused.get(k, ()))))
+            ours: dict[Operand, float] = {("noise", j): c for j, c in row.noise.items() if last["noise", j] == k}
+            first = ours | terms if ours else terms
+            instructions.append(Instruction(k in evaluated, fresh, tuple(first.items()), bool(ours), tuple(unused[k])))
         return tuple(instructions)
 
 
