@@ -21,11 +21,11 @@ PACKAGES = ("diffusers", "k-diffusion", "azula")
 SHOWN = (
     "default",
     "vab3 trailing",
-    "ipndm3 trailing",
+    "unipc3 trailing",
+    "dpm++2m trailing",
     "dpm++2m half_log_snr",
-    "unipc3 half_log_snr",
-    "heun karras",
-    "ddim uniform",
+    "heun trailing",
+    "ddim trailing",
 )
 
 
