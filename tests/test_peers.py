@@ -135,7 +135,7 @@ class Given(BatchNoise):
         self.noises = iter(noises)
 
     def draw(self, shape, dtype, device):
-        return next(self.noises)
+        return next(self.noises).clone()  # the solver may overwrite what it is given
 
 
 def give_grid(scheduler, sde, grid):
