@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test lint types examples docs bench clean
+.PHONY: demo demo-short demo-mnist test lint types examples docs bench bench-overhead bench-training bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -46,6 +46,15 @@ docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 
 bench: .venv/ready-bench ## error against network calls, beside diffusers
 	$(BIN)/python benchmarks/solvers.py
+
+bench-overhead: .venv/ready-bench ## what the sampling loop costs beyond the network, beside diffusers, azula and k-diffusion: 3 minutes
+	$(BIN)/python benchmarks/overhead.py
+
+bench-training: .venv/ready-bench ## samples a second in training, beside diffusers: 2 minutes
+	$(BIN)/python benchmarks/training.py
+
+bench-gpu: .venv/ready-bench ## the first on a GPU: eager, compiled and as a CUDA graph
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv build docs/_build *.egg-info
