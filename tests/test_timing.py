@@ -33,6 +33,7 @@ class Unit(torch.nn.Module):
         return self.weight * self.sigma[t.round().long()][:, None] * z
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, in the peers
 @pytest.mark.parametrize("source", LOOPS)
 def test_every_loop_makes_the_calls_that_it_is_compared_by(source):
     if source in ("diffusers_loops", "azula_loops"):
