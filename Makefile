@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test lint types examples docs bench clean
+.PHONY: demo demo-short demo-mnist test lint types examples docs bench bench-overhead bench-training bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -49,6 +49,15 @@ bench: .venv/ready-bench ## error against network calls, beside diffusers, k-dif
 	$(BIN)/pip install -q --no-deps -c constraints.txt k-diffusion torchdiffeq || echo "without k-diffusion"
 	$(BIN)/python benchmarks/solvers.py $(if $(wildcard runs/demo),--network runs/demo=64)
 	$(BIN)/python benchmarks/pages.py
+
+bench-overhead: .venv/ready-bench ## what the sampling loop costs beyond the network, beside diffusers, azula and k-diffusion: 3 minutes
+	$(BIN)/python benchmarks/overhead.py
+
+bench-training: .venv/ready-bench ## samples a second in training, beside diffusers: 2 minutes
+	$(BIN)/python benchmarks/training.py
+
+bench-gpu: .venv/ready-bench ## the first on a GPU: eager, compiled and as a CUDA graph
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf .venv build docs/_build *.egg-info

@@ -291,8 +291,10 @@ def _noise_start(sde: SDE, t: float) -> float:
     Raises:
         ValueError: the data has not all but vanished at t.
     """
+    if t == 1:
+        return sde.prior_std
     ratio = float(sde.alpha(t) / sde.sigma(t))
-    if t < 1 and ratio > 0.1:
+    if ratio > 0.1:
         raise ValueError(
             f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z=, for instance "
             "sde.perturb(x, t)[0]"

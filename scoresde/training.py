@@ -12,11 +12,12 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from . import losses
@@ -112,10 +113,11 @@ class Trainer:
             if len(values) != len(x):
                 raise ValueError(f"{name} has {len(values)} entries for {len(x)} samples")
         self.folder = Path(folder) if folder is not None else None
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.optimizer = _adamw(list(model.parameters()), recipe)
         self._ema = AveragedModel(model, multi_avg_fn=self._average)
         self._adaptive = losses.Adaptive() if recipe.time_sampler == "adaptive" else None
         self.iteration = 0
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
         self.history: list[dict[str, float]] = []
         if self.folder is not None and (self.folder / CHECKPOINT).exists():
             self._load(self.folder / CHECKPOINT)
@@ -193,13 +195,14 @@ class Trainer:
         ):
             per_sample = losses.denoising(self.model, x, recipe.weighting, generator=generator, t=t, **cond)
         loss = (expand(importance, per_sample) * per_sample).mean()
-        value = float(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clipped = torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        # Read together, before any weight changes: the host waits for the device once a step.
+        value, norm = torch.stack([loss.detach(), clipped.to(loss.dtype)]).tolist()
         if not math.isfinite(value):
             bad = t[~per_sample.detach().isfinite().to(t.device)].tolist()
             raise FloatingPointError(f"the loss is {value} at iteration {self.iteration}, from samples at t = {bad}")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
         if not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is {norm} at iteration {self.iteration}, from samples at t = {t.tolist()}")
         if self._adaptive:
@@ -212,8 +215,10 @@ class Trainer:
         """The indices of this iteration's batch: consecutive parts of one permutation an epoch."""
         size = min(self.recipe.batch_size, len(self.x))
         epoch, part = divmod(self.iteration, len(self.x) // size)
-        order = torch.randperm(len(self.x), generator=Generator().manual_seed(derive_seed(self.recipe.seed, "epoch", epoch)))
-        return order[part * size : (part + 1) * size]
+        if epoch != self._epoch:
+            generator = Generator().manual_seed(derive_seed(self.recipe.seed, "epoch", epoch))
+            self._epoch, self._order = epoch, torch.randperm(len(self.x), generator=generator)
+        return self._order[part * size : (part + 1) * size]
 
     def _average(self, averaged: Any, current: Any, _: object) -> None:
         decay = min(self.recipe.ema, (1 + self.iteration) / (10 + self.iteration))
@@ -249,6 +254,15 @@ class Trainer:
         if self._adaptive:
             self._adaptive.load_state_dict(subset(state, "times"))
         self.iteration, self.history = about["iteration"], about["history"]
+
+
+def _adamw(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """The optimiser, as one kernel for all weights where their device and dtype have it."""
+    make = partial(torch.optim.AdamW, parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    try:
+        return make(fused=True)
+    except RuntimeError:
+        return make()
 
 
 def subset(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -483,3 +483,30 @@ def test_a_plan_is_made_once_and_again_when_something_changed():
     deterministic = plan(sde, mutable, **options)
     mutable.eta = 1.0
     assert plan(sde, mutable, **options).rows != deterministic.rows
+
+
+@pytest.mark.parametrize(
+    ("name", "operations"), [("ancestral", 4), ("ddim", 2), ("dpm++2m", 4), ("vab3", 6), ("ipndm3", 4), ("unipc2", 12)]
+)
+def test_a_step_is_as_many_operations_as_its_row_has_terms(name, operations):
+    """One a term of the folded rows and one a draw: nothing is converted or copied beside them, and a term of coefficient 0 costs nothing."""
+
+    class Count(TorchDispatchMode):
+        made = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            # A view launches nothing.
+            self.made += func not in (torch.ops.aten.expand.default, torch.ops.aten.unbind.int)
+            return func(*args, **(kwargs or {}))
+
+    class Network(torch.nn.Module):
+        def forward(self, z, t):
+            return z
+
+    model, z, counts = ss.ScoreModel(Network(), DDPM), torch.zeros(3, 2), []
+    for steps in (20, 30):
+        tableau = plan(DDPM, name, steps=steps)
+        with torch.no_grad(), Count() as mode:
+            solvers.run(tableau, model, z, BatchNoise(generator()))
+        counts.append(mode.made)
+    assert (counts[1] - counts[0]) / 10 == operations

@@ -177,16 +177,21 @@ def test_a_loss_that_is_not_finite_names_the_times():
     bad = []
 
     class Breaks(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(()))
+
         def forward(self, z, index, label):
             late = index > 500
             bad.extend(((index[late] + 1) / 1000).tolist())
-            return torch.where(late[:, None], torch.nan, 1.0) * z
+            return torch.where(late[:, None], torch.nan, self.gain) * z
 
     trainer.model.network = Breaks()
     with pytest.raises(FloatingPointError, match="the loss is nan at iteration 0") as error:
         trainer.run(progress=False)
     named = json.loads(str(error.value).split("t = ")[1])
     assert named == pytest.approx(bad, abs=1e-6)
+    assert trainer.model.network.gain.item() == 1
 
 
 def test_learning_rate():
@@ -278,3 +283,13 @@ def test_the_networks_own_randomness_is_not_that_of_the_times():
     # Times are multiples of 1/1000: equal streams would be within that of each other in every sample.
     for a, b in zip(drawn, times, strict=True):
         assert float((a - b).abs().max()) > 0.01
+
+
+def test_an_epochs_order_is_drawn_once(monkeypatch):
+    trainer, drawn = make(), []
+    randperm = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda *arguments, **options: drawn.append(0) or randperm(*arguments, **options))
+    batches = [trainer._batch() for trainer.iteration in range(10)]
+    assert len(drawn) == 2
+    trainer.iteration = 3  # as a run that goes on from a checkpoint in the middle of an epoch
+    assert torch.equal(trainer._batch(), batches[3])

@@ -134,6 +134,9 @@ class Tableau:
             for j, b in row.data.items():
                 c_z, c_out = at[j]
                 z[j] = z.get(j, 0.0) + b * c_z
+                # Rows that were written in this prediction get back their zeros: what rounding leaves there is no reason to keep a state.
+                if abs(z[j]) <= 1e-14 * abs(b * c_z):
+                    del z[j]
                 data[j] = b * c_out
             return Row(z, data, row.noise)
 
