@@ -1,8 +1,8 @@
 """The best training-free solver for one model and one budget, by a pilot run.
 
 Every entry of a portfolio of (solver, grid) pairs is run from a few starts and compared with a fine solve from the same. The score is the
-geometric mean of two numbers, both per coordinate over the starts' errors: sqrt(rms median). The rms alone is ruled by the few samples that end in
-another mode, the median does not see them.
+geometric mean of the rms and the median over the starts of the error per coordinate, sqrt(rms median). The rms alone is ruled by the few
+samples that end in another mode, and the median does not see them.
 """
 
 from __future__ import annotations
@@ -130,7 +130,15 @@ def picked(teacher: Teacher, ranking: Sequence[Ranked]) -> Selected:
     """The first of the ranking."""
     best = ranking[0]
     return Selected(
-        best.name, best.solver, best.grid, scales(teacher.sde), best.rms, best.median, tuple(ranking), teacher.steps, teacher.discrepancy
+        best.name,
+        best.solver,
+        best.grid,
+        scales(teacher.sde),
+        best.rms,
+        best.median,
+        tuple(ranking),
+        teacher.steps,
+        teacher.discrepancy,
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -20,13 +21,13 @@ from .. import grids
 from ..prediction import Model
 from ..random import BatchNoise, derive_seed, randn
 from ..sde import SDE
-from .executor import combine, run
+from .executor import Run, combine, run
 from .exponential import UniPC, adams_weights
 from .loop import rows
 from .tableau import Tableau, points
 
 Cond = dict[str, object]
-STEPS = (32, 64, 128, 256)
+FEWEST, MOST = 32, 256
 
 
 def starts(model: Model, shape: Sequence[int], count: int, *keys: int | str) -> Tensor:
@@ -48,6 +49,16 @@ def predict(model: Model, z: Tensor, t: float, cond: Cond, batch_size: int) -> T
 def given(cond: Cond, part: slice, count: int) -> Cond:
     """The conditions of a part of `count` samples."""
     return cond if part == slice(0, count) else rows(cond, torch.arange(count)[part], count)
+
+
+def watched(tableau: Tableau, model: Model, z: Tensor, cond: Cond, *, trajectory: bool = False) -> tuple[Run, list[Tensor]]:
+    """A run of a deterministic table with the data predictions of its steps."""
+    data: list[Tensor] = []
+
+    def watch(n: int, t: Any, state: Tensor, prediction: Tensor) -> None:
+        data.append(prediction)
+
+    return run(tableau, model, z, BatchNoise(), callback=watch, trajectory=trajectory, cond=cond), data
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -89,8 +100,12 @@ class Teacher:
             return self.states[lower]
         first = max(0, min(lower - 1, len(self.data) - 4))
         used = range(first, min(first + 4, len(self.data)))
-        *nodes, s, to = points(self.sde, torch.stack([*self.times[list(used)], self.times[lower], torch.tensor(t, dtype=torch.float64)]))
-        values = [(k, node.half_log_snr - s.half_log_snr) for k, node in zip(used, nodes, strict=True) if math.isfinite(node.half_log_snr)]
+        *nodes, s, to = points(
+            self.sde, torch.stack([*self.times[list(used)], self.times[lower], torch.tensor(t, dtype=torch.float64)])
+        )
+        values = [
+            (k, node.half_log_snr - s.half_log_snr) for k, node in zip(used, nodes, strict=True) if math.isfinite(node.half_log_snr)
+        ]
         if not math.isfinite(s.half_log_snr):
             # From alpha = 0 the solution is the data prediction's first-order step.
             terms = [(self.states[lower], to.sigma / s.sigma), (self.data[lower], to.alpha)]
@@ -141,9 +156,10 @@ def teach(
         return float(distance(coarse, fine).square().mean().sqrt())
 
     if steps is None:
-        x = endpoint(STEPS[0])
-        for steps in STEPS[1:]:
-            coarse, x = x, endpoint(steps)
+        steps, x = FEWEST, endpoint(FEWEST)
+        while steps < MOST:
+            steps, coarse = 2 * steps, x
+            x = endpoint(steps)
             discrepancy = apart(coarse, x)
             if discrepancy <= tolerance * float(x.double().square().mean().sqrt()):
                 break
@@ -152,11 +168,8 @@ def teach(
     tableau = fine_tableau(sde, steps, t_end)
     paths, predictions = [], []
     for part in parts(len(z), batch_size):
-        data: list[Tensor] = []
-        out = run(
-            tableau, model, z[part], BatchNoise(), cond=given(cond, part, len(z)), trajectory=True,
-            callback=lambda n, t, state, d, data=data: data.append(d),
-        )  # fmt: skip
+        out, data = watched(tableau, model, z[part], given(cond, part, len(z)), trajectory=True)
+        assert out.path is not None
         paths.append(out.path)
         predictions.append(torch.stack(data))
     return Teacher(sde, out.times, torch.cat(paths, 1), torch.cat(predictions, 1), steps, discrepancy)
