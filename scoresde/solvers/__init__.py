@@ -99,11 +99,14 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Solver | LoopSolver:
-    """The solver of that name.
+    """The solver of that name, or the fitted one of a file whose name ends in .safetensors.
 
     Raises:
         ValueError: there is none.
+        FileNotFoundError: there is no such file.
     """
+    if name.endswith(".safetensors"):
+        return load(name)
     if name not in SOLVERS:
         close = difflib.get_close_matches(name, SOLVERS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(SOLVERS)}"

@@ -9,14 +9,14 @@ solutions Z,
 
     minimise over c    sum_i w_i |Z_i(t_{n+1}) - theory_i - c . F_i|^2 + rho s^2 |c|^2,     F = (z_n, D_n, D_n - D_{n-1}, ..., D_1 - D_0),
 
-with s the size of D_n, where z_n and D_n are those of the corrected steps before: what an early step gets wrong a later one sees. The problem
-is linear in c, so nothing is differentiated through the network. The weights w = 1/(1 + (e/median e)^2), e the error of a start so far, keep the
-few that end in another mode from ruling the rest: they divide the median error by up to 10 and hardly change the rms.
+with s the size of D_n, where z_n and D_n are those of the corrected steps before: what an early step gets wrong a later one sees. The
+problem is linear in c, so nothing is differentiated through the network. The weights w = 1/(1 + (e/median e)^2), e the error of a start so
+far, keep the few that end in another mode from ruling the rest: they divide the median error by up to 10 and hardly change the rms.
 
 The interior times are searched one by one, as far as the error on starts that the coefficients have not seen falls; so is rho.
 
-Trained by gradient, such a form is the solver of Shaul et al. 2024 (arXiv 2403.01329); regression along the own path is that of Duan et al. 2023
-(arXiv 2305.14677). Theory to shrink to, weights and held-out times are added here.
+Trained by gradient, such a form is the solver of Shaul et al. 2024 (arXiv 2403.01329); regression along the own path is that of Duan et al.
+2023 (arXiv 2305.14677). Theory to shrink to, weights and held-out times are added here.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from .teacher import Cond, Teacher, distance, parts, predict, starts, teach
 FeatureMap = Callable[[Tensor], Tensor]
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
 MOVES = (0.4, 0.2, 0.1)
+LEAST_GAIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -400,7 +401,7 @@ def fit(
         found = _search(problem, entry.solver, found, tick)
         found = _best_ridge(problem, entry.solver, found, tick)
     free = solve(model, best.solver.tableau(model.sde, best.grid), teacher.states[0], cond, batch_size)
-    improved = found.score < problem.score(free)
+    improved = found.score < (1 - LEAST_GAIN) * problem.score(free)
     held_out = slice(problem.fitting, None)
     rms, median = summary(distance(free[held_out], teacher.x[held_out]))
     error, middle = summary(distance(found.x[held_out], teacher.x[held_out])) if improved else (rms, median)
