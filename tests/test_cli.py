@@ -162,5 +162,5 @@ def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
     )
     assert result.exit_code == 0
     assert re.search(r"fitted\.safetensors +\| +3 \| +3 \|", result.output)
-    with pytest.raises(ValueError, match="must end in .safetensors"):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         run.invoke(app, ["fit", str(digits), "--out", "x.npy"], catch_exceptions=False)

@@ -81,8 +81,8 @@ def test_a_teacher_knows_the_state_at_every_time(path):
     for t in (0.9173, 0.5218, 0.1234):
         exact = ss.sample(model, z.shape, "dpm++3m", grid=grids.cubic(model.sde, 800, t_end=t), z=z)
         scale = float(exact.square().mean().sqrt())
-        # Of third order in the steps: 1e-5 at 128, and 1e-4 where the first step, from alpha = 0, is of first order. A linear interpolation of the
-        # states would be off by 1e-3.
+        # Of third order in the steps: 1e-5 at 128, and 1e-4 where the first step, from alpha = 0, is of first order. A linear interpolation
+        # of the states would be off by 1e-3.
         torch.testing.assert_close(teacher(t), exact, rtol=0, atol=(2e-4 if path == "zero terminal" else 5e-5) * scale)
 
 
