@@ -207,28 +207,30 @@ def _moved(times: Tensor, m: int, fraction: float, t_min: float) -> Tensor:
     return moved
 
 
-def _search(problem: _Problem, solver: Solver, fit: _Fit, report: Callable[[], object]) -> _Fit:
+def _search(problem: _Problem, solver: Solver, fit: _Fit, tick: Callable[[], object]) -> _Fit:
     """Coordinate search of the interior times; a direction is followed while the held-out score falls."""
     sde, steps = problem.model.sde, len(fit.form.a)
+
+    def follow(fit: _Fit, m: int, fraction: float) -> _Fit:
+        """Move time m for as long as that helps."""
+        while True:
+            times = _moved(fit.form.times, m, fraction, sde.t_min)
+            if torch.equal(times, fit.form.times):
+                return fit
+            # The steps before m - 1 do not see time m.
+            trial = _regress(problem, _theory(sde, solver, times), fit.weights, fit.ridge, fit, m - 1)
+            tick()
+            if not trial.score < fit.score:
+                return fit
+            fit = trial
+
     for move in MOVES:
         # With a better fit the weights see better which starts change their mode.
-        fit = min(
-            fit, _regress(problem, _theory(sde, solver, fit.form.times), problem.weights(fit.x), fit.ridge), key=lambda f: f.score
-        )
+        reweighted = _regress(problem, _theory(sde, solver, fit.form.times), problem.weights(fit.x), fit.ridge)
+        fit = min(fit, reweighted, key=lambda f: f.score)
         for m in range(1, steps):
-            for fraction in (move, -move):
-                gained = False
-                while True:
-                    times = _moved(fit.form.times, m, fraction, sde.t_min)
-                    trial = fit
-                    if bool((times[1:] < times[:-1]).all()) and float(times[m]) != float(fit.form.times[m]):
-                        trial = _regress(problem, _theory(sde, solver, times), fit.weights, fit.ridge, fit, m - 1)
-                    report()
-                    if not trial.score < fit.score:
-                        break
-                    fit, gained = trial, True
-                if gained:
-                    break
+            up = follow(fit, m, move)
+            fit = up if up is not fit else follow(fit, m, -move)
     return fit
 
 
@@ -382,7 +384,7 @@ def fit(
         batch_size: samples that the network sees at once.
 
     Returns:
-        A solver for `sample`, never worse on the held-out starts than the best of the portfolio.
+        A solver for `sample`, never worse on the held-out starts than the winner of the pilot.
 
     Raises:
         ValueError: `nfe` below 2 or fewer than 8 trajectories.
