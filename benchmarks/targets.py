@@ -25,15 +25,15 @@ def digits() -> analytic.GaussianMixture:
     return analytic.GaussianMixture(*(torch.from_numpy(a) for a in (fit.means_, fit.covariances_, fit.weights_)))
 
 
-def anisotropic() -> analytic.GaussianMixture:
-    """Thirty diagonal modes in 48 dimensions, coordinate j of scale j^-0.3, rescaled to rms 0.5."""
-    g = torch.Generator().manual_seed(0)
-    scale = torch.arange(1, 49, dtype=torch.float64) ** -0.3
-    means = 1.2 * scale * torch.randn(30, 48, generator=g, dtype=torch.float64)
-    std = 0.35 * scale * torch.exp(0.4 * torch.randn(30, 48, generator=g, dtype=torch.float64))
+def anisotropic(modes: int = 30, features: int = 48, decay: float = 0.3, seed: int = 0) -> analytic.GaussianMixture:
+    """Diagonal modes, coordinate j of scale j^-decay, rescaled to rms 0.5."""
+    g = torch.Generator().manual_seed(seed)
+    scale = torch.arange(1, features + 1, dtype=torch.float64) ** -decay
+    means = 1.2 * scale * torch.randn(modes, features, generator=g, dtype=torch.float64)
+    std = 0.35 * scale * torch.exp(0.4 * torch.randn(modes, features, generator=g, dtype=torch.float64))
     weights = torch.distributions.Gamma(3.0, 1.0)
-    torch.manual_seed(0)
-    w = weights.sample((30,)).double()
+    torch.manual_seed(seed)
+    w = weights.sample((modes,)).double()
     rms = ((w / w.sum())[:, None] * (means**2 + std**2)).sum(0).mean().sqrt()
     return analytic.GaussianMixture(means / rms * 0.5, (std / rms * 0.5) ** 2, w)
 

@@ -1,4 +1,4 @@
-"""The command line: train, sample, compare, diagnose."""
+"""The command line: train, fit a solver, sample, compare, diagnose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .sampling import sample as draw
 from .training import Recipe
 
 app = typer.Typer(
-    help="Train score models, sample them with any solver, compare solvers, diagnose what was trained.",
+    help="Train score models, fit solvers to them, sample with any solver, compare solvers, diagnose what was trained.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -100,11 +100,47 @@ def train(
 
 
 @app.command()
+def fit(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="The .safetensors file of the solver.")],
+    nfe: Annotated[int, typer.Option(min=2, help="Network calls per sample.")] = 8,
+    trajectories: Annotated[int, typer.Option(min=8, help="Starts to fit to, half of them held out.")] = 256,
+    teacher_steps: Annotated[
+        int | None, typer.Option(min=2, help="Steps of the fine solves; by default as many as they need.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples that the network sees at once.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Of the starts.")] = 0,
+    device: DeviceOption = default_device(),
+) -> None:
+    """Fit a solver to a trained RUN, for one number of network calls.
+
+    `sample` and `compare` take the file in place of a solver's name.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out}: the file must end in .safetensors")
+    experiment = Experiment.read(run)
+    model = experiment.load_model(run, to_device(device))
+    cond: dict[str, Any] = {name: value.to(model.device) for name, value in _labels(experiment, range(trajectories)).items()}
+    fitted = solvers.fit(
+        model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, progress=sys.stderr.isatty(),
+        teacher_steps=teacher_steps, batch_size=batch_size,
+    )  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fitted.save(out)
+    print(f"{out}: {fitted}")
+
+
+@app.command()
 def sample(
     run: Run,
     out: Annotated[Path, typer.Option(help="A .png picture or a .npy array of the samples.")],
-    solver: Annotated[str, typer.Option(help=f"One of {', '.join(solvers.names())}.")] = "dpm++2m",
-    steps: Annotated[int | None, typer.Option(min=1, help="Grid intervals; 20 if neither --steps nor --nfe is given.")] = None,
+    solver: Annotated[
+        str, typer.Option(help=f"A .safetensors file from `scoresde fit`, or one of {', '.join(solvers.names())}.")
+    ] = "dpm++2m",
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Grid intervals; 20 if neither --steps nor --nfe is given. A fitted solver has its own."),
+    ] = None,
     nfe: Annotated[int | None, typer.Option(min=1, help="Upper bound on network calls per sample.")] = None,
     grid: Annotated[str | None, typer.Option(help=f"One of {', '.join(grids.names())}; by default the solver's own.")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 64,
@@ -125,7 +161,7 @@ def sample(
     if label is not None and experiment.classes is not None and label >= experiment.classes:
         raise ValueError(f"--label {label}: the classes of {run} are 0..{experiment.classes - 1}")
     labels = _labels(experiment, range(seed, seed + count), label)
-    if steps is None and nfe is None:
+    if steps is None and nfe is None and not solver.endswith(".safetensors"):
         steps = 20
     parts = []
     for start in range(0, count, batch_size):
@@ -153,7 +189,8 @@ def compare(
     solver: Annotated[
         list[str] | None,
         typer.Option(
-            "--solver", help=f"NAME:STEPS or NAME:STEPS:GRID, once for each solver. [default: {' '.join(DEFAULT_ENTRIES)}]"
+            "--solver",
+            help=f"NAME:STEPS, NAME:STEPS:GRID or the file of a fitted solver, once for each. [default: {' '.join(DEFAULT_ENTRIES)}]",
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Samples for each solver.")] = 256,

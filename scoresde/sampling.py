@@ -17,22 +17,23 @@ from .model import ScoreModel
 from .prediction import Model
 from .random import BatchNoise, NoiseSource, SeededNoise
 from .sde import SDE
-from .solvers import AdaptiveLoop, Callback, GridLoop, LoopSolver, Run, Schedule, Solver, Tableau
+from .solvers import AdaptiveLoop, BoundSolver, Callback, GridLoop, Ladder, LoopSolver, Run, Schedule, Solver, Tableau
 from .solvers.loop import rows
 from .solvers.tableau import Point, points
 
 GridLike = str | grids.Grid | Tensor
+SolverLike = str | Solver | LoopSolver | Ladder
 
 
 @overload
 def sample(
-    model: Model, shape: Sequence[int], solver: str | Solver | LoopSolver | None = ..., *, trajectory: Literal[True], **options: Any
+    model: Model, shape: Sequence[int], solver: SolverLike | None = ..., *, trajectory: Literal[True], **options: Any
 ) -> Run: ...
 @overload
 def sample(
     model: Model,
     shape: Sequence[int],
-    solver: str | Solver | LoopSolver | None = ...,
+    solver: SolverLike | None = ...,
     *,
     trajectory: Literal[False] = ...,
     **options: Any,
@@ -42,11 +43,12 @@ def sample(
 def sample(
     model: Model,
     shape: Sequence[int],
-    solver: str | Solver | LoopSolver | None = None,
+    solver: SolverLike | None = None,
     *,
     steps: int | None = None,
     nfe: int | None = None,
     grid: GridLike | None = None,
+    tol: float | None = None,
     generator: Generator | None = None,
     seeds: Iterable[int] | None = None,
     z: Tensor | None = None,
@@ -71,7 +73,8 @@ def sample(
         steps: number of grid intervals. For an adaptive solver the most steps that it may try; then neither `nfe` nor `grid` is possible.
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
         grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or
-            the times themselves. By default the solver's own.
+            the times themselves. By default the solver's own; one that was selected for a model or fitted to it brings the times.
+        tol: the error that is asked of a `solvers.Ladder`, rms per coordinate. With `trajectory` the result has each sample's `bound`.
         generator: one stream of noise for the batch.
         seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
         z: the state to start from, `(B, *event)`; by default the prior of `model.sde`, at `t_start` < 1 with the noise scale of that time.
@@ -105,6 +108,14 @@ def sample(
         calls = len(grid) - 1 if isinstance(grid, Tensor) else nfe or steps or 0
         solver, suited = default(calls)
         grid = suited if grid is None else grid
+    if isinstance(solver, Ladder) != (tol is not None):
+        raise ValueError("a ladder needs tol=, the error to stay below, and no other solver takes it")
+    if isinstance(solver, Ladder) and tol is not None:
+        solver = solver.at(tol)
+    if isinstance(solver, BoundSolver):
+        solver.check(model)
+        grid = solver.grid if grid is None else grid
+    assert not isinstance(solver, Ladder)
     if generator is not None and seeds is not None:
         raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
     noise: NoiseSource = BatchNoise(generator) if seeds is None else SeededNoise(seeds)
@@ -307,7 +318,8 @@ def _joined(parts: Sequence[Run]) -> Run:
     first = parts[0]
     path = torch.cat([part.path for part in parts if part.path is not None], 1) if first.path is not None else None
     calls = torch.cat([part.calls for part in parts if part.calls is not None]) if first.calls is not None else None
-    return Run(torch.cat([part.x for part in parts]), path, first.times, max(part.nfe for part in parts), calls)
+    bound = torch.cat([part.bound for part in parts if part.bound is not None]) if first.bound is not None else None
+    return Run(torch.cat([part.x for part in parts]), path, first.times, max(part.nfe for part in parts), calls, bound)
 
 
 def _raise_non_finite(solve: Callable[[Callback], Run], intervals: int | None) -> None:

@@ -155,3 +155,38 @@ def test_help_and_usage_errors():
     wrong = scoresde("train", "digits", "--out", "x", "--iterations", "none")
     assert wrong.returncode == 2
     assert "--iterations" in wrong.stderr
+
+
+def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
+    file = str(tmp_path / "fitted.safetensors")
+    arguments = [
+        "fit",
+        str(digits),
+        "--nfe",
+        "3",
+        "--out",
+        file,
+        "--trajectories",
+        "12",
+        "--teacher-steps",
+        "12",
+        "--device",
+        "cpu",
+    ]
+    result = run.invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert re.search(r"fitted.safetensors: .* 3 calls.*: rms [0-9.e-]+, median [0-9.e-]+ on held-out starts", result.output)
+    result = run.invoke(
+        app, ["sample", str(digits), "--out", str(tmp_path / "x.npy"), "-n", "4", "--solver", file], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    assert np.load(tmp_path / "x.npy").shape == (4, 1, 8, 8)
+    result = run.invoke(
+        app,
+        ["compare", str(digits), "--out", str(tmp_path), "--samples", "10", "--no-curves", "--solver", "ddim:3", "--solver", file],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0
+    assert re.search(r"fitted\.safetensors +\| +3 \| +3 \|", result.output)
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        run.invoke(app, ["fit", str(digits), "--out", "x.npy"], catch_exceptions=False)

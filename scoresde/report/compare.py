@@ -17,7 +17,7 @@ from .features import Classifier, frechet_distance
 
 
 class Entry(NamedTuple):
-    """A solver with its number of steps and its grid (None: the solver's own)."""
+    """A solver, by name or file, with its number of steps and its grid (None: the solver's own)."""
 
     solver: str
     steps: int
@@ -28,14 +28,19 @@ class Entry(NamedTuple):
 
 
 def parse_entry(text: str) -> Entry:
-    """`NAME:STEPS` or `NAME:STEPS:GRID`, as on the command line.
+    """`NAME:STEPS`, `NAME:STEPS:GRID` or the file of a fitted solver, as on the command line.
 
     Raises:
         ValueError: another form, or a name that does not exist.
+        FileNotFoundError: there is no such file.
     """
+    if text.endswith(".safetensors"):
+        return Entry(text, solvers.load(text).nfe)
     name, *rest = text.split(":")
     if not 1 <= len(rest) <= 2 or not rest[0].isdigit() or int(rest[0]) < 1:
-        raise ValueError(f"{text!r} is not NAME:STEPS or NAME:STEPS:GRID, such as dpm++2m:10 or ddim:20:quadratic")
+        raise ValueError(
+            f"{text!r} is not NAME:STEPS or NAME:STEPS:GRID, such as dpm++2m:10 or ddim:20:quadratic, nor a fitted solver's file"
+        )
     solvers.get(name)
     if len(rest) == 2:
         grids.get(rest[1])

@@ -9,19 +9,24 @@ from .adaptive_ode import AdaptiveODE
 from .adaptive_sde import GottaGoFast
 from .ancestral import DDIM, Ancestral, NoisePower
 from .base import Solver
+from .bound import BoundSolver
+from .calibration import Ladder, Rung, Tolerance, calibrate
 from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .executor import Callback, Run, run
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
+from .fitting import FittedSolver, Multistep, fit, load, multistep
 from .free_first_step import FreeFirstStep
 from .heun import EDMSampler, ProbabilityFlow, Restart
 from .langevin import AnnealedLangevin, LangevinCorrected, PredictorCorrector
 from .learned_ancestral import LearnedAncestral
 from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
 from .reverse_diffusion import ReverseDiffusion
+from .selection import Ranked, Selected, select
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
 from .step_down import StepDown
 from .tableau import Point, Row, Rows, Tableau
+from .teacher import Teacher, teach
 from .torchsde_adapter import TorchSDE
 from .velocity import VelocityAdams
 
@@ -94,11 +99,14 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Solver | LoopSolver:
-    """The solver of that name.
+    """The solver of that name, or the fitted one of a file whose name ends in .safetensors.
 
     Raises:
         ValueError: there is none.
+        FileNotFoundError: there is no such file.
     """
+    if name.endswith(".safetensors"):
+        return load(name)
     if name not in SOLVERS:
         close = difflib.get_close_matches(name, SOLVERS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(SOLVERS)}"
@@ -118,6 +126,7 @@ __all__ = [
     "AdaptiveODE",
     "Ancestral",
     "AnnealedLangevin",
+    "BoundSolver",
     "Callback",
     "DPMSolver",
     "DPMSolverPP",
@@ -125,32 +134,46 @@ __all__ = [
     "EDMSampler",
     "EulerMaruyama",
     "ExponentialAdams",
+    "FittedSolver",
     "FreeFirstStep",
     "GottaGoFast",
     "GridLoop",
+    "Ladder",
     "LangevinCorrected",
     "LearnedAncestral",
     "LoopSolver",
+    "Multistep",
     "NoisePower",
     "Point",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "Ranked",
     "Restart",
     "ReverseDiffusion",
     "Row",
     "Rows",
     "Run",
+    "Rung",
     "SASolver",
     "SDEDPMSolverPP",
     "Schedule",
+    "Selected",
     "Solver",
     "StepDown",
     "StepLimitError",
     "Tableau",
+    "Teacher",
+    "Tolerance",
     "TorchSDE",
     "UniPC",
     "VelocityAdams",
+    "calibrate",
+    "fit",
     "get",
+    "load",
+    "multistep",
     "names",
     "run",
+    "select",
+    "teach",
 ]

@@ -27,6 +27,7 @@ class Run:
         times: the grid, `(N+1,)` float64; `(N+1, B)` where every sample has its own.
         nfe: network calls made, counted; the most of any sample.
         calls: the network calls of each sample, `(B,)`, where they differ.
+        bound: the bound on the error of each sample, `(B,)` float64, from a `Ladder`.
     """
 
     x: Tensor
@@ -34,6 +35,7 @@ class Run:
     times: Tensor
     nfe: int
     calls: Tensor | None = None
+    bound: Tensor | None = None
 
 
 def run(

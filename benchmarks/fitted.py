@@ -1,0 +1,171 @@
+"""Solvers fitted to a model against the best that is not, ours and the peers', on starts that no fit has seen.
+
+    python benchmarks/fitted.py [--trajectories 256] [--noises 256] [--no-peers] [--network runs/demo ...] [--out benchmarks/results]
+
+The targets are those of solvers.py and two more. For every number of network calls: `solvers.fit`; `solvers.select`, chosen by a pilot as a
+user would; the best entry of its portfolio and the best configuration of diffusers, k-diffusion and azula, these two chosen in hindsight on
+the very starts that are reported, for the rms and for the median alone. Errors as in solvers.py. Then the ladders: how often a bound holds,
+and what a tolerance costs. Writes fitted.json and prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import peers
+import torch
+from solvers import PROCESSES, statistics
+from tabulate import tabulate
+from targets import TARGETS, anisotropic, exact_flow
+
+import scoresde as ss
+from scoresde import solvers
+from scoresde.experiment import Experiment
+from scoresde.solvers.selection import candidates
+from scoresde.solvers.teacher import distance, teach
+
+NFE = (4, 5, 6, 8, 10, 12, 15)
+MORE = {
+    "anisotropic 16": (partial(anisotropic, 40, 16, 0.5, 1), 16),
+    "anisotropic 128": (partial(anisotropic, 20, 128, 0.7, 2), 128),
+}
+TOLERANCES = (0.1, 0.03, 0.01)
+Errors = dict[str, float]
+
+
+def least(results: list[Errors]) -> Errors:
+    """The least of each statistic alone."""
+    return {name: min(r[name] for r in results) for name in results[0]}
+
+
+def of_peers(model: ss.Model, z: torch.Tensor, exact: torch.Tensor, nfe: int) -> list[Errors]:
+    """Every deterministic configuration that keeps to the budget but for one call."""
+    results = []
+    for run in peers.deterministic().values():
+        try:
+            x, calls = run(model, z, nfe)
+        except (IndexError, AssertionError):  # diffusers, where two of its rounded times coincide
+            continue
+        if calls <= nfe + 1 and bool(x.isfinite().all()):
+            results.append(statistics(x, exact))
+    return results
+
+
+def measure(
+    model: ss.Model, z: torch.Tensor, exact: torch.Tensor, *, nfes: tuple[int, ...], with_peers: bool, **fit: object
+) -> dict[int, dict]:
+    """All contenders at every budget."""
+    event, results = tuple(z.shape[1:]), {}
+    for nfe in nfes:
+        began = time.perf_counter()
+        fitted = solvers.fit(model, nfe, shape=event, progress=False, **fit)
+        seconds = time.perf_counter() - began
+        options = {name: fit[name] for name in ("t_end",) if name in fit}
+        picked = solvers.select(model, nfe, event, **options)
+        portfolio = [
+            statistics(ss.sample(model, z.shape, solver, grid=grid, z=z), exact) for _, solver, grid in candidates(model.sde, nfe)
+        ]
+        results[nfe] = {
+            "fitted": statistics(ss.sample(model, z.shape, fitted, z=z), exact),
+            "selected": statistics(ss.sample(model, z.shape, picked, z=z), exact),
+            "portfolio": least(portfolio),
+            "default": statistics(ss.sample(model, z.shape, nfe=nfe, z=z), exact),
+            "seconds": round(seconds, 1),
+            "selection": picked.name,
+        }
+        if with_peers:
+            results[nfe]["peers"] = least(of_peers(model, z, exact, nfe))
+    return results
+
+
+def ladders(model: ss.Model, features: int, n: int) -> dict[str, dict]:
+    """Coverage of every rung on fresh starts, bound over error, and calls, coverage and errors of the tolerances."""
+    ladder = solvers.calibrate(model, (features,), noises=512)
+    z = torch.randn(n, features, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x = teach(model, z, steps=256).x
+    results: dict[str, dict] = {}
+    for rung in ladder.rungs:
+        data: list[torch.Tensor] = []
+        out = ss.sample(model, z.shape, rung.solver, z=z, callback=lambda n, t, s, d, data=data: data.append(d))
+        error, bound = distance(out, x), rung.bound(data)
+        results[f"{rung.nfe} calls"] = {
+            "calls": rung.nfe,
+            "covered": float((error <= bound).double().mean()),
+            "bound/error": float((bound / error).median()),
+        }
+    for tol in TOLERANCES:
+        out = ss.sample(model, z.shape, ladder, tol=tol, z=z, trajectory=True)
+        error = distance(out.x, x)
+        results[f"tol {tol:g}"] = {
+            "calls": float(out.calls.double().mean()),
+            "covered": float((error <= out.bound).double().mean()),
+            "bound below tol": float((out.bound <= tol).double().mean()),
+            "error below tol": float((error <= tol).double().mean()),
+        }
+    return results
+
+
+def table(results: dict[str, dict[int, dict]]) -> str:
+    """Geometric means over targets of the fitted error relative to the others', rms / median."""
+    rows = []
+    targets = list(results.values())
+    for nfe in targets[0]:
+        row: dict[str, object] = {"network calls": nfe}
+        for other in ("selected", "portfolio", "peers"):
+            ratios = [[t[nfe]["fitted"][s] / t[nfe][other][s] for t in targets if other in t[nfe]] for s in ("rms", "median")]
+            if ratios[0]:
+                means = [math.exp(sum(map(math.log, values)) / len(values)) for values in ratios]
+                row[f"of {other}"] = (
+                    " / ".join(f"{mean:.2f}" for mean in means) + f" (worst {max(ratios[0]):.2f} / {max(ratios[1]):.2f})"
+                )
+        row["seconds"] = max(t[nfe]["seconds"] for t in targets)
+        rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt="github")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trajectories", type=int, default=256, help="starts of a fit")
+    parser.add_argument("--noises", type=int, default=256, help="fresh starts")
+    parser.add_argument("--nfe", type=int, nargs="*", default=NFE)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--network", nargs="*", default=[], help="training runs in place of the exact targets")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    path = options.out / "fitted.json"
+    results: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
+    common = {"nfes": tuple(options.nfe), "with_peers": not options.no_peers, "trajectories": options.trajectories}
+    generator = torch.Generator().manual_seed(1)
+    shown: dict[str, dict] = {}
+    if options.network:
+        for folder in map(Path, options.network):
+            experiment = Experiment.read(folder)
+            model = experiment.load_model(folder, torch.device("cpu")).requires_grad_(False)
+            z = torch.randn(options.noises, *experiment.event, generator=generator)
+            shown[folder.name] = measure(model, z, exact_flow(model, z, 200), **common)
+        results.setdefault("networks", {}).update(shown)
+    else:
+        for name, (make, features) in {**TARGETS, **MORE}.items():
+            mixture = make().model(PROCESSES["VP, linear chain"])
+            z = torch.randn(options.noises, features, dtype=torch.float64, generator=generator)
+            shown[name] = measure(mixture, z, exact_flow(mixture, z, 1000), **common, t_end=1e-6)
+            results.setdefault("ladders", {})[name] = ladders(mixture, features, 4 * options.noises)
+            print(f"{name}: done", flush=True)
+        results["exact"] = shown
+        for name, values in results["ladders"].items():
+            print(
+                f"\n{name}\n"
+                + tabulate([{"": k, **v} for k, v in values.items()], headers="keys", tablefmt="github", floatfmt=".3g")
+            )
+    print("\n" + table(shown))
+    options.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()
