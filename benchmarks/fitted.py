@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=[], help="training runs in place of the exact targets")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "fitted.json"
     results: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
     common = {"nfes": tuple(options.nfe), "with_peers": not options.no_peers, "trajectories": options.trajectories}
@@ -163,7 +164,6 @@ def main() -> None:
                 + tabulate([{"": k, **v} for k, v in values.items()], headers="keys", tablefmt="github", floatfmt=".3g")
             )
     print("\n" + table(shown))
-    options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, separators=(",", ":")) + "\n")
 
 
