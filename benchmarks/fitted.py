@@ -155,14 +155,11 @@ def main() -> None:
             mixture = make().model(PROCESSES["VP, linear chain"])
             z = torch.randn(options.noises, features, dtype=torch.float64, generator=generator)
             shown[name] = measure(mixture, z, exact_flow(mixture, z, 1000), **common, t_end=1e-6)
-            results.setdefault("ladders", {})[name] = ladders(mixture, features, 4 * options.noises)
-            print(f"{name}: done", flush=True)
-        results["exact"] = shown
-        for name, values in results["ladders"].items():
-            print(
-                f"\n{name}\n"
-                + tabulate([{"": k, **v} for k, v in values.items()], headers="keys", tablefmt="github", floatfmt=".3g")
-            )
+            held = results.setdefault("ladders", {})[name] = ladders(mixture, features, 4 * options.noises)
+            results.setdefault("exact", {})[name] = shown[name]
+            path.write_text(json.dumps(results, separators=(",", ":")) + "\n")
+            rows = [{"": key, **values} for key, values in held.items()]
+            print(f"\n{name}\n\n" + tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g"), flush=True)
     print("\n" + table(shown))
     path.write_text(json.dumps(results, separators=(",", ":")) + "\n")
 

@@ -246,8 +246,8 @@ class FittedSolver(BoundSolver):
         form: the coefficients.
         process: see `BoundSolver`.
         improved: the fit is better than the best training-free solver on the held-out starts; where it is not, `form` is that solver.
-        error: rms distance per coordinate to the teacher on the held-out starts. They chose the times: over starts never seen the median is about
-            the same, but the rms, ruled by a start in a hundred that ends in another mode, can be several times larger.
+        error: rms distance per coordinate to the teacher on the held-out starts. They chose the times: over starts never seen the median is
+            about the same, but the rms, ruled by a start in a hundred that ends in another mode, can be several times larger.
         median: the median of that distance.
         baseline: name, rms and median of the best training-free solver on the same starts.
         settings: what the fit was asked for and what it took: event, trajectories, seed, teacher steps and discrepancy, ridge.
