@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=[], help="training runs in place of the exact targets")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "fitted.json"
     results: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
     common = {"nfes": tuple(options.nfe), "with_peers": not options.no_peers, "trajectories": options.trajectories}
@@ -154,16 +155,12 @@ def main() -> None:
             mixture = make().model(PROCESSES["VP, linear chain"])
             z = torch.randn(options.noises, features, dtype=torch.float64, generator=generator)
             shown[name] = measure(mixture, z, exact_flow(mixture, z, 1000), **common, t_end=1e-6)
-            results.setdefault("ladders", {})[name] = ladders(mixture, features, 4 * options.noises)
-            print(f"{name}: done", flush=True)
-        results["exact"] = shown
-        for name, values in results["ladders"].items():
-            print(
-                f"\n{name}\n"
-                + tabulate([{"": k, **v} for k, v in values.items()], headers="keys", tablefmt="github", floatfmt=".3g")
-            )
+            held = results.setdefault("ladders", {})[name] = ladders(mixture, features, 4 * options.noises)
+            results.setdefault("exact", {})[name] = shown[name]
+            path.write_text(json.dumps(results, separators=(",", ":")) + "\n")
+            rows = [{"": key, **values} for key, values in held.items()]
+            print(f"\n{name}\n\n" + tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3g"), flush=True)
     print("\n" + table(shown))
-    options.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, separators=(",", ":")) + "\n")
 
 

@@ -69,7 +69,8 @@ def sample(
     Args:
         model: a `ScoreModel`, or anything with the same four calls.
         shape: `(B, *event)`, the batch included.
-        solver: a solver or the short name of one (`solvers.names()`). By default the measured choice for the budget, `scoresde.default`.
+        solver: a solver, the short name of one (`solvers.names()`), the file of a fitted one, or a ladder, which needs `tol`. By default the
+            measured choice for the budget, `scoresde.default`.
         steps: number of grid intervals. For an adaptive solver the most steps that it may try; then neither `nfe` nor `grid` is possible.
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
         grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or

@@ -49,7 +49,20 @@ def test_the_contract_exists():
         "grids",
     ):
         assert hasattr(ss, name)
-    for name in ("names", "get", "Ancestral", "DDIM", "EulerMaruyama", "ProbabilityFlow", "DPMSolverPP", "Tableau"):
+    for name in (
+        "names",
+        "get",
+        "Ancestral",
+        "DDIM",
+        "EulerMaruyama",
+        "ProbabilityFlow",
+        "DPMSolverPP",
+        "Tableau",
+        "select",
+        "fit",
+        "load",
+        "calibrate",
+    ):
         assert hasattr(ss.solvers, name)
     for name in ("uniform", "half_log_snr", "karras", "quadratic", "ddpm"):
         assert hasattr(ss.grids, name)
