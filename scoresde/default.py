@@ -1,6 +1,6 @@
 """The solver and the grid that `sample` takes when it is given none: the best measured rule that needs no tuning.
 
-The error relative to the best of 49 configurations of diffusers, k-diffusion and azula, chosen for each target and budget in hindsight;
+The error relative to the best of 50 configurations of diffusers, k-diffusion and azula, chosen for each target and budget in hindsight;
 geometric means over three targets with exact scores (benchmarks/solvers.py), rms / median over starts:
 
     network calls                    5          6          8         10         15         20
