@@ -157,8 +157,7 @@ class AdaptiveODE(AdaptiveLoop):
     def __post_init__(self) -> None:
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(f"rtol and atol must be positive, got {self.rtol} and {self.atol}")
-        if not 0 <= self.t_end < 1:
-            raise ValueError(f"t_end must lie in [0, 1), got {self.t_end}")
+        super().__post_init__()
 
     def run(
         self,

@@ -103,8 +103,7 @@ class GottaGoFast(AdaptiveLoop):
     def __post_init__(self) -> None:
         if not (self.rtol >= 0 and self.atol > 0 and self.first_step > 0):
             raise ValueError(f"need rtol >= 0, atol > 0 and first_step > 0, got {self}")
-        if not 0 <= self.t_end < 1:
-            raise ValueError(f"t_end must lie in [0, 1), got {self.t_end}")
+        super().__post_init__()
 
     def run(
         self,

@@ -92,6 +92,10 @@ class AdaptiveLoop(LoopSolver):
 
     t_end: float
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.t_end < 1:
+            raise ValueError(f"t_end must lie in [0, 1), got {self.t_end}")
+
     def last_call(self, sde: SDE, t_start: float) -> float:
         """The smallest time at which the network is called.
 
