@@ -42,7 +42,7 @@ TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, 
 
 
 class Prepared(NamedTuple):
-    """A time as the network sees it, the scale of its input (None: 1) and the dtype that it computes in."""
+    """A time as the network sees it, `(B,)`, the scale of its input (None: 1) and the dtype that it computes in."""
 
     time: Tensor
     scale: Tensor | None
@@ -105,26 +105,30 @@ class ScoreModel(nn.Module, Model):
 
     def forward(self, z: Tensor, t: Time | Prepared, **cond: object) -> Tensor:
         """What `output` returns, before its shape is looked at; a method of its own so that hooks fire."""
-        time, scale, dtype = t if isinstance(t, Prepared) else self._prepared(as_time(t), z)
-        seen = z if scale is None else expand(scale, z) * z
-        out: Tensor = self.network(seen if seen.dtype == dtype else seen.to(dtype), time.expand(len(z)), **cond)
+        if not isinstance(t, Prepared):
+            time, scale, dtype = self._seen(as_time(t), z)
+            t = Prepared(time.expand(len(z)), scale, dtype)
+        seen = z if t.scale is None else expand(t.scale, z) * z
+        out: Tensor = self.network(seen if seen.dtype == t.dtype else seen.to(t.dtype), t.time, **cond)
         return out
 
     def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Prepared]:
         """The network's time and the scale of its input at each of the `times`, on the device of `z`: two copies for all of them."""
-        time, scale, dtype = self._prepared(as_time(torch.tensor(times, dtype=torch.float64)), z)
+        time, scale, dtype = self._seen(as_time(torch.tensor(times, dtype=torch.float64)), z)
         scales = [None] * len(times) if scale is None else scale.unbind()
-        return [Prepared(*each, dtype) for each in zip(time.unbind(), scales, strict=True)]
+        repeated = time[:, None].expand(-1, len(z)).unbind()
+        return [Prepared(*each, dtype) for each in zip(repeated, scales, strict=True)]
 
-    def _prepared(self, t: Tensor, z: Tensor) -> Prepared:
+    def _seen(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None, torch.dtype]:
+        """The entries of `Prepared`, with one time for each of `t`."""
         parameter = next(self.parameters(), z)
         dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
         # Half precision would round the index 999 to 1000.
         time = to_device(self.network_time(t).to(torch.promote_types(dtype, torch.float32)), z.device)
         if not isinstance(self.prediction, Preconditioned):
-            return Prepared(time, None, dtype)
+            return time, None, dtype
         scale = self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t))
-        return Prepared(time, to_device(scale.to(torch.promote_types(z.dtype, torch.float32)), z.device), dtype)
+        return time, to_device(scale.to(torch.promote_types(z.dtype, torch.float32)), z.device), dtype
 
     def compiled(self) -> ScoreModel:
         """This model with its network under `torch.compile`: one object, however often asked for. The weights are shared."""

@@ -99,8 +99,8 @@ def normals(words: Tensor, dtype: torch.dtype) -> Tensor:
 class NoiseSource(Protocol):
     """What a solver draws its noise from."""
 
-    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The next standard normal noise of shape `(B, *event)`; the caller may change it in place."""
+    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, std: float = 1.0) -> Tensor:
+        """The next normal noise of shape `(B, *event)`, `std` times a standard one; the caller may change it in place."""
         ...
 
     def rewind(self) -> None:
@@ -122,11 +122,14 @@ class BatchNoise:
         self.generator = generator
         self._start = None if generator is None else generator.get_state()
 
-    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        if self.generator is None:
-            self.generator = fresh_generator(device)
-            self._start = self.generator.get_state()
-        return randn(shape, self.generator, dtype=dtype, device=device)
+    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, std: float = 1.0) -> Tensor:
+        generator = self.generator
+        if generator is None:
+            generator = self.generator = fresh_generator(device)
+            self._start = generator.get_state()
+        # One operation draws and scales.
+        noise = torch.empty(shape, dtype=dtype, device=generator.device).normal_(0.0, std, generator=generator)
+        return noise if noise.device == device else noise.to(device)
 
     def rewind(self) -> None:
         if self.generator is not None and self._start is not None:
@@ -143,8 +146,8 @@ class _PartOfBatch:
         self._whole, self._rows, self._size = whole, slice(start, stop), size
         whole.rewind()
 
-    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        return self._whole.draw((self._size, *shape[1:]), dtype, device)[self._rows]
+    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, std: float = 1.0) -> Tensor:
+        return self._whole.draw((self._size, *shape[1:]), dtype, device, std)[self._rows]
 
     def rewind(self) -> None:
         self._whole.rewind()
@@ -168,7 +171,7 @@ class SeededNoise:
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, std: float = 1.0) -> Tensor:
         shape = tuple(shape)
         if shape[0] != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds were given for a batch of shape {shape}")
@@ -179,7 +182,8 @@ class SeededNoise:
             words = seeded_words(self._keys.to(device), draws, count + count % 2)
             self._drawn = [*normals(words, dtype)[..., :count].reshape(ahead, *shape)][::-1]
         self._next += 1
-        return self._drawn.pop()
+        noise = self._drawn.pop()
+        return noise if std == 1 else noise.mul_(std)
 
     def rewind(self) -> None:
         self._next, self._drawn = 0, []

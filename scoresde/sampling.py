@@ -16,10 +16,9 @@ from .default import default
 from .model import ScoreModel
 from .prediction import Model
 from .random import BatchNoise, NoiseSource, SeededNoise
-from .sde import SDE
+from .sde import SDE, schedule_values
 from .solvers import AdaptiveLoop, BoundSolver, Callback, GridLoop, Ladder, LoopSolver, Run, Schedule, Solver, Tableau
 from .solvers.loop import rows
-from .solvers.tableau import Point, points
 
 GridLike = str | grids.Grid | Tensor
 SolverLike = str | Solver | LoopSolver | Ladder
@@ -129,14 +128,14 @@ def sample(
     job: Callable[..., Run]
     if isinstance(solver, LoopSolver):
         times = _loop_times(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
+        first_time, intervals = float(times[0]), None if isinstance(solver, AdaptiveLoop) else len(times) - 1
         job = partial(solver.run, times=times, steps=steps)
     else:
         tableau = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, t_start=t_start)
-        times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
+        first_time, intervals = tableau.times[0], len(tableau.marks) - 1
         job = partial(solvers.run, tableau)
     adaptive = isinstance(solver, AdaptiveLoop)
-    intervals = None if adaptive else len(times) - 1
-    start_std = _noise_start(model.sde, float(times[0])) if z is None else 0.0
+    start_std = _noise_start(model.sde, first_time) if z is None else 0.0
     where = torch.device(device if device is not None else model.device)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -201,22 +200,27 @@ def plan(
         solver = solvers.get(solver)
     if isinstance(solver, LoopSolver):
         raise ValueError(f"{solver} is no tableau: it has a loop of its own")
-    return _fit(sde, solver, partial(_tableau, solver, sde), steps=steps, nfe=nfe, grid=grid, t_start=t_start)
-
-
-def _tableau(solver: Solver, sde: SDE, grid: Tensor) -> Tableau:
-    """`solver.tableau(sde, grid)`, remembered for the next batch where nothing that it depends on can have changed unseen."""
+    values = schedule_values(sde)
     # A solver that is not compared by its values could be the same object with other values.
-    if type(solver).__hash__ not in (None, object.__hash__):
+    if values is not None and not callable(grid) and type(solver).__hash__ not in (None, object.__hash__):
         with suppress(TypeError):  # values without a hash
-            return _remembered(solver, sde, tuple(points(sde, grid)))
-    return solver.tableau(sde, grid)
+            return _remembered(solver, sde, values, steps, nfe, tuple(grid.tolist()) if isinstance(grid, Tensor) else grid, t_start)
+    return _fit(sde, solver, partial(solver.tableau, sde), steps=steps, nfe=nfe, grid=grid, t_start=t_start)
 
 
-@lru_cache(maxsize=8)
-def _remembered(solver: Solver, sde: SDE, at: tuple[Point, ...]) -> Tableau:
-    """The tableau on the grid that has the points `at`: a path whose schedule has changed, as a learned one does, has others."""
-    return solver.tableau(sde, torch.tensor([point.t for point in at], dtype=torch.float64))
+@lru_cache(maxsize=16)
+def _remembered(
+    solver: Solver,
+    sde: SDE,
+    values: tuple[float, ...],
+    steps: int | None,
+    nfe: int | None,
+    grid: str | tuple[float, ...] | None,
+    t_start: float | None,
+) -> Tableau:
+    """The plan, remembered for the next batch; the solver, the path and its `values` are all that it depends on."""
+    times = torch.tensor(grid, dtype=torch.float64) if isinstance(grid, tuple) else grid
+    return _fit(sde, solver, partial(solver.tableau, sde), steps=steps, nfe=nfe, grid=times, t_start=t_start)
 
 
 def _loop_times(

@@ -171,11 +171,11 @@ class Skip(BatchNoise):
 
     first = True
 
-    def draw(self, shape, dtype, device):
+    def draw(self, shape, dtype, device, std=1.0):
         if self.first:
             self.first = False
             super().draw(shape, dtype, device)
-        return super().draw(shape, dtype, device)
+        return super().draw(shape, dtype, device, std)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++3m", "ancestral", "sde-dpm++2m"])

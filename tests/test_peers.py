@@ -35,8 +35,8 @@ def their_loop(scheduler, exact, steps, z, **options):
 class Replay(BatchNoise):
     """The noises that diffusers draws: one for each step but the last."""
 
-    def draw(self, shape, dtype, device):
-        return torch.randn(tuple(shape), generator=self.generator, dtype=dtype)
+    def draw(self, shape, dtype, device, std=1.0):
+        return std * torch.randn(tuple(shape), generator=self.generator, dtype=dtype)
 
 
 def in_float64(scheduler, betas):
@@ -134,8 +134,8 @@ class Given(BatchNoise):
         super().__init__()
         self.noises = iter(noises)
 
-    def draw(self, shape, dtype, device):
-        return next(self.noises).clone()  # the solver may overwrite what it is given
+    def draw(self, shape, dtype, device, std=1.0):
+        return std * next(self.noises)  # a copy: the solver may overwrite what it is given
 
 
 def give_grid(scheduler, sde, grid):

@@ -360,7 +360,7 @@ def test_the_loop_never_waits_for_a_value(name):
     model, z, waits = ss.ScoreModel(networks.MLP(2, width=8), DDPM), torch.randn(3, 2, generator=generator()), []
     for steps in (4, 9):
         tableau = plan(DDPM, name, steps=steps)
-        tableau.folded("noise")
+        tableau.instructions("noise")
         with torch.no_grad(), Quiet() as mode:
             solvers.run(tableau, model, z, SeededNoise(range(3)))
         waits.append(mode.waits)
@@ -465,7 +465,12 @@ def test_a_plan_is_made_once_and_again_when_something_changed():
     """The same table for the same arguments; another where the path's schedule or the solver has changed in place."""
 
     class Learned(ss.VPSDE):
-        """A schedule that training changes."""
+        """A schedule that training changes, unseen from here."""
+
+        rate = torch.tensor(1.0)
+
+        def integrated_beta(self, t):
+            return self.rate * super().integrated_beta(t)
 
     class Mutable(solvers.Solver):
         eta = 0.0
@@ -473,30 +478,46 @@ def test_a_plan_is_made_once_and_again_when_something_changed():
         def tableau(self, sde, grid):
             return solvers.DDIM(self.eta).tableau(sde, grid)
 
-    sde, mutable, options = Learned(), Mutable(), {"steps": 6, "grid": "uniform"}
+    sde, learned, mutable, options = ss.VPSDE(), Learned(), Mutable(), {"steps": 6}
     first = plan(sde, "dpm++2m", **options)
     assert plan(sde, "dpm++2m", **options) is first
-    assert plan(sde, solvers.DPMSolverPP(3), **options) != first
-    assert plan(Learned(), "dpm++2m", **options) is not first
+    others = [
+        plan(sde, solvers.DPMSolverPP(3), **options),
+        plan(sde, "dpm++2m", grid="karras", **options),
+        plan(sde, "dpm++2m", nfe=5),
+        plan(ss.SubVPSDE(), "dpm++2m", **options),
+    ]
+    assert all(other.rows != first.rows for other in others)
+    times = grids.karras(sde, 6)
+    assert plan(sde, "dpm++2m", grid=times) is plan(sde, "dpm++2m", grid=times.clone())
+    assert plan(sde, "dpm++2m", grid=times).rows == others[1].rows
     sde.beta_max = 10.0
-    assert plan(sde, "dpm++2m", **options).rows == solvers.DPMSolverPP(2).tableau(sde, grids.uniform(sde, 6)).rows != first.rows
+    assert plan(sde, "dpm++2m", **options).rows == solvers.DPMSolverPP(2).tableau(sde, grids.trailing(sde, 6)).rows != first.rows
+    before = plan(learned, "dpm++2m", **options)
+    learned.rate = torch.tensor(0.5)
+    assert plan(learned, "dpm++2m", **options).rows != before.rows
     deterministic = plan(sde, mutable, **options)
     mutable.eta = 1.0
     assert plan(sde, mutable, **options).rows != deterministic.rows
 
 
 @pytest.mark.parametrize(
-    ("name", "operations"), [("ancestral", 4), ("ddim", 2), ("dpm++2m", 4), ("vab3", 6), ("ipndm3", 4), ("unipc2", 12)]
+    ("name", "operations"),
+    [("ancestral", 3), ("ddim", 2), ("dpm++2m", 4), ("vab3", 6), ("ipndm3", 4), ("unipc2", 9), ("unipc3", 11)],
 )
 def test_a_step_is_as_many_operations_as_its_row_has_terms(name, operations):
-    """One a term of the folded rows and one a draw: nothing is converted or copied beside them, and a term of coefficient 0 costs nothing."""
+    """One a term, of the folded rows or of those on converted outputs, whichever are fewer; a noise is drawn and scaled in one.
+
+    Nothing is copied beside them, and a term of coefficient 0 costs nothing.
+    """
 
     class Count(TorchDispatchMode):
         made = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            # A view launches nothing.
-            self.made += func not in (torch.ops.aten.expand.default, torch.ops.aten.unbind.int)
+            # Neither views nor new memory launch anything.
+            aten = torch.ops.aten
+            self.made += func not in (aten.expand.default, aten.unbind.int, aten.empty.memory_format)
             return func(*args, **(kwargs or {}))
 
     class Network(torch.nn.Module):

@@ -86,9 +86,9 @@ class Recorder(BatchNoise):
         super().__init__(generator(seed))
         self.drawn: list[torch.Tensor] = []
 
-    def draw(self, shape, dtype, device):
+    def draw(self, shape, dtype, device, std=1.0):
         self.drawn.append(super().draw(shape, dtype, device))
-        return self.drawn[-1].clone()  # the solver may overwrite what it is given
+        return std * self.drawn[-1]  # a copy: the solver may overwrite what it is given
 
 
 def bishop(network, betas, z, noises, variance):

@@ -2,7 +2,7 @@
 
 from .base import SDE, ReverseSDE, Time, as_float64, as_time, expand, to_device
 from .custom import CoefficientsSDE, ScalesSDE
-from .families import EDM, VESDE, RectifiedFlow, SubVPSDE
+from .families import EDM, VESDE, RectifiedFlow, SubVPSDE, schedule_values
 from .vp import VPSDE, VPChain, zero_terminal_snr
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "as_float64",
     "as_time",
     "expand",
+    "schedule_values",
     "to_device",
     "zero_terminal_snr",
 ]

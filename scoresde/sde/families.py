@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .base import SDE, Time, as_float64, as_time
-from .vp import VPSDE
+from .vp import VPSDE, VPChain
 
 
 class SubVPSDE(VPSDE):
@@ -138,3 +138,14 @@ class RectifiedFlow(SDE):
 
     def __repr__(self) -> str:
         return "RectifiedFlow()"
+
+
+# Their schedules are functions of the numbers among their attributes, and of a chain's betas, which are copied when it is made.
+NAMED = (VPSDE, VPChain, SubVPSDE, VESDE, EDM, RectifiedFlow)
+
+
+def schedule_values(sde: SDE) -> tuple[float, ...] | None:
+    """The numbers that the schedule of this object depends on; None for a path that is no named one and may change unseen."""
+    if type(sde) not in NAMED:
+        return None
+    return (sde.t_min, sde.t_max, *(value for value in vars(sde).values() if isinstance(value, float)))

@@ -60,31 +60,32 @@ def run(
     Raises:
         ValueError: the model's prediction does not determine the data at some time, or an output has a wrong shape.
     """
-    folded = tableau.folded(model.prediction)
-    prepared = dict(zip(folded.evaluated, model.prepare([folded.times[k] for k in folded.evaluated], z), strict=True))
+    instructions = tableau.instructions(model.prediction)
+    prepared = dict(zip(tableau.evaluated, model.prepare([tableau.times[k] for k in tableau.evaluated], z), strict=True))
     step_of = {state: n for n, state in enumerate(tableau.looks)} if callback is not None else {}
     marks = set(tableau.marks) if trajectory else ()
     given = cond or {}
     shape, dtype, device = z.shape, z.dtype, z.device
     held: dict[Operand, Tensor] = {("z", 0): z}
     path = [z] if trajectory else None
-    for k, (call, fresh, terms, overwrite, unused) in enumerate(folded.instructions):
+    for k, (call, convert, fresh, terms, overwrite, unused) in enumerate(instructions):
         if call:
             state = held["z", k]
-            out = held["data", k] = model.output(state, prepared[k], **given)
+            out = model.output(state, prepared[k], **given)
+            held["data", k] = out if convert is None else combine([(state, convert[0]), (out, convert[1])], dtype)
             if callback is not None and k in step_of:
-                t = folded.times[k]
+                t = tableau.times[k]
                 c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
-                callback(step_of[k], t, state, (c_z * state + c_out * out).to(z.dtype))
-        for j in fresh:
-            held["noise", j] = noise.draw(shape, dtype, device)
+                callback(step_of[k], t, state, combine([(state, c_z), (out, c_out)], dtype))
+        for j, std in fresh:
+            held["noise", j] = noise.draw(shape, dtype, device, std)
         held["z", k + 1] = combine([(held[operand], c) for operand, c in terms], dtype, overwrite)
         for operand in unused:
             del held[operand]
         if path is not None and k + 1 in marks:
             path.append(held["z", k + 1])
     times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
-    return Run(held["z", len(folded.rows)], torch.stack(path) if path is not None else None, times, folded.nfe)
+    return Run(held["z", len(tableau.rows)], torch.stack(path) if path is not None else None, times, tableau.nfe)
 
 
 def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, overwrite: bool = False) -> Tensor:
@@ -94,7 +95,10 @@ def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, overwrite
     if total.dtype != dtype:
         total = total.to(torch.promote_types(total.dtype, dtype))
     # In place on a tensor of our own: the gradient of a sum needs no old value.
-    total = total.mul_(coefficient) if overwrite else total * coefficient
+    if not overwrite:
+        total = total * coefficient
+    elif coefficient != 1:
+        total.mul_(coefficient)
     for tensor, coefficient in rest:
         total.add_(tensor, alpha=coefficient)
     return total if total.dtype == dtype else total.to(dtype)

@@ -62,14 +62,17 @@ class Instruction(NamedTuple):
 
     Attributes:
         call: call the network at state k first.
-        fresh: the noises to draw.
-        terms: the row's coefficients.
+        convert: the (c_z, c_out) that turn its output into what the terms multiply; None where they multiply the output itself.
+        fresh: the noises to draw, each with its standard deviation: its coefficient where that is
+            positive and no other row needs it, else 1.
+        terms: the row's coefficients, 1 for a noise that was drawn with its own.
         overwrite: the tensor of the first term is not needed again and nobody else's.
         unused: what no later row needs.
     """
 
     call: bool
-    fresh: tuple[int, ...]
+    convert: tuple[float, float] | None
+    fresh: tuple[tuple[int, float], ...]
     terms: tuple[tuple[Operand, float], ...]
     overwrite: bool
     unused: tuple[Operand, ...]
@@ -116,18 +119,7 @@ class Tableau:
         """
         if prediction == self.prediction or not self.evaluated:
             return self
-        if prediction not in self._folds:
-            self._folds[prediction] = self._fold(prediction)
-        return self._folds[prediction]
-
-    @cached_property
-    def _folds(self) -> dict[Prediction, Tableau]:
-        return {}
-
-    def _fold(self, prediction: Prediction) -> Tableau:
-        times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64)
-        columns = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
-        at = dict(zip(self.evaluated, zip(*columns, strict=True), strict=True))
+        at = self._conversions(prediction)
 
         def fold(row: Row) -> Row:
             z, data = dict(row.z), {}
@@ -141,6 +133,12 @@ class Tableau:
             return Row(z, data, row.noise)
 
         return replace(self, rows=tuple(fold(row) for row in self.rows), prediction=prediction)
+
+    def _conversions(self, prediction: Prediction) -> dict[int, tuple[float, float]]:
+        """(c_z, c_out) at every evaluated state, with what the B coefficients multiply = c_z z + c_out out for an output `prediction`."""
+        times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64)
+        columns = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
+        return dict(zip(self.evaluated, zip(*columns, strict=True), strict=True))
 
     def moments(self, mean: float = 0.0, std: float = 0.5, start: tuple[float, float] | None = None) -> tuple[float, float]:
         """Mean and standard deviation of the result when every data coordinate is N(mean, std^2), without sampling.
@@ -212,9 +210,25 @@ class Tableau:
             constant, slope = c_out * constant, c_z + c_out * slope
         return constant, slope
 
+    def instructions(self, prediction: Prediction) -> tuple[Instruction, ...]:
+        """The rows as what a loop has to do under a network of this prediction, with everything that can be known before it decided.
+
+        Folding the conversion into the rows is free where a row has its prediction and its state already, but every other prediction brings
+        its state along. Where that is more than the two operations a call of converting what the network returns, that is done instead.
+        """
+        if prediction not in self._instructions:
+            folded = self.folded(prediction)
+            at: dict[int, tuple[float, float]] = {}
+            if folded is not self and _size(folded) >= _size(self) + 2 * self.nfe:
+                folded, at = self, self._conversions(prediction)
+            self._instructions[prediction] = folded._compiled(at)
+        return self._instructions[prediction]
+
     @cached_property
-    def instructions(self) -> tuple[Instruction, ...]:
-        """The rows as what a loop has to do, with everything that can be known before it decided."""
+    def _instructions(self) -> dict[Prediction, tuple[Instruction, ...]]:
+        return {}
+
+    def _compiled(self, conversions: Mapping[int, tuple[float, float]]) -> tuple[Instruction, ...]:
         operands = [row.operands() for row in self.rows]
         last: dict[Operand, int] = {}
         for k, terms in enumerate(operands):
@@ -228,13 +242,24 @@ class Tableau:
         instructions = []
         evaluated = set(self.evaluated)
         for k, (row, terms) in enumerate(zip(self.rows, operands, strict=True)):
-            fresh = tuple(j for j in row.noise if j not in drawn)
-            drawn.update(fresh)
+            fresh, ours = list[tuple[int, float]](), dict[Operand, float]()
+            for j, c in row.noise.items():
+                new, done = j not in drawn, last["noise", j] == k
+                scaled = new and done and c > 0
+                if new:
+                    fresh.append((j, c if scaled else 1.0))
+                if done:
+                    ours["noise", j] = 1.0 if scaled else c
+            drawn.update(row.noise)
             # A noise that is not needed again comes first: its memory may take the sum.
-            ours: dict[Operand, float] = {("noise", j): c for j, c in row.noise.items() if last["noise", j] == k}
-            first = ours | terms if ours else terms
-            instructions.append(Instruction(k in evaluated, fresh, tuple(first.items()), bool(ours), tuple(unused[k])))
+            first = tuple((ours | {operand: c for operand, c in terms.items() if operand not in ours}).items())
+            instructions.append(Instruction(k in evaluated, conversions.get(k), tuple(fresh), first, bool(ours), tuple(unused[k])))
         return tuple(instructions)
+
+
+def _size(tableau: Tableau) -> int:
+    """The number of coefficients."""
+    return sum(len(row.z) + len(row.data) + len(row.noise) for row in tableau.rows)
 
 
 class Rows:
