@@ -65,12 +65,18 @@ def interleaved(loops: dict[str, Loop], device: torch.device, repeats: int, budg
 
 
 def rows(seconds: dict[str, list[float]], bare: str, steps: int) -> dict[str, dict[str, float]]:
-    """For every loop the median microseconds a step, those above the loop `bare`, and the ratio to it."""
-    base = statistics.median(seconds[bare])
+    """For every loop the median microseconds a step, and the medians over the rounds of the time above the loop `bare` and of the ratio to it.
+
+    A round's loops run within a second of each other: the drift of a shared machine over minutes, larger than what is measured, drops out.
+    """
     results = {}
     for name, values in seconds.items():
-        median = statistics.median(values)
-        figures = {"us": 1e6 * median / steps, "above": 1e6 * (median - base) / steps, "ratio": median / base}
+        pairs = list(zip(values, seconds[bare], strict=True))
+        figures = {
+            "us": 1e6 * statistics.median(values) / steps,
+            "above": 1e6 * statistics.median(value - base for value, base in pairs) / steps,
+            "ratio": statistics.median(value / base for value, base in pairs),
+        }
         results[name] = {key: float(f"{value:.4g}") for key, value in figures.items()}
     return results
 

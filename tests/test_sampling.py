@@ -360,7 +360,7 @@ def test_the_loop_never_waits_for_a_value(name):
     model, z, waits = ss.ScoreModel(networks.MLP(2, width=8), DDPM), torch.randn(3, 2, generator=generator()), []
     for steps in (4, 9):
         tableau = plan(DDPM, name, steps=steps)
-        tableau.instructions("noise")
+        tableau.program("noise")
         with torch.no_grad(), Quiet() as mode:
             solvers.run(tableau, model, z, SeededNoise(range(3)))
         waits.append(mode.waits)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..prediction import Model, conversion
 from ..random import NoiseSource
-from .tableau import Operand, Tableau
+from .tableau import Tableau
 
 # (n, t, z, data); t is a float, and a tensor (B,) where every sample has its own time.
 Callback = Callable[[int, Any, Tensor, Tensor], object]
@@ -60,37 +60,40 @@ def run(
     Raises:
         ValueError: the model's prediction does not determine the data at some time, or an output has a wrong shape.
     """
-    instructions = tableau.instructions(model.prediction)
-    prepared = dict(zip(tableau.evaluated, model.prepare([tableau.times[k] for k in tableau.evaluated], z), strict=True))
+    program = tableau.program(model.prediction)
+    prepared = iter(model.prepare([tableau.times[k] for k in tableau.evaluated], z))
     step_of = {state: n for n, state in enumerate(tableau.looks)} if callback is not None else {}
     marks = set(tableau.marks) if trajectory else ()
     given = cond or {}
     shape, dtype, device = z.shape, z.dtype, z.device
-    held: dict[Operand, Tensor] = {("z", 0): z}
+    held: list[Any] = [None] * program.places
+    held[0] = z
     path = [z] if trajectory else None
-    for k, (call, convert, fresh, terms, overwrite, unused) in enumerate(instructions):
+    for k, (call, convert, fresh, terms, overwrite, unused, result) in enumerate(program.instructions):
         if call:
-            state = held["z", k]
-            out = model.output(state, prepared[k], **given)
-            held["data", k] = out if convert is None else combine([(state, convert[0]), (out, convert[1])], dtype)
+            at, to = call
+            held[to] = model.output(held[at], next(prepared), **given)
             if callback is not None and k in step_of:
                 t = tableau.times[k]
                 c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
-                callback(step_of[k], t, state, combine([(state, c_z), (out, c_out)], dtype))
-        for j, std in fresh:
-            held["noise", j] = noise.draw(shape, dtype, device, std)
-        held["z", k + 1] = combine([(held[operand], c) for operand, c in terms], dtype, overwrite)
-        for operand in unused:
-            del held[operand]
+                callback(step_of[k], t, held[at], combine([(held[at], c_z), (held[to], c_out)], dtype))
+            if convert:
+                held[to] = combine([(held[at], convert[0]), (held[to], convert[1])], dtype)
+        for to, std in fresh:
+            held[to] = noise.draw(shape, dtype, device, std)
+        new = combine([(held[place], c) for place, c in terms], dtype, overwrite)
+        for place in unused:
+            held[place] = None
+        held[result] = new
         if path is not None and k + 1 in marks:
-            path.append(held["z", k + 1])
+            path.append(new)
     times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
-    return Run(held["z", len(tableau.rows)], torch.stack(path) if path is not None else None, times, tableau.nfe)
+    return Run(held[result], torch.stack(path) if path is not None else None, times, tableau.nfe)
 
 
 def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, overwrite: bool = False) -> Tensor:
     """The linear combination of the terms, in the dtype of the states; it may take the memory of the first term if told so."""
-    (total, coefficient), *rest = terms
+    total, coefficient = terms[0]
     # A call that changes nothing costs as much as adding up a small state: it is left out, here and in every step of a loop.
     if total.dtype != dtype:
         total = total.to(torch.promote_types(total.dtype, dtype))
@@ -99,6 +102,6 @@ def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, overwrite
         total = total * coefficient
     elif coefficient != 1:
         total.mul_(coefficient)
-    for tensor, coefficient in rest:
+    for tensor, coefficient in terms[1:]:
         total.add_(tensor, alpha=coefficient)
     return total if total.dtype == dtype else total.to(dtype)

@@ -58,24 +58,33 @@ class Row(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """What a loop does for row k.
+    """What a loop does for one row. It keeps its tensors in numbered places; the first state is in place 0.
 
     Attributes:
-        call: call the network at state k first.
-        convert: the (c_z, c_out) that turn its output into what the terms multiply; None where they multiply the output itself.
-        fresh: the noises to draw, each with its standard deviation: its coefficient where that is
-            positive and no other row needs it, else 1.
-        terms: the row's coefficients, 1 for a noise that was drawn with its own.
+        call: the places of the state to call the network at and of its output; None where the row needs no call.
+        convert: the (c_z, c_out) that turn the output into what the terms multiply; None where they multiply the output itself.
+        fresh: the noises to draw, each a place and a standard deviation: its coefficient where that is positive and no other row needs it,
+            else 1.
+        terms: the row's coefficients by place, 1 for a noise that was drawn with its own.
         overwrite: the tensor of the first term is not needed again and nobody else's.
-        unused: what no later row needs.
+        unused: the places of what no later row needs.
+        result: the place of the new state.
     """
 
-    call: bool
+    call: tuple[int, int] | None
     convert: tuple[float, float] | None
     fresh: tuple[tuple[int, float], ...]
-    terms: tuple[tuple[Operand, float], ...]
+    terms: tuple[tuple[int, float], ...]
     overwrite: bool
-    unused: tuple[Operand, ...]
+    unused: tuple[int, ...]
+    result: int
+
+
+class Program(NamedTuple):
+    """A table as instructions, and the number of places that they need."""
+
+    instructions: tuple[Instruction, ...]
+    places: int
 
 
 @dataclass(frozen=True)
@@ -210,25 +219,25 @@ class Tableau:
             constant, slope = c_out * constant, c_z + c_out * slope
         return constant, slope
 
-    def instructions(self, prediction: Prediction) -> tuple[Instruction, ...]:
-        """The rows as what a loop has to do under a network of this prediction, with everything that can be known before it decided.
+    def program(self, prediction: Prediction) -> Program:
+        """What a loop has to do under a network of this prediction, with everything that can be known before it decided.
 
         Folding the conversion into the rows is free where a row has its prediction and its state already, but every other prediction brings
         its state along. Where that is more than the two operations a call of converting what the network returns, that is done instead.
         """
-        if prediction not in self._instructions:
+        if prediction not in self._programs:
             folded = self.folded(prediction)
             at: dict[int, tuple[float, float]] = {}
             if folded is not self and _size(folded) >= _size(self) + 2 * self.nfe:
                 folded, at = self, self._conversions(prediction)
-            self._instructions[prediction] = folded._compiled(at)
-        return self._instructions[prediction]
+            self._programs[prediction] = folded._compiled(at)
+        return self._programs[prediction]
 
     @cached_property
-    def _instructions(self) -> dict[Prediction, tuple[Instruction, ...]]:
+    def _programs(self) -> dict[Prediction, Program]:
         return {}
 
-    def _compiled(self, conversions: Mapping[int, tuple[float, float]]) -> tuple[Instruction, ...]:
+    def _compiled(self, conversions: Mapping[int, tuple[float, float]]) -> Program:
         operands = [row.operands() for row in self.rows]
         last: dict[Operand, int] = {}
         for k, terms in enumerate(operands):
@@ -238,23 +247,48 @@ class Tableau:
         unused: list[list[Operand]] = [[] for _ in self.rows]
         for operand, k in last.items():
             unused[k].append(operand)
-        drawn: set[int] = set()
-        instructions = []
+        places = _Places()
+        places.take(("z", 0))
         evaluated = set(self.evaluated)
+        instructions = []
         for k, (row, terms) in enumerate(zip(self.rows, operands, strict=True)):
+            call = (places.of["z", k], places.take(("data", k))) if k in evaluated else None
             fresh, ours = list[tuple[int, float]](), dict[Operand, float]()
             for j, c in row.noise.items():
-                new, done = j not in drawn, last["noise", j] == k
+                new, done = ("noise", j) not in places.of, last["noise", j] == k
                 scaled = new and done and c > 0
                 if new:
-                    fresh.append((j, c if scaled else 1.0))
+                    fresh.append((places.take(("noise", j)), c if scaled else 1.0))
                 if done:
                     ours["noise", j] = 1.0 if scaled else c
-            drawn.update(row.noise)
             # A noise that is not needed again comes first: its memory may take the sum.
-            first = tuple((ours | {operand: c for operand, c in terms.items() if operand not in ours}).items())
-            instructions.append(Instruction(k in evaluated, conversions.get(k), tuple(fresh), first, bool(ours), tuple(unused[k])))
-        return tuple(instructions)
+            first = ours | {operand: c for operand, c in terms.items() if operand not in ours}
+            by_place = tuple((places.of[operand], c) for operand, c in first.items())
+            free = tuple(places.free(operand) for operand in unused[k])
+            result = places.take(("z", k + 1))
+            instructions.append(Instruction(call, conversions.get(k), tuple(fresh), by_place, bool(ours), free, result))
+        return Program(tuple(instructions), places.count)
+
+
+class _Places:
+    """Numbers for what a loop holds, as few as possible."""
+
+    def __init__(self) -> None:
+        self.of: dict[Operand, int] = {}
+        self.count = 0
+        self._empty: list[int] = []
+
+    def take(self, operand: Operand) -> int:
+        if not self._empty:
+            self._empty.append(self.count)
+            self.count += 1
+        self.of[operand] = self._empty.pop()
+        return self.of[operand]
+
+    def free(self, operand: Operand) -> int:
+        # The operand keeps its number: that it was there once is asked for later.
+        self._empty.append(self.of[operand])
+        return self.of[operand]
 
 
 def _size(tableau: Tableau) -> int:
