@@ -50,7 +50,7 @@ bench: .venv/ready-bench ## error against network calls, beside diffusers, k-dif
 	$(BIN)/python benchmarks/solvers.py $(if $(wildcard runs/demo),--network runs/demo=64)
 	$(BIN)/python benchmarks/pages.py
 
-bench-overhead: .venv/ready-bench ## what the sampling loop costs beyond the network, beside diffusers, azula and k-diffusion: 3 minutes
+bench-overhead: .venv/ready-bench ## what the sampling loop costs beyond the network, beside diffusers, azula and k-diffusion: 8 minutes
 	$(BIN)/python benchmarks/overhead.py
 
 bench-training: .venv/ready-bench ## samples a second in training, beside diffusers: 2 minutes

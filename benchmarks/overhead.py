@@ -1,15 +1,17 @@
 """What a sampling loop costs beyond its network calls: ours, one written by hand, and those of diffusers, azula and k-diffusion.
 
-    python benchmarks/overhead.py [--threads 1] [--steps 100] [--repeats 31] [--budget 30] [--device cpu] [--out benchmarks/results]
+    python benchmarks/overhead.py [--threads 1 2] [--steps 100] [--repeats 61] [--budget 60] [--device cpu] [--out benchmarks/results]
 
 Every loop is the call that a user makes, from its schedule to the finished batch, beside the same number of network calls alone; medians of
-interleaved runs in one process (`timing.py`). Large networks take a fifth of --steps; --budget is in seconds a network. The second table is
-the most memory that tensors hold at once during `sample`, weights apart. Writes overhead.json; takes under three minutes on an idle machine.
+interleaved runs in one process (`timing.py`), once for each of the --threads. Large networks take a fifth of --steps; --budget is in seconds
+a network. The last table is the most memory that tensors hold at once during `sample`, weights apart. Writes overhead.json; takes eight
+minutes on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -71,30 +73,39 @@ def memory(device: torch.device) -> dict[str, dict[str, int]]:
     return results
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=31)
-    parser.add_argument("--budget", type=float, default=30.0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+def times(threads: str, device: torch.device, most_steps: int, repeats: int, budget: float) -> dict[str, Any]:
+    """The loops of every case, beside the network alone."""
     results: dict[str, Any] = {}
     for title, make, shape, share in timing.CASES:
         torch.manual_seed(0)
-        network, steps = make().to(device).eval(), max(1, round(options.steps * share))
+        network, steps = make().to(device).eval(), max(1, round(most_steps * share))
         made = (network, shape, steps, device)
         loops = {"network alone": timing.bare(*made), "DDPM by hand": timing.by_hand(*made)}
         loops |= {f"scoresde {name}": loop for name, loop in timing.ours(*made).items()} | timing.theirs(*made)
-        seconds = timing.interleaved(loops, device, options.repeats, options.budget)
+        seconds = timing.interleaved(loops, device, repeats, budget)
         rows = timing.rows(seconds, "network alone", steps)
         results[title] = {"steps": steps, "rounds": len(seconds["network alone"]), "loops": rows}
         lines = [(name, row["us"], row["above"], row["ratio"]) for name, row in rows.items()]
         head = ("loop", "us a step", "above the network", "ratio")
-        timing.print_table(f"{title}, {steps} steps, medians of {results[title]['rounds']} rounds", head, lines)
+        timing.print_table(f"{title}, {threads}, {steps} steps, medians of {results[title]['rounds']} rounds", head, lines)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, os.cpu_count() or 1])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=61)
+    parser.add_argument("--budget", type=float, default=60.0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    results: dict[str, Any] = {}
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        name = f"{threads} thread{'s' if threads > 1 else ''}"
+        results[name] = times(name, device, options.steps, options.repeats, options.budget)
     results["memory"] = memory(device)
     first, *_ = results["memory"].values()
     lines = [(name, *(f"{size / 2**20:.3f}" for size in sizes.values())) for name, sizes in results["memory"].items()]

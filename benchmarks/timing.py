@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -45,17 +47,19 @@ def wait(device: torch.device) -> None:
 def interleaved(loops: dict[str, Loop], device: torch.device, repeats: int, budget: float) -> dict[str, list[float]]:
     """Seconds of every loop in each of `repeats` rounds, or of as many as fit into `budget` seconds, at least three.
 
-    Every round runs each loop once, from another one on each time, so that what disturbs the machine disturbs all alike.
+    Every round runs each loop once in an order of its own, so that what disturbs the machine, and what a loop leaves in its caches, disturbs
+    all alike.
     """
-    names, seconds = list(loops), {name: list[float]() for name in loops}
+    seconds = {name: list[float]() for name in loops}
+    order, shuffle = list(loops), random.Random(0).shuffle
     for loop in loops.values():
         loop()
     end = time.perf_counter() + budget
     for n in range(repeats):
         if n >= 3 and time.perf_counter() > end:
             break
-        first = n % len(names)
-        for name in names[first:] + names[:first]:
+        shuffle(order)
+        for name in order:
             wait(device)
             start = time.perf_counter()
             loops[name]()
@@ -92,7 +96,7 @@ def print_table(title: str, head: Sequence[str], lines: Sequence[Sequence[object
 def write(path: Path, results: dict[str, Any]) -> None:
     """The results with what they were measured on, as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    about = {"torch": torch.__version__, "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         about["device"] = torch.cuda.get_device_name()
     path.write_text(json.dumps({**about, **results}, indent=1) + "\n")

@@ -156,7 +156,7 @@ def main() -> None:
         ("loop", "ms a step", "samples/s", "share outside the network"),
         [(name, row["ms"], row["samples_per_second"], f"{row['outside_network']:.1%}") for name, row in results["loops"].items()],
     )
-    timing.write(options.out / "training.json", results)
+    timing.write(options.out / "training.json", {"threads": options.threads, **results})
 
 
 if __name__ == "__main__":

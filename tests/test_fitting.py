@@ -3,13 +3,14 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, networks, solvers
-from scoresde.solvers import calibration, fitting, selection
+from scoresde.solvers import calibration, fitting, refinement, regression, selection
 from scoresde.solvers.teacher import distance, starts
 
 from .conftest import SDES, generator, mixture
@@ -132,10 +133,10 @@ def test_the_correction_is_ridge_regression():
     """Against the least-squares solver of LAPACK on the stacked problem, with weights, in three parts."""
     model = mixture().model(SDES["ddpm"])
     teacher = solvers.teach(model, torch.randn(30, 2, dtype=torch.float64, generator=generator()), steps=32)
-    problem = fitting._Problem(model, teacher, {}, 20, 8, None)
+    problem = regression.Problem(model, teacher, {}, 20, 8, None)
     z, d0, d1, gap = torch.randn(4, 30, 2, dtype=torch.float64, generator=generator(1))
     weights, ridge = torch.rand(20, dtype=torch.float64, generator=generator(2)), 0.1
-    c = fitting._correction(problem, z, [d0, d1], gap, weights, ridge)
+    c = regression.correction(problem, z, [d0, d1], gap, weights, ridge)
     root = weights.sqrt()[:, None]
     features = torch.stack([(root * f[:20]).flatten() for f in (z, d1, d1 - d0)], 1)
     size = features[:, 1].square().sum()
@@ -209,7 +210,7 @@ def test_a_feature_map_is_what_the_regression_compares():
     ones = torch.ones(64, dtype=torch.float64)
 
     def fitted(feature_map):
-        return fitting._regress(fitting._Problem(model, teacher, {}, 64, 64, feature_map), theory, ones, 1e-7)
+        return regression.regress(regression.Problem(model, teacher, {}, 64, 64, feature_map), theory, ones, 1e-7)
 
     assert torch.equal(fitted(lambda x: 0 * x).form.b, theory.b)
     # The first step, before the paths part.
@@ -231,11 +232,83 @@ def test_without_a_gain_the_best_training_free_solver_is_what_is_left(monkeypatc
     torch.testing.assert_close(ss.sample(model, z.shape, fitted, z=z), plain, rtol=1e-5, atol=1e-5)
 
 
+def problem_and_fit(make, nfe: int, count: int = 64) -> tuple[regression.Problem, regression.Fit]:
+    """A fit in closed form; half of its starts are held out."""
+    model = make().model(SDES["ddpm"])
+    teacher = solvers.teach(model, starts(model, (2,), count, 0).double(), steps=64)
+    problem = regression.Problem(model, teacher, {}, count // 2, 20, None)
+    form = solvers.multistep(solvers.get("ipndm2").tableau(model.sde, grids.trailing(model.sde, nfe, power=2.0)))
+    return problem, regression.regress(problem, form, torch.ones(count // 2, dtype=torch.float64), 1e-5)
+
+
+def test_sensitivities_are_the_derivatives_of_the_endpoints():
+    """Against automatic differentiation of the whole path."""
+    problem, fit = problem_and_fit(mixture, 4)
+    n, z0 = 4, problem.teacher.states[0][:5]
+    rows, columns = torch.ones(n, n).tril().nonzero(as_tuple=True)
+
+    def endpoint(theta):
+        a, triangle, times = theta[:n], theta[n : n + len(rows)], theta[n + len(rows) :]
+        b = torch.zeros(n, n, dtype=torch.float64).index_put((rows, columns), triangle)
+        z, data = z0, []
+        for k in range(n):
+            t = times[k - 1] if k else 1.0
+            data.append(problem.model.data(z, t))
+            z = a[k] * z + sum(b[k, j] * data[j] for j in range(k + 1))
+        return z
+
+    form = fit.form
+    theirs = torch.autograd.functional.jacobian(endpoint, torch.cat([form.a, form.b[rows, columns], form.times[1:-1]]))
+    ours = list(refinement._sensitivities(problem, form, [z[:5] for z in fit.states], [d[:5] for d in fit.data], {}))
+    # Ours go step by step, a_n before b_n0..b_nn.
+    order = [c for k in range(n) for c in (k, *(n + k * (k + 1) // 2 + j for j in range(k + 1)))]
+    order += range(n + len(rows), n + len(rows) + n - 1)
+    expected = theirs.permute(2, 0, 1)[order]
+    scale = expected.flatten(1).norm(dim=1)[:, None, None]
+    torch.testing.assert_close(torch.stack(ours) / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+def test_a_round_of_refinement_is_a_gauss_newton_step():
+    """Close to a minimum a round takes the loss to where its gradient vanishes; parts of the batch change nothing."""
+    problem, fit = problem_and_fit(mixture, 3)
+    gram, right = refinement._normal_equations(problem, fit)
+    whole = refinement._normal_equations(replace(problem, batch_size=1000), fit)
+    torch.testing.assert_close((gram, right), whole)
+    better = refinement.refined(
+        replace(problem, fitting=64), replace(fit, weights=torch.ones(64, dtype=torch.float64)), 0, lambda: None
+    )
+    assert better.form is fit.form
+    calls = []
+    better = refinement.refined(problem, fit, 8, lambda: calls.append(1))
+    assert better.score < 0.7 * fit.score
+    assert len(calls) <= 8 * len(refinement.DAMPINGS)
+    assert regression.follow(problem, better.form, better.weights, 0.0).score == better.score
+
+
+@pytest.mark.parametrize(("make", "nfe"), [(narrow, 5), (mixture, 8)])
+def test_refinement_brings_fresh_starts_closer(make, nfe):
+    model = make().model(SDES["ddpm"])
+    z, x = fresh(model, (2,))
+    plain, refined = (
+        errors(model, solvers.fit(model, nfe, shape=(2,), trajectories=128, progress=False, refine=rounds), z, x)
+        for rounds in (0, 6)
+    )
+    print(plain, refined)
+    assert refined[1] < plain[1]
+
+
 def test_moved_times_stay_between_their_neighbours():
     times = torch.tensor([1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
     assert fitting._moved(times, 1, 0.4, 0.01).tolist() == pytest.approx([1, 0.7, 0.1, 0])
     assert fitting._moved(times, 1, -0.4, 0.01).tolist() == pytest.approx([1, 0.34, 0.1, 0])
     assert fitting._moved(times, 2, -0.4, 0.09).tolist() == pytest.approx([1, 0.5, 0.09, 0])
+    form = solvers.Multistep(times, torch.zeros(3).double(), torch.zeros(3, 3).double())
+    step = torch.arange(1.0, 12.0, dtype=torch.float64)
+    moved = refinement._moved(form, step, 0.01)
+    assert moved.a.tolist() == [1, 3, 6]
+    assert moved.b.tolist() == [[2, 0, 0], [4, 5, 0], [7, 8, 9]]
+    assert moved.times.tolist() == pytest.approx([1, 0.62, 0.13, 0])
+    assert refinement._moved(form, -step, 0.08).times.tolist() == pytest.approx([1, 0.38, 0.08, 0])
 
 
 # --- a solver bound to its process ---------------------------------------------------------------------------

@@ -410,6 +410,56 @@ def test_parts_of_a_batch_get_their_start_conditions_and_path():
         ss.sample(mixture().model(DDPM), (4, 2), "ddim", steps=2, batch_size=0)
 
 
+@pytest.mark.parametrize("name", ["ancestral", "ddim", "unipc3", "seeds2", "pc"])
+def test_channels_stay_last(name):
+    """A state that keeps its channels last reaches the network so in every call, with the same noise, and comes back so."""
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, z, t):
+            seen.append(z.is_contiguous(memory_format=torch.channels_last))
+            return 0.5 * z
+
+    model = ss.ScoreModel(Network(), DDPM)
+    z = torch.randn(2, 3, 4, 5, generator=generator())
+    options = {"nfe": 8, "seeds": range(2)}
+    plain = ss.sample(model, z.shape, name, z=z, **options)
+    assert not any(seen)
+    seen.clear()
+    last = ss.sample(model, z.shape, name, z=z.contiguous(memory_format=torch.channels_last), **options)
+    assert all(seen)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "dpm++2m", "unipc3", "adaptive"])
+def test_autocast_reaches_the_network_and_leaves_the_state_alone(name):
+    inside = []
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def forward(self, z, t):
+            out = self.layer(z)
+            inside.append((z.dtype, out.dtype, torch.equal(z, z.bfloat16())))
+            return out
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ss.ScoreModel(Network(), DDPM, "data")
+    options = {"seeds": range(64), **budget(name, 8)}
+    exact = ss.sample(model, (64, 2), name, **options)
+    inside.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = ss.sample(model, (64, 2), name, **options)
+    # Float32 states that were never rounded to bfloat16.
+    assert set(inside) == {(torch.float32, torch.bfloat16, False)}
+    assert out.dtype == torch.float32
+    assert 0 < (out - exact).abs().max() < 0.05
+
+
 def test_a_compiled_network_gives_the_same_samples_and_is_compiled_once(monkeypatch):
     """By a backend that compiles nothing but counts the graphs it is given: one for all times and all calls."""
     graphs = []

@@ -15,12 +15,13 @@ from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .executor import Callback, Run, run
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
-from .fitting import FittedSolver, Multistep, fit, load, multistep
+from .fitting import FittedSolver, fit, load
 from .free_first_step import FreeFirstStep
 from .heun import EDMSampler, ProbabilityFlow, Restart
 from .langevin import AnnealedLangevin, LangevinCorrected, PredictorCorrector
 from .learned_ancestral import LearnedAncestral
 from .loop import AdaptiveLoop, GridLoop, LoopSolver, Schedule, StepLimitError
+from .multistep import Multistep, multistep
 from .reverse_diffusion import ReverseDiffusion
 from .selection import Ranked, Selected, select
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S

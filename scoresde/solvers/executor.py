@@ -48,7 +48,7 @@ def run(
     trajectory: bool = False,
     cond: dict[str, object] | None = None,
 ) -> Run:
-    """Run `tableau` from the state `z` under `model`. `z` is not changed.
+    """Run `tableau` from the state `z` under `model`. `z` is not changed; the states have its dtype and its memory format.
 
     Args:
         noise: where the noises xi come from, one draw of the shape of `z` each, in the order of the rows.
@@ -65,7 +65,7 @@ def run(
     step_of = {state: n for n, state in enumerate(tableau.looks)} if callback is not None else {}
     marks = set(tableau.marks) if trajectory else ()
     given = cond or {}
-    shape, dtype, device = z.shape, z.dtype, z.device
+    shape, dtype, device, layout = z.shape, z.dtype, z.device, channels_last(z)
     held: list[Any] = [None] * program.places
     held[0] = z
     path = [z] if trajectory else None
@@ -81,6 +81,8 @@ def run(
                 held[to] = combine([(held[at], convert[0]), (held[to], convert[1])], dtype)
         for to, std in fresh:
             held[to] = noise.draw(shape, dtype, device, std)
+            if layout is not None:
+                held[to] = held[to].contiguous(memory_format=layout)
         new = combine([(held[place], c) for place, c in terms], dtype, overwrite)
         for place in unused:
             held[place] = None
@@ -89,6 +91,12 @@ def run(
             path.append(new)
     times = torch.tensor([tableau.times[state] for state in tableau.marks], dtype=torch.float64)
     return Run(held[result], torch.stack(path) if path is not None else None, times, tableau.nfe)
+
+
+def channels_last(z: Tensor) -> torch.memory_format | None:
+    """The layout of a state that keeps its channels last; None for any other state."""
+    layout: torch.memory_format | None = {4: torch.channels_last, 5: torch.channels_last_3d}.get(z.ndim)
+    return layout if layout and not z.is_contiguous() and z.is_contiguous(memory_format=layout) else None
 
 
 def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, overwrite: bool = False) -> Tensor:

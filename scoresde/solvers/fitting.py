@@ -1,28 +1,13 @@
-"""A solver fitted to one model: closed-form coefficients, on the solver's own states, and searched times.
+"""A solver fitted to one model: coefficients in closed form (`regression`), searched times and joint refinement (`refinement`).
 
-Every deterministic method with one network call a step has the form
+The interior times are searched one by one, as far as the error on starts that the coefficients have not seen falls; so is the ridge.
 
-    z_{n+1} = a_n z_n + sum_{j<=n} b_nj D_j,        n = 0..N-1.
-
-The fit keeps what theory says for the current times and adds, step by step, the correction c that brings M starts closest to their fine
-solutions Z,
-
-    minimise over c    sum_i w_i |Z_i(t_{n+1}) - theory_i - c . F_i|^2 + rho s^2 |c|^2,     F = (z_n, D_n, D_n - D_{n-1}, ..., D_1 - D_0),
-
-with s the size of D_n, where z_n and D_n are those of the corrected steps before: what an early step gets wrong a later one sees. The
-problem is linear in c, so nothing is differentiated through the network. The weights w = 1/(1 + (e/median e)^2), e the error of a start so
-far, keep the few that end in another mode from ruling the rest: they divide the median error by up to 10 and hardly change the rms.
-
-The interior times are searched one by one, as far as the error on starts that the coefficients have not seen falls; so is rho.
-
-Trained by gradient, such a form is the solver of Shaul et al. 2024 (arXiv 2403.01329); regression along the own path is that of Duan et al.
-2023 (arXiv 2305.14677). Theory to shrink to, weights and held-out times are added here.
+Trained by gradient, such a form (`multistep`) is the solver of Shaul et al. 2024 (arXiv 2403.01329). Held-out times are added here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -38,163 +23,16 @@ from ..prediction import Model
 from ..sde import SDE
 from .base import Solver
 from .bound import BoundSolver, scales
-from .executor import combine
+from .multistep import Multistep, multistep, theory
+from .refinement import refined
+from .regression import FeatureMap, Fit, Problem, regress
 from .selection import Ranked, rank, require, solve, summary
-from .tableau import Row, Tableau
-from .teacher import Cond, Teacher, distance, parts, predict, starts, teach
+from .tableau import Tableau
+from .teacher import Cond, distance, starts, teach
 
-FeatureMap = Callable[[Tensor], Tensor]
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
 MOVES = (0.4, 0.2, 0.1)
 LEAST_GAIN = 0.01
-
-
-@dataclass(frozen=True)
-class Multistep:
-    """The coefficients of the form above.
-
-    Attributes:
-        times: t_0 > ... > t_N = 0.
-        a: `(N,)` float64.
-        b: `(N, N)` float64, zero above the diagonal.
-    """
-
-    times: Tensor
-    a: Tensor
-    b: Tensor
-
-    def table(self, sde: SDE) -> Tableau:
-        """As a tableau."""
-        rows = []
-        for n, (a, b) in enumerate(zip(self.a.tolist(), self.b.tolist(), strict=True)):
-            rows.append(Row({n: a} if a else {}, {j: c for j, c in enumerate(b[: n + 1]) if c}))
-        marks = tuple(range(len(self.times)))
-        return Tableau(sde, tuple(self.times.tolist()), tuple(rows), marks, marks[:-1])
-
-
-def multistep(tableau: Tableau) -> Multistep:
-    """A deterministic table in the form above: the same results up to rounding.
-
-    Every state is a combination of the first and of the outputs; with that of state n one eliminates the first from that of state n + 1.
-
-    Raises:
-        ValueError: the table draws noise.
-    """
-    if any(row.noise for row in tableau.rows):
-        raise ValueError("a solver that draws noise has no deterministic form")
-    called = tableau.evaluated
-    column = {state: i + 1 for i, state in enumerate(called)}
-    unit = torch.eye(len(called) + 1, dtype=torch.float64)
-    states = [unit[0]]
-    for row in tableau.rows:
-        state = torch.zeros_like(unit[0])
-        for j, c in row.z.items():
-            state = state + c * states[j]
-        for j, c in row.data.items():
-            state = state + c * unit[column[j]]
-        states.append(state)
-    points = torch.stack([*(states[j] for j in called), states[-1]])
-    a = points[1:, 0] / points[:-1, 0]
-    b = (points[1:] - a[:, None] * points[:-1])[:, 1:]
-    times = torch.tensor([*(tableau.times[j] for j in called), tableau.times[-1]], dtype=torch.float64)
-    return Multistep(times, a, b.tril())
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What a fit is measured on: the first `fitting` of the teacher's solutions are regressed on, the others held out."""
-
-    model: Model
-    teacher: Teacher
-    cond: Cond
-    fitting: int
-    batch_size: int
-    feature_map: FeatureMap | None
-
-    def predict(self, z: Tensor, t: float) -> Tensor:
-        return predict(self.model, z, t, self.cond, self.batch_size)
-
-    def seen(self, x: Tensor) -> Tensor:
-        """What the regression compares, `(B, k)` float64."""
-        return (x if self.feature_map is None else self.feature_map(x)).flatten(1).double()
-
-    def score(self, x: Tensor) -> float:
-        """sqrt(rms median) over the held-out starts."""
-        rms, median = summary(distance(x[self.fitting :], self.teacher.x[self.fitting :]))
-        return (rms * median) ** 0.5 if rms < float("inf") else float("inf")
-
-    def weights(self, x: Tensor) -> Tensor:
-        """w for the endpoints `x`, `(fitting,)`."""
-        error = distance(x[: self.fitting], self.teacher.x[: self.fitting])
-        return 1 / (1 + (error / error.median()) ** 2)
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Coefficients with the states and outputs that they were found on."""
-
-    form: Multistep
-    states: list[Tensor]
-    data: list[Tensor]
-    weights: Tensor
-    ridge: float
-    score: float
-
-    @property
-    def x(self) -> Tensor:
-        return self.states[-1]
-
-
-def _features(z: Tensor, data: Sequence[Tensor]) -> list[Tensor]:
-    """F."""
-    newest_first = data[::-1]
-    return [z, newest_first[0], *(new - old for new, old in itertools.pairwise(newest_first))]
-
-
-def _correction(problem: _Problem, z: Tensor, data: Sequence[Tensor], gap: Tensor, weights: Tensor, ridge: float) -> Tensor:
-    """c of one step as coefficients of (z, D_0..D_n), `(n + 2,)` float64, for the states' distance `gap` to theory."""
-    count = len(data) + 1
-    gram, right = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-    size = 0.0
-    for part in parts(problem.fitting, problem.batch_size):
-        features = torch.stack([problem.seen(f) for f in _features(z[part], [d[part] for d in data])])
-        weighted = features * weights[part].to(features.device)[:, None]
-        gram += torch.einsum("ibk,jbk->ij", weighted, features).cpu()
-        right += torch.einsum("ibk,bk->i", weighted, problem.seen(gap[part])).cpu()
-        size += float((weighted[1] * features[1]).sum())
-    # The residual of a state at rest at 0 has no size of its own.
-    c = torch.linalg.solve(gram + (ridge * size + 1e-300) * torch.eye(count, dtype=torch.float64), right)
-    # Of the differences' coefficients to those of the outputs themselves, oldest first.
-    newest, steps = c[1], c[2:]
-    by_age = torch.cat([newest[None], torch.zeros(len(steps), dtype=torch.float64)])
-    by_age[: len(steps)] += steps
-    by_age[1:] -= steps
-    return torch.cat([c[:1], by_age.flip(0)])
-
-
-def _regress(
-    problem: _Problem, theory: Multistep, weights: Tensor, ridge: float, before: _Fit | None = None, kept: int = 0
-) -> _Fit:
-    """Fit along the own path. The first `kept` steps are those of the fit `before`, whose times they share."""
-    steps = len(theory.a)
-    a, b = theory.a.clone(), theory.b.clone()
-    if before is None:
-        states, data = [problem.teacher.states[0]], list[Tensor]()
-    else:
-        states, data = before.states[: kept + 1], before.data[: kept + 1]
-        a[:kept], b[:kept] = before.form.a[:kept], before.form.b[:kept]
-    for n in range(kept, steps):
-        z = states[n]
-        if len(data) == n:
-            data.append(problem.predict(z, float(theory.times[n])))
-        terms = [(z, float(a[n])), *((d, float(c)) for d, c in zip(data, b[n], strict=False))]
-        gap = problem.teacher(float(theory.times[n + 1])) - combine(terms, z.dtype)
-        c = _correction(problem, z, data, gap, weights, ridge)
-        a[n] += c[0]
-        b[n, : n + 1] += c[1:]
-        terms = [(z, float(a[n])), *((d, float(c)) for d, c in zip(data, b[n], strict=False))]
-        states.append(combine(terms, z.dtype))
-    return _Fit(Multistep(theory.times, a, b), states, data, weights, ridge, problem.score(states[-1]))
 
 
 def _moved(times: Tensor, m: int, fraction: float, t_min: float) -> Tensor:
@@ -207,18 +45,18 @@ def _moved(times: Tensor, m: int, fraction: float, t_min: float) -> Tensor:
     return moved
 
 
-def _search(problem: _Problem, solver: Solver, fit: _Fit, tick: Callable[[], object]) -> _Fit:
+def _search(problem: Problem, solver: Solver, fit: Fit, tick: Callable[[], object]) -> Fit:
     """Coordinate search of the interior times; a direction is followed while the held-out score falls."""
     sde, steps = problem.model.sde, len(fit.form.a)
 
-    def follow(fit: _Fit, m: int, fraction: float) -> _Fit:
+    def follow(fit: Fit, m: int, fraction: float) -> Fit:
         """Move time m for as long as that helps."""
         while True:
             times = _moved(fit.form.times, m, fraction, sde.t_min)
             if torch.equal(times, fit.form.times):
                 return fit
             # The steps before m - 1 do not see time m.
-            trial = _regress(problem, _theory(sde, solver, times), fit.weights, fit.ridge, fit, m - 1)
+            trial = regress(problem, theory(sde, solver, times), fit.weights, fit.ridge, fit, m - 1)
             tick()
             if not trial.score < fit.score:
                 return fit
@@ -226,16 +64,12 @@ def _search(problem: _Problem, solver: Solver, fit: _Fit, tick: Callable[[], obj
 
     for move in MOVES:
         # With a better fit the weights see better which starts change their mode.
-        reweighted = _regress(problem, _theory(sde, solver, fit.form.times), problem.weights(fit.x), fit.ridge)
+        reweighted = regress(problem, theory(sde, solver, fit.form.times), problem.weights(fit.x), fit.ridge)
         fit = min(fit, reweighted, key=lambda f: f.score)
         for m in range(1, steps):
             up = follow(fit, m, move)
             fit = up if up is not fit else follow(fit, m, -move)
     return fit
-
-
-def _theory(sde: SDE, solver: Solver, times: Tensor) -> Multistep:
-    return multistep(solver.tableau(sde, times))
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,6 +194,7 @@ def fit(
     cond: Cond | None = None,
     seed: int = 0,
     progress: bool = True,
+    refine: int = 0,
     feature_map: FeatureMap | None = None,
     teacher_steps: int | None = None,
     t_end: float | None = None,
@@ -379,6 +214,8 @@ def fit(
         cond: reaches the network untouched; a tensor whose first dimension is `trajectories` has one row a start.
         seed: of the starts.
         progress: show a progress bar.
+        refine: rounds of joint refinement of coefficients and times after the closed form, each of about nfe^3/4 calls for half of the
+            starts; they end early where the held-out error no longer falls.
         feature_map: a linear map of states `(B, *event)`; the regression compares what it returns, in place of the states themselves.
         teacher_steps: S; by default as many as needed, see `teach`.
         t_end: time of the teacher's last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
@@ -395,7 +232,7 @@ def fit(
     teacher = teach(
         model, starts(model, shape, trajectories, seed, "fit"), cond, steps=teacher_steps, t_end=t_end, batch_size=batch_size
     )
-    problem = _Problem(model, teacher, cond, trajectories // 2, batch_size, feature_map)
+    problem = Problem(model, teacher, cond, trajectories // 2, batch_size, feature_map)
     with _counter(progress) as tick:
         ranking = rank(model, nfe, teacher, min(32, trajectories), cond, batch_size)
         best = ranking[0]
@@ -404,6 +241,7 @@ def fit(
         found = _best_ridge(problem, entry.solver, found, tick)
         found = _search(problem, entry.solver, found, tick)
         found = _best_ridge(problem, entry.solver, found, tick)
+        found = refined(problem, found, refine, tick)
     improved = found.score < (1 - LEAST_GAIN) * problem.score(free)
     held_out = slice(problem.fitting, None)
     rms, median = summary(distance(free[held_out], teacher.x[held_out]))
@@ -411,28 +249,28 @@ def fit(
     form = found.form if improved else multistep(best.solver.tableau(model.sde, best.grid))
     settings = {
         "event": list(shape), "trajectories": trajectories, "seed": seed, "teacher_steps": teacher.steps,
-        "discrepancy": teacher.discrepancy, "theory": entry.name, "ridge": found.ridge,
+        "discrepancy": teacher.discrepancy, "theory": entry.name, "ridge": found.ridge, "refine": refine,
     }  # fmt: skip
     return FittedSolver(form, scales(model.sde), improved, error, middle, (best.name, rms, median), settings, fingerprint(model))
 
 
-def _start(problem: _Problem, ranking: Sequence[Ranked], weights: Tensor, tick: Callable[[], object]) -> tuple[Ranked, _Fit]:
+def _start(problem: Problem, ranking: Sequence[Ranked], weights: Tensor, tick: Callable[[], object]) -> tuple[Ranked, Fit]:
     """The best fit at the grids of the portfolio, each with the best of its solvers for theory."""
-    fits, grids = list[tuple[Ranked, _Fit]](), list[Tensor]()
+    fits, grids = list[tuple[Ranked, Fit]](), list[Tensor]()
     for entry in ranking:
         if not any(torch.allclose(entry.grid, grid, rtol=1e-3) for grid in grids):
             grids.append(entry.grid)
-            theory = _theory(problem.model.sde, entry.solver, entry.grid)
-            fits.append((entry, _regress(problem, theory, weights, RIDGES[1])))
+            form = theory(problem.model.sde, entry.solver, entry.grid)
+            fits.append((entry, regress(problem, form, weights, RIDGES[1])))
             tick()
     return min(fits, key=lambda pair: pair[1].score)
 
 
-def _best_ridge(problem: _Problem, solver: Solver, fit: _Fit, tick: Callable[[], object]) -> _Fit:
+def _best_ridge(problem: Problem, solver: Solver, fit: Fit, tick: Callable[[], object]) -> Fit:
     """The fit at the same times with the ridge that is best on the held-out starts."""
-    theory = _theory(problem.model.sde, solver, fit.form.times)
+    form = theory(problem.model.sde, solver, fit.form.times)
     for ridge in RIDGES:
-        fit = min(fit, _regress(problem, theory, fit.weights, ridge), key=lambda f: f.score)
+        fit = min(fit, regress(problem, form, fit.weights, ridge), key=lambda f: f.score)
         tick()
     return fit
 
