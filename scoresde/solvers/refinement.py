@@ -23,7 +23,7 @@ from .multistep import Multistep
 from .regression import Fit, Problem, follow
 from .teacher import Cond, given, parts
 
-DAMPINGS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+DAMPINGS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 # A time moves by no more than this share of its smaller gap in one round.
 FURTHEST = 0.3
 
