@@ -105,6 +105,9 @@ def fit(
     out: Annotated[Path, typer.Option(help="The .safetensors file of the solver.")],
     nfe: Annotated[int, typer.Option(min=2, help="Network calls per sample.")] = 8,
     trajectories: Annotated[int, typer.Option(min=8, help="Starts to fit to, half of them held out.")] = 256,
+    refine: Annotated[
+        int, typer.Option(min=0, help="Rounds of joint refinement at the end; they stop where it no longer helps.")
+    ] = 0,
     teacher_steps: Annotated[
         int | None, typer.Option(min=2, help="Steps of the fine solves; by default as many as they need.")
     ] = None,
@@ -123,7 +126,7 @@ def fit(
     cond: dict[str, Any] = {name: value.to(model.device) for name, value in _labels(experiment, range(trajectories)).items()}
     fitted = solvers.fit(
         model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, progress=sys.stderr.isatty(),
-        teacher_steps=teacher_steps, batch_size=batch_size,
+        refine=refine, teacher_steps=teacher_steps, batch_size=batch_size,
     )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     fitted.save(out)

@@ -170,6 +170,8 @@ def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
         "12",
         "--teacher-steps",
         "12",
+        "--refine",
+        "1",
         "--device",
         "cpu",
     ]

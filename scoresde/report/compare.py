@@ -35,7 +35,7 @@ def parse_entry(text: str) -> Entry:
         FileNotFoundError: there is no such file.
     """
     if text.endswith(".safetensors"):
-        return Entry(text, solvers.load(text).nfe)
+        return Entry(text, solvers.load_solver(text).nfe)
     name, *rest = text.split(":")
     if not 1 <= len(rest) <= 2 or not rest[0].isdigit() or int(rest[0]) < 1:
         raise ValueError(

@@ -15,7 +15,7 @@ from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .executor import Callback, Run, run
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
-from .fitting import FittedSolver, fit, load
+from .fitting import FittedSolver, fit
 from .free_first_step import FreeFirstStep
 from .heun import EDMSampler, ProbabilityFlow, Restart
 from .langevin import AnnealedLangevin, LangevinCorrected, PredictorCorrector
@@ -26,6 +26,7 @@ from .reverse_diffusion import ReverseDiffusion
 from .selection import Ranked, Selected, select
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
 from .step_down import StepDown
+from .storage import load, load_solver
 from .tableau import Point, Row, Rows, Tableau
 from .teacher import Teacher, teach
 from .torchsde_adapter import TorchSDE
@@ -107,7 +108,7 @@ def get(name: str) -> Solver | LoopSolver:
         FileNotFoundError: there is no such file.
     """
     if name.endswith(".safetensors"):
-        return load(name)
+        return load_solver(name)
     if name not in SOLVERS:
         close = difflib.get_close_matches(name, SOLVERS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(SOLVERS)}"
@@ -172,6 +173,7 @@ __all__ = [
     "fit",
     "get",
     "load",
+    "load_solver",
     "multistep",
     "names",
     "run",

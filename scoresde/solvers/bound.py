@@ -1,8 +1,12 @@
-"""A solver made for one process: it brings the grid that it was made on."""
+"""A solver made for one process: it brings the grid that it was made on, and can be kept in a file."""
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +25,51 @@ def scales(sde: SDE) -> Tensor:
     return torch.stack([sde.alpha(PROBES), sde.sigma(PROBES)]).cpu()
 
 
+# The tensors of a file, and the rest of what it holds, which JSON can write; "kind" says of what.
+Packed = tuple[dict[str, Tensor], dict[str, Any]]
+FORMAT = "scoresde solver 1"
+
+
+def write(packed: Packed, path: str | Path) -> None:
+    """A safetensors file, whose metadata are JSON."""
+    from safetensors.torch import save_file
+
+    tensors, meta = packed
+    save_file({name: t.contiguous() for name, t in tensors.items()}, str(path), {FORMAT: json.dumps(meta)})
+
+
+def read(path: str | Path) -> Packed:
+    """What `write` wrote.
+
+    Raises:
+        ValueError: the file holds no solver.
+        FileNotFoundError: there is no file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no fitted solver: {error}") from None
+    if meta is None:
+        raise ValueError(f"{path} holds no fitted solver of this version of scoresde")
+    return tensors, meta
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with names below `prefix`."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `prefixed`."""
+    return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
+
+
 class BoundSolver(Solver):
     """A solver of one process and one budget. `sample` takes its grid when it is given none.
 
@@ -31,6 +80,11 @@ class BoundSolver(Solver):
 
     grid: Tensor
     process: Tensor
+
+    @property
+    def nfe(self) -> int:
+        """Network calls per sample, one a step."""
+        return len(self.grid) - 1
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         """The table, for the process and the grid that it was made for.
@@ -58,3 +112,11 @@ class BoundSolver(Solver):
 
     def check(self, model: Model) -> None:
         """Warn if the solver was made for another model; here nothing is known of the model."""
+
+    @abstractmethod
+    def packed(self) -> Packed:
+        """What `save` writes."""
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whose metadata are JSON. `solvers.load` gives the same solver, to the bit."""
+        write(self.packed(), path)

@@ -27,13 +27,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..prediction import Model
 from ..random import NoiseSource
-from .bound import BoundSolver
+from .bound import BoundSolver, Packed, prefixed, write
 from .executor import Callback, Run
 from .loop import AdaptiveLoop, rows
 from .selection import picked, rank, require, summary
@@ -119,6 +120,22 @@ class Ladder:
     confidence: float
     teacher_steps: int
     discrepancy: float
+
+    def packed(self) -> Packed:
+        """What `save` writes."""
+        tensors: dict[str, Tensor] = {}
+        rungs = []
+        for k, rung in enumerate(self.rungs):
+            solver, meta = rung.solver.packed()
+            law = {"mean": rung.mean, "theta": rung.theta, "bounds": rung.bounds}
+            tensors |= prefixed(f"{k}", law) | prefixed(f"{k}/solver", solver)
+            rungs.append({"solver": meta, "nfe": rung.nfe, "factor": rung.factor, "error": rung.error, "median": rung.median})
+        meta = {"kind": "ladder", "rungs": rungs, "confidence": self.confidence}
+        return tensors, meta | {"teacher_steps": self.teacher_steps, "discrepancy": self.discrepancy}
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whose metadata are JSON. `solvers.load` gives the same ladder, to the bit."""
+        write(self.packed(), path)
 
     def at(self, tol: float) -> Tolerance:
         """The loop that stops where the bound of a sample is at most `tol`, rms per coordinate."""

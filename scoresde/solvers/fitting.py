@@ -8,12 +8,10 @@ Trained by gradient, such a form (`multistep`) is the solver of Shaul et al. 202
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from ..prediction import Model
 from ..sde import SDE
 from .base import Solver
-from .bound import BoundSolver, scales
+from .bound import BoundSolver, Packed, scales
 from .multistep import Multistep, multistep, theory
 from .refinement import refined
 from .regression import FeatureMap, Fit, Problem, regress
@@ -102,11 +100,6 @@ class FittedSolver(BoundSolver):
         """The fitted times."""
         return self.form.times
 
-    @property
-    def nfe(self) -> int:
-        """Network calls per sample."""
-        return len(self.form.a)
-
     def table(self, sde: SDE) -> Tableau:
         return self.form.table(sde)
 
@@ -125,52 +118,22 @@ class FittedSolver(BoundSolver):
             return f"fitted solver of {self.nfe} calls: {fitted}; {name}: {rms:.3g}, {median:.3g}"
         return f"{name} with {self.nfe} calls, which the fit did not improve on: {fitted}"
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whose metadata are JSON. `load` gives the same solver, to the bit."""
-        from safetensors.torch import save_file
-
+    def packed(self) -> Packed:
         meta = {
-            "improved": self.improved, "error": self.error, "median": self.median, "baseline": self.baseline,
+            "kind": "fitted", "improved": self.improved, "error": self.error, "median": self.median, "baseline": self.baseline,
             "settings": self.settings, "model": self.model, "nfe": self.nfe,
         }  # fmt: skip
-        tensors = {"times": self.form.times, "a": self.form.a, "b": self.form.b, "process": self.process}
-        save_file({name: t.contiguous() for name, t in tensors.items()}, str(path), {FORMAT: json.dumps(meta)})
+        return {"times": self.form.times, "a": self.form.a, "b": self.form.b, "process": self.process}, meta
 
-
-FORMAT = "scoresde fitted solver 1"
-
-
-def load(path: str | Path) -> FittedSolver:
-    """The solver of a file that `FittedSolver.save` wrote.
-
-    Raises:
-        ValueError: the file holds none.
-        FileNotFoundError: there is no file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get(FORMAT, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} holds no fitted solver: {error}") from None
-    if meta is None:
-        raise ValueError(f"{path} holds no fitted solver of this version of scoresde")
-    form = Multistep(tensors["times"], tensors["a"], tensors["b"])
-    name, rms, median = meta["baseline"]
-    return FittedSolver(
-        form,
-        tensors["process"],
-        meta["improved"],
-        meta["error"],
-        meta["median"],
-        (name, rms, median),
-        meta["settings"],
-        meta["model"],
-    )
+    @classmethod
+    def unpacked(cls, packed: Packed) -> FittedSolver:
+        """The inverse of `packed`."""
+        tensors, meta = packed
+        form = Multistep(tensors["times"], tensors["a"], tensors["b"])
+        name, rms, median = meta["baseline"]
+        return cls(
+            form, tensors["process"], meta["improved"], meta["error"], meta["median"], (name, rms, median), meta["settings"], meta["model"]
+        )  # fmt: skip
 
 
 def fingerprint(model: Model) -> str:

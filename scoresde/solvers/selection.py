@@ -22,7 +22,7 @@ from ..random import BatchNoise
 from ..sde import SDE
 from .adams import DEIS, IPNDM
 from .base import Solver
-from .bound import BoundSolver, scales
+from .bound import BoundSolver, Packed, scales
 from .executor import run
 from .exponential import DPMSolverPP, ExponentialAdams, UniPC
 from .tableau import Tableau
@@ -72,7 +72,7 @@ class Selected(BoundSolver):
         process: see `BoundSolver`.
         error: its rms distance per coordinate to the teacher.
         median: the median of that distance.
-        ranking: all that was tried, best first.
+        ranking: all that was tried, best first; a file keeps the winner alone.
         teacher_steps: steps of the teacher.
         discrepancy: of the teacher, see `Teacher`.
     """
@@ -89,6 +89,31 @@ class Selected(BoundSolver):
 
     def table(self, sde: SDE) -> Tableau:
         return self.solver.tableau(sde, self.grid)
+
+    def packed(self) -> Packed:
+        meta = {
+            "kind": "selected", "name": self.name, "error": self.error, "median": self.median,
+            "teacher_steps": self.teacher_steps, "discrepancy": self.discrepancy,
+        }  # fmt: skip
+        return {"grid": self.grid, "process": self.process}, meta
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> Selected:
+        """The inverse of `packed`.
+
+        Raises:
+            ValueError: the portfolio has no solver of this name.
+        """
+        tensors, meta = packed
+        name = meta["name"]
+        if name.split()[0] not in PORTFOLIO:
+            raise ValueError(f"the file's solver is {name!r}, which this version of scoresde does not have in its portfolio")
+        solver, _ = PORTFOLIO[name.split()[0]]
+        winner = Ranked(name, solver, tensors["grid"], meta["error"], meta["median"])
+        return cls(
+            name, solver, tensors["grid"], tensors["process"], meta["error"], meta["median"], (winner,), meta["teacher_steps"],
+            meta["discrepancy"],
+        )  # fmt: skip
 
 
 def candidates(sde: SDE, nfe: int) -> Iterator[tuple[str, Solver, Tensor]]:
