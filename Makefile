@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test lint types examples docs bench bench-overhead bench-training bench-gpu clean
+.PHONY: demo demo-short demo-mnist test lint types examples docs bench bench-fitted bench-overhead bench-training bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -48,6 +48,11 @@ docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 bench: .venv/ready-bench ## error against network calls, beside diffusers, k-diffusion and azula
 	$(BIN)/pip install -q --no-deps -c constraints.txt k-diffusion torchdiffeq || echo "without k-diffusion"
 	$(BIN)/python benchmarks/solvers.py $(if $(wildcard runs/demo),--network runs/demo=64)
+	$(BIN)/python benchmarks/pages.py
+
+bench-fitted: .venv/ready-bench ## what solvers fitted to a model are worth, on exact scores and on the trained runs that are there: 15 minutes and more
+	$(BIN)/python benchmarks/fitted.py
+	$(if $(wildcard runs/demo runs/mnist),$(BIN)/python benchmarks/fitted.py --network $(wildcard runs/demo runs/mnist) --nfe 5 8 10 --noises 128)
 	$(BIN)/python benchmarks/pages.py
 
 bench-overhead: .venv/ready-bench ## what the sampling loop costs beyond the network, beside diffusers, azula and k-diffusion: 8 minutes

@@ -60,7 +60,7 @@ class GraphedModel(Model):
 
     def _fill(self, z: Tensor, t: Prepared) -> None:
         self._z.copy_(z)
-        self._t.time.copy_(t.time)
+        self._time.copy_(t.time[:1])
         if t.scale is not None and self._t.scale is not None:
             self._t.scale.copy_(t.scale)
 
@@ -68,7 +68,9 @@ class GraphedModel(Model):
         if z.device.type != "cuda":
             raise ValueError(f"cuda_graph=True needs states on a CUDA device, got {z.device}")
         self._z, self._cond = z.clone(), cond
-        self._t = Prepared(t.time.clone(), None if t.scale is None else t.scale.clone(), t.dtype)
+        # One number repeated without a copy, as the network sees it elsewhere.
+        self._time = t.time[:1].clone()
+        self._t = Prepared(self._time.expand(len(z)), None if t.scale is None else t.scale.clone(), t.dtype)
         # The first calls may allocate workspaces and compile, which a capture forbids: they run aside, as torch.cuda.graph asks.
         side = torch.cuda.Stream(z.device)
         side.wait_stream(torch.cuda.current_stream(z.device))
