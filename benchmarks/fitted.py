@@ -27,6 +27,7 @@ from targets import TARGETS, anisotropic, exact_flow
 import scoresde as ss
 from scoresde import solvers
 from scoresde.experiment import Experiment
+from scoresde.report import save_rows
 from scoresde.solvers.selection import candidates
 from scoresde.solvers.teacher import distance, teach
 
@@ -39,6 +40,8 @@ TOLERANCES = (0.1, 0.03, 0.01)
 TRAJECTORIES = (32, 64, 128, 256, 512)
 ROUNDS = 6
 CALIBRATIONS = 4
+PICTURED = 5  # calls
+DOCS = Path(__file__).parent.parent / "docs"
 Errors = dict[str, float]
 
 
@@ -87,6 +90,14 @@ def measure(
         if with_peers:
             results[nfe]["peers"] = least(of_peers(model, z, exact, nfe))
     return results
+
+
+def picture(model: ss.Model, fitted: solvers.FittedSolver, z: torch.Tensor, exact: torch.Tensor, path: Path) -> None:
+    """The same starts by a fine solve, by the fit and by what needs none, in as many calls."""
+    rows = {"fine solve": exact, f"fitted, {fitted.nfe} calls": ss.sample(model, z.shape, fitted, z=z)}
+    for name in (None, "unipc3", "dpm++2m", "ddim"):
+        rows[f"{name or 'default'}, {fitted.nfe}"] = ss.sample(model, z.shape, name, nfe=fitted.nfe, z=z)
+    save_rows(rows, path)
 
 
 def by_trajectories(model: ss.Model, z: torch.Tensor, exact: torch.Tensor, nfe: int = 8) -> dict[int, Errors]:
@@ -173,6 +184,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=[], help="training runs in place of the exact targets")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "fitted.json"
     results: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
@@ -184,7 +196,10 @@ def main() -> None:
             experiment = Experiment.read(folder)
             model = experiment.load_model(folder, torch.device("cpu")).requires_grad_(False)
             z = torch.randn(options.noises, *experiment.event, generator=generator)
-            shown[folder.name] = measure(model, z, exact_flow(model, z, 200), **common)
+            exact = exact_flow(model, z, 200)
+            shown[folder.name] = measure(model, z, exact, **common)
+            fitted = solvers.fit(model, PICTURED, shape=experiment.event, refine=ROUNDS, progress=False)
+            picture(model, fitted, z[:12], exact[:12], DOCS / f"fitted-{folder.name}.png")
         results.setdefault("networks", {}).update(shown)
     else:
         for name, (make, features) in {**TARGETS, **MORE}.items():

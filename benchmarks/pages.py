@@ -223,7 +223,7 @@ CONTENDERS = {"default": "default", "portfolio": "our best in hindsight", "peers
 
 def fitted_page(results: dict) -> str:
     """docs/fitted.md."""
-    exact, networks = results["exact"], results["networks"]
+    exact, networks = results["exact"], results.get("networks", {})
 
     def relative(targets: Iterable[dict]) -> Iterable[list[str]]:
         targets = list(targets)
@@ -265,6 +265,17 @@ def fitted_page(results: dict) -> str:
                         *shares,
                     ]
 
+    on_networks = ""
+    if networks:
+        pictures = "\n\n".join(f"![the same starts by several solvers, {name}](fitted-{name}.png)" for name in networks)
+        on_networks = f"""## Trained networks
+
+rms / median of the error against each network's own fine solve, and the seconds of a fit and of one with refinement.
+
+{table(["network", "calls", *CONTENDERS.values(), "seconds"], errors(), left=1)}
+
+{pictures}
+"""
     others = [f"{title}: {s}" for title in ("of the default", "of our best", "of the best peer") for s in ("rms", "median")]
     return f"""# Fitted solvers, measured
 
@@ -281,12 +292,7 @@ seconds of the slowest fit on one core.
 
 ![error against network calls](fitted.png)
 
-## Trained networks
-
-rms / median of the error against each network's own fine solve, and the seconds of a fit and of one with refinement.
-
-{table(["network", "calls", *CONTENDERS.values(), "seconds"], errors(), left=1)}
-
+{on_networks}
 ## Trajectories
 
 The error at 8 calls of fits to so many starts, geometric mean over the targets.

@@ -71,7 +71,7 @@ def interleaved(loops: dict[str, Loop], device: torch.device, repeats: int, budg
 def rows(seconds: dict[str, list[float]], bare: str, steps: int) -> dict[str, dict[str, float]]:
     """For every loop the median microseconds a step, and the medians over the rounds of the time above the loop `bare` and of the ratio to it.
 
-    A round's loops run within a second of each other: the drift of a shared machine over minutes, larger than what is measured, drops out.
+    A round takes seconds: the drift of a shared machine over minutes, larger than what is measured, drops out.
     """
     results = {}
     for name, values in seconds.items():

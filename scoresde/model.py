@@ -108,8 +108,10 @@ class ScoreModel(nn.Module, Model):
         if not isinstance(t, Prepared):
             time, scale, dtype = self._seen(as_time(t), z)
             t = Prepared(time.expand(len(z)), scale, dtype)
+        # A subclass may call the network on more samples than it is given, as guidance does.
+        time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z))
         seen = z if t.scale is None else expand(t.scale, z) * z
-        out: Tensor = self.network(seen if seen.dtype == t.dtype else seen.to(t.dtype), t.time, **cond)
+        out: Tensor = self.network(seen if seen.dtype == t.dtype else seen.to(t.dtype), time, **cond)
         return out
 
     def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Prepared]:

@@ -176,13 +176,16 @@ class SeededNoise:
         if shape[0] != len(self.seeds):
             raise ValueError(f"{len(self.seeds)} seeds were given for a batch of shape {shape}")
         if not self._drawn or self._drawn[-1].shape != shape or self._drawn[-1].dtype != dtype or self._drawn[-1].device != device:
-            ahead = min(max(1, self._next), max(1, self.AHEAD // math.prod(shape)))
+            ahead = min(max(1, self._next), max(1, self.AHEAD // max(1, math.prod(shape))))
             draws = torch.arange(self._next, self._next + ahead, device=device)
             count = math.prod(shape[1:])
             words = seeded_words(self._keys.to(device), draws, count + count % 2)
             self._drawn = [*normals(words, dtype)[..., :count].reshape(ahead, *shape)][::-1]
         self._next += 1
         noise = self._drawn.pop()
+        if torch.is_grad_enabled():
+            # The draws are views of one tensor, which gradients keep the caller from changing.
+            noise = noise.clone()
         return noise if std == 1 else noise.mul_(std)
 
     def rewind(self) -> None:

@@ -201,8 +201,9 @@ def plan(
     if isinstance(solver, LoopSolver):
         raise ValueError(f"{solver} is no tableau: it has a loop of its own")
     values = schedule_values(sde)
-    # A solver that is not compared by its values could be the same object with other values.
-    if values is not None and not callable(grid) and type(solver).__hash__ not in (None, object.__hash__):
+    # A solver that is not compared by all of its values could be the same with other ones; so could a subclass that adds some.
+    by_value = "__dataclass_fields__" in vars(type(solver)) and type(solver).__hash__ not in (None, object.__hash__)
+    if values is not None and not callable(grid) and by_value:
         with suppress(TypeError):  # values without a hash
             return _remembered(solver, sde, values, steps, nfe, tuple(grid.tolist()) if isinstance(grid, Tensor) else grid, t_start)
     return _fit(sde, solver, partial(solver.tableau, sde), steps=steps, nfe=nfe, grid=grid, t_start=t_start)
@@ -212,7 +213,7 @@ def plan(
 def _remembered(
     solver: Solver,
     sde: SDE,
-    values: tuple[float, ...],
+    values: tuple[tuple[str, float], ...],
     steps: int | None,
     nfe: int | None,
     grid: str | tuple[float, ...] | None,

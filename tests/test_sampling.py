@@ -418,9 +418,9 @@ def test_channels_stay_last(name):
     class Network(torch.nn.Module):
         def forward(self, z, t):
             seen.append(z.is_contiguous(memory_format=torch.channels_last))
-            return 0.5 * z
+            return (0.5 * z).contiguous()
 
-    model = ss.ScoreModel(Network(), DDPM)
+    model = ss.ScoreModel(Network(), DDPM, "data")
     z = torch.randn(2, 3, 4, 5, generator=generator())
     options = {"nfe": 8, "seeds": range(2)}
     plain = ss.sample(model, z.shape, name, z=z, **options)
@@ -430,6 +430,63 @@ def test_channels_stay_last(name):
     assert all(seen)
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "sde-dpm++2m", "seeds2", "sa-solver", "er-sde2", "edm", "pc"])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_gradients_flow_under_seeds(name, batch_size):
+    """Against central differences."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+        def forward(self, z, t):
+            return self.gain * z.tanh()
+
+    model = ss.ScoreModel(Network(), DDPM, "data")
+
+    def total():
+        out = ss.sample(model, (4, 2), name, nfe=6, seeds=range(4), grad=True, batch_size=batch_size)
+        return (out**2).sum()
+
+    total().backward()
+    gain, h = model.network.gain, 1e-6
+    ends = []
+    for sign in (1, -1):
+        gain.data += sign * h
+        ends.append(float(total().detach()))
+        gain.data -= sign * h
+    assert float(gain.grad) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5)
+
+
+def test_no_samples_have_seeds_too():
+    class Network(torch.nn.Module):
+        def forward(self, z, t):
+            return z
+
+    assert ss.sample(ss.ScoreModel(Network(), DDPM), (0, 2), "ancestral", steps=3, seeds=[]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_subclass_may_call_the_network_on_more_samples(batch):
+    """As guidance does, with one call for both of its predictions."""
+
+    class Network(torch.nn.Module):
+        def forward(self, z, t):
+            assert t.shape == z.shape[:1]
+            return z * t[:, None] / 1000
+
+    class Guided(ss.ScoreModel):
+        def output(self, z, t, **cond):
+            first, second = super().output(torch.cat([z, z]), t, **cond).chunk(2)
+            return 2 * first - second
+
+    plain, guided = (
+        ss.sample(kind(Network(), DDPM), (batch, 2), "ddim", steps=4, seeds=range(batch)) for kind in (ss.ScoreModel, Guided)
+    )
+    torch.testing.assert_close(guided, plain)
 
 
 @pytest.mark.parametrize("name", ["ancestral", "dpm++2m", "unipc3", "adaptive"])
@@ -541,11 +598,28 @@ def test_a_plan_is_made_once_and_again_when_something_changed():
     times = grids.karras(sde, 6)
     assert plan(sde, "dpm++2m", grid=times) is plan(sde, "dpm++2m", grid=times.clone())
     assert plan(sde, "dpm++2m", grid=times).rows == others[1].rows
-    sde.beta_max = 10.0
-    assert plan(sde, "dpm++2m", **options).rows == solvers.DPMSolverPP(2).tableau(sde, grids.trailing(sde, 6)).rows != first.rows
+    for changed in (10.0, 9, torch.tensor(8.0)):
+        sde.beta_max = changed
+        rows = plan(sde, "dpm++2m", **options).rows
+        assert rows == solvers.DPMSolverPP(2).tableau(sde, grids.trailing(sde, 6)).rows != first.rows
+    sde.beta_max.fill_(7.0)
+    assert plan(sde, "dpm++2m", **options).rows != rows
     before = plan(learned, "dpm++2m", **options)
     learned.rate = torch.tensor(0.5)
     assert plan(learned, "dpm++2m", **options).rows != before.rows
+
+    class More(solvers.DDIM):
+        """With a value that DDIM does not compare."""
+
+        def __init__(self, eta):
+            super().__init__()
+            self.__dict__["more"] = eta
+
+        def tableau(self, sde, grid):
+            return solvers.DDIM(self.more).tableau(sde, grid)
+
+    sde = ss.VPSDE()
+    assert plan(sde, More(0.0), **options).rows != plan(sde, More(1.0), **options).rows
     deterministic = plan(sde, mutable, **options)
     mutable.eta = 1.0
     assert plan(sde, mutable, **options).rows != deterministic.rows

@@ -140,12 +140,14 @@ class RectifiedFlow(SDE):
         return "RectifiedFlow()"
 
 
-# Their schedules are functions of the numbers among their attributes, and of a chain's betas, which are copied when it is made.
+# Their schedules are functions of the numbers among their attributes, and of a chain's tables, which are its own copies.
+TABLES = {"betas", "_increments", "_integrals"}
 NAMED = (VPSDE, VPChain, SubVPSDE, VESDE, EDM, RectifiedFlow)
 
 
-def schedule_values(sde: SDE) -> tuple[float, ...] | None:
-    """The numbers that the schedule of this object depends on; None for a path that is no named one and may change unseen."""
-    if type(sde) not in NAMED:
+def schedule_values(sde: SDE) -> tuple[tuple[str, float], ...] | None:
+    """The numbers, by name, that the schedule of this object depends on; None where it may depend on what can change unseen."""
+    values = {name: value for name, value in vars(sde).items() if name not in TABLES}
+    if type(sde) not in NAMED or not all(type(value) in (int, float) for value in values.values()):
         return None
-    return (sde.t_min, sde.t_max, *(value for value in vars(sde).values() if isinstance(value, float)))
+    return tuple(values.items())

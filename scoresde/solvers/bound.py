@@ -35,7 +35,7 @@ def write(packed: Packed, path: str | Path) -> None:
     from safetensors.torch import save_file
 
     tensors, meta = packed
-    save_file({name: t.contiguous() for name, t in tensors.items()}, str(path), {FORMAT: json.dumps(meta)})
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, str(path), {FORMAT: json.dumps(meta)})
 
 
 def read(path: str | Path) -> Packed:

@@ -81,9 +81,9 @@ def run(
                 held[to] = combine([(held[at], convert[0]), (held[to], convert[1])], dtype)
         for to, std in fresh:
             held[to] = noise.draw(shape, dtype, device, std)
-            if layout is not None:
-                held[to] = held[to].contiguous(memory_format=layout)
         new = combine([(held[place], c) for place, c in terms], dtype, overwrite)
+        if layout is not None:
+            new = new.contiguous(memory_format=layout)
         for place in unused:
             held[place] = None
         held[result] = new

@@ -7,8 +7,10 @@ With theta = (a, b, t_1..t_{N-1}) of the form of `multistep`, x_i(theta) its end
 
 (Levenberg 1944, Marquardt 1963). As a and b are free, the t_n are no more than the times that the network is told. J comes from forward
 differences: a change of step n changes z_{n+1} exactly as its row says, and the steps after n are run again, so any model will do and one
-network call stands in place of a forward-mode derivative. That is about N^3/6 + N^2/2 calls a start. The damping mu, and whether there is
-another round, is decided on the starts that the differences have not seen.
+network call stands in place of a forward-mode derivative. That is N (N - 1)(N + 7)/6 calls a start, and N for each damping mu, which is
+chosen, like whether there is another round, on the starts that the differences have not seen.
+
+The differences need a network in float32 or float64: in half precision they are mostly rounding, and no round is kept.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ def refined(problem: Problem, fit: Fit, rounds: int, tick: Callable[[], object])
     """`fit` after at most so many rounds, each of which lowers the held-out score."""
     for _ in range(rounds):
         gram, right = _normal_equations(problem, fit)
+        if not bool(gram.isfinite().all() & right.isfinite().all()) or float(gram.diagonal().max()) == 0:
+            break
         trials = []
         for damping in DAMPINGS:
             scale = gram.diagonal() + 1e-12 * gram.diagonal().max()

@@ -55,7 +55,7 @@ class Problem:
     def weights(self, x: Tensor) -> Tensor:
         """w for the endpoints `x`, `(fitting,)`."""
         error = distance(x[: self.fitting], self.teacher.x[: self.fitting])
-        return 1 / (1 + (error / error.median()) ** 2)
+        return 1 / (1 + (error / error.median().clamp(min=1e-30)) ** 2)
 
 
 @dataclass(frozen=True)

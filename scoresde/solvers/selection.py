@@ -91,8 +91,15 @@ class Selected(BoundSolver):
         return self.solver.tableau(sde, self.grid)
 
     def packed(self) -> Packed:
+        """What `save` writes.
+
+        Raises:
+            ValueError: the solver is not the portfolio's of this name, by which a file knows it.
+        """
+        if PORTFOLIO.get(self.name.split()[0], (None,))[0] != self.solver:
+            raise ValueError(f"only solvers of the portfolio can be kept in a file, not {self.name}: {self.solver}")
         meta = {
-            "kind": "selected", "name": self.name, "error": self.error, "median": self.median,
+            "kind": "selected", "solver": repr(self.solver), "name": self.name, "error": self.error, "median": self.median,
             "teacher_steps": self.teacher_steps, "discrepancy": self.discrepancy,
         }  # fmt: skip
         return {"grid": self.grid, "process": self.process}, meta
@@ -102,13 +109,15 @@ class Selected(BoundSolver):
         """The inverse of `packed`.
 
         Raises:
-            ValueError: the portfolio has no solver of this name.
+            ValueError: the portfolio has no such solver.
         """
         tensors, meta = packed
         name = meta["name"]
-        if name.split()[0] not in PORTFOLIO:
-            raise ValueError(f"the file's solver is {name!r}, which this version of scoresde does not have in its portfolio")
-        solver, _ = PORTFOLIO[name.split()[0]]
+        solver, _ = PORTFOLIO.get(name.split()[0], (None, ()))
+        if solver is None or repr(solver) != meta["solver"]:
+            raise ValueError(
+                f"the file's solver is {name}: {meta['solver']}, which this version of scoresde does not have in its portfolio"
+            )
         winner = Ranked(name, solver, tensors["grid"], meta["error"], meta["median"])
         return cls(
             name, solver, tensors["grid"], tensors["process"], meta["error"], meta["median"], (winner,), meta["teacher_steps"],
