@@ -275,6 +275,7 @@ rms / median of the error against each network's own fine solve, and the seconds
 {table(["network", "calls", *CONTENDERS.values(), "seconds"], errors(), left=1)}
 
 {pictures}
+
 """
     others = [f"{title}: {s}" for title in ("of the default", "of our best", "of the best peer") for s in ("rms", "median")]
     return f"""# Fitted solvers, measured
@@ -292,10 +293,9 @@ seconds of the slowest fit on one core.
 
 ![error against network calls](fitted.png)
 
-{on_networks}
-## Trajectories
+{on_networks}## Trajectories
 
-The error at 8 calls of fits to so many starts, geometric mean over the targets.
+The error at 8 calls of fits to so many starts, without refinement, geometric mean over the targets.
 
 {table(["trajectories", "rms", "median"], by_count())}
 

@@ -106,8 +106,8 @@ def fit(
     nfe: Annotated[int, typer.Option(min=2, help="Network calls per sample.")] = 8,
     trajectories: Annotated[int, typer.Option(min=8, help="Starts to fit to, half of them held out.")] = 256,
     refine: Annotated[
-        int, typer.Option(min=0, help="Rounds of joint refinement at the end; they stop where it no longer helps.")
-    ] = 0,
+        int, typer.Option(min=0, help="Most rounds of joint refinement at the end; they stop where it no longer helps.")
+    ] = 6,
     teacher_steps: Annotated[
         int | None, typer.Option(min=2, help="Steps of the fine solves; by default as many as they need.")
     ] = None,

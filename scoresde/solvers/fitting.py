@@ -157,7 +157,7 @@ def fit(
     cond: Cond | None = None,
     seed: int = 0,
     progress: bool = True,
-    refine: int = 0,
+    refine: int = 6,
     feature_map: FeatureMap | None = None,
     teacher_steps: int | None = None,
     t_end: float | None = None,
@@ -166,7 +166,7 @@ def fit(
     """Fit a solver of `nfe` calls to `model`; the module's docstring says how.
 
     Half of the starts are regressed on, half choose the start from the portfolio of `select` (a grid and the theory of its best solver), the
-    ridge and the times. For 8 calls that is some 600 calls a start in all, half of them for the times.
+    ridge and the times. For 8 calls that is some 600 calls a start in all, half of them for the times, and as many again for the refinement.
     Memory: 2 S + 2 nfe copies of all states, S the steps of the teacher; with `refine`, nfe^2 copies in float64 of `batch_size` of them.
 
     Args:
@@ -177,8 +177,8 @@ def fit(
         cond: reaches the network untouched; a tensor whose first dimension is `trajectories` has one row a start.
         seed: of the starts.
         progress: show a progress bar.
-        refine: rounds of joint refinement of coefficients and times after the closed form, at 8 calls of 270 calls a start of the fit; they end
-            where the held-out error no longer falls. For a network in float32 or float64.
+        refine: most rounds of joint refinement of coefficients and times after the closed form, at 8 calls of 270 calls a start of the fit;
+            they end where the held-out error no longer falls. For a network in float32 or float64.
         feature_map: a linear map of states `(B, *event)`; the regression compares what it returns, in place of the states themselves.
         teacher_steps: S; by default as many as needed, see `teach`.
         t_end: time of the teacher's last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.

@@ -85,7 +85,8 @@ def _sensitivities(
             h = small * float(states[n + 1].norm() / feature.norm().clamp(min=1e-30))
             yield (endpoint(n + 1, states[n + 1] + h * feature, data[: n + 1]) - x) / h
     for n in range(1, steps):
-        h = small * float(form.times[n] - form.times[n + 1])
+        # Upwards, as a chain has no time below its first, and not past the time before.
+        h = small * float(min(form.times[n - 1] - form.times[n], form.times[n] - form.times[n + 1]))
         d = model.data(states[n], float(form.times[n]) + h, **cond)
         z = states[n + 1] + float(form.b[n, n]) * (d - data[n])
         yield (endpoint(n + 1, z, [*data[:n], d]) - x) / h
