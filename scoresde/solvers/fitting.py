@@ -31,6 +31,8 @@ from .teacher import Cond, distance, starts, teach
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
 MOVES = (0.4, 0.2, 0.1)
 LEAST_GAIN = 0.01
+# What a file says of a fitted solver beside its tensors.
+KEPT = ("improved", "error", "median", "baseline", "settings", "model")
 
 
 def _moved(times: Tensor, m: int, fraction: float, t_min: float) -> Tensor:
@@ -119,10 +121,7 @@ class FittedSolver(BoundSolver):
         return f"{name} with {self.nfe} calls, which the fit did not improve on: {fitted}"
 
     def packed(self) -> Packed:
-        meta = {
-            "kind": "fitted", "improved": self.improved, "error": self.error, "median": self.median, "baseline": self.baseline,
-            "settings": self.settings, "model": self.model, "nfe": self.nfe,
-        }  # fmt: skip
+        meta = {"kind": "fitted", "nfe": self.nfe} | {name: getattr(self, name) for name in KEPT}
         return {"times": self.form.times, "a": self.form.a, "b": self.form.b, "process": self.process}, meta
 
     @classmethod
@@ -130,10 +129,8 @@ class FittedSolver(BoundSolver):
         """The inverse of `packed`."""
         tensors, meta = packed
         form = Multistep(tensors["times"], tensors["a"], tensors["b"])
-        name, rms, median = meta["baseline"]
-        return cls(
-            form, tensors["process"], meta["improved"], meta["error"], meta["median"], (name, rms, median), meta["settings"], meta["model"]
-        )  # fmt: skip
+        values = {name: meta[name] for name in KEPT} | {"baseline": tuple(meta["baseline"])}
+        return cls(form, tensors["process"], **values)
 
 
 def fingerprint(model: Model) -> str:
