@@ -26,10 +26,10 @@ from targets import TARGETS, anisotropic, exact_flow
 
 import scoresde as ss
 from scoresde import solvers
-from scoresde.experiment import Experiment
-from scoresde.report import save_rows
-from scoresde.solvers.selection import candidates
-from scoresde.solvers.teacher import distance, teach
+from scoresde.cli.report import save_rows
+from scoresde.train.experiment import Experiment
+from scoresde.tuning.reference import distance, solve_reference
+from scoresde.tuning.selection import candidates
 
 NFE = (4, 5, 6, 8, 10, 12, 15)
 MORE = {
@@ -92,7 +92,7 @@ def measure(
     return results
 
 
-def picture(model: ss.Model, fitted: solvers.FittedSolver, z: torch.Tensor, exact: torch.Tensor, path: Path) -> None:
+def picture(model: ss.Model, fitted: ss.tuning.FittedSolver, z: torch.Tensor, exact: torch.Tensor, path: Path) -> None:
     """The same starts by a fine solve, by the fit and by what needs none, in as many calls."""
     rows = {"fine solve": exact, f"fitted, {fitted.nfe} calls": ss.sample(model, z.shape, fitted, z=z)}
     for name in (None, "unipc3", "dpm++2m", "ddim"):
@@ -125,9 +125,9 @@ def ladders(model: ss.Model, features: int, n: int) -> dict[str, dict]:
     return means
 
 
-def _ladder(ladder: solvers.Ladder, model: ss.Model, features: int, n: int) -> dict[str, dict]:
+def _ladder(ladder: ss.tuning.Cascade, model: ss.Model, features: int, n: int) -> dict[str, dict]:
     z = torch.randn(n, features, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    x = teach(model, z, steps=ladder.teacher_steps).x
+    x = solve_reference(model, z, steps=ladder.teacher_steps).x
     results: dict[str, dict] = {}
     errors = {}
     for rung in ladder.rungs:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import scoresde as ss
-from scoresde.experiment import Experiment
+from scoresde.train.experiment import Experiment
 
 T_END = 1e-5
 OURS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
@@ -122,8 +122,9 @@ def main() -> None:
 
 def fine(experiment: Experiment, run: Path, x: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
     """log p(x) in float64 at tolerance 1e-7, with the given probes."""
-    from scoresde.likelihood.density import solve
     from scoresde.likelihood.divergence import Hutchinson
+
+    from scoresde.likelihood.density import solve
     from scoresde.likelihood.flow import Tolerance, flows
 
     model = experiment.load_model(run, torch.device("cpu")).double().requires_grad_(False)

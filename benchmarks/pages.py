@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from scoresde.report import save_error_plot
+from scoresde.cli.report import save_error_plot
 
 DOCS = Path(__file__).parent.parent / "docs"
 NFE = ("5", "6", "8", "10", "15", "20")

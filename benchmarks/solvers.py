@@ -27,8 +27,8 @@ from torch import Tensor
 
 import scoresde as ss
 from scoresde import analytic, grids
-from scoresde.experiment import Experiment
 from scoresde.sampling import plan
+from scoresde.train.experiment import Experiment
 
 NFE = (5, 6, 8, 10, 15, 20)
 LAW_NFE = (10, 20, 50)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 import scoresde as ss
 from scoresde import networks
-from scoresde.training import Recipe, Trainer
+from scoresde.train.recipe import Recipe
+from scoresde.train.trainer import Trainer
 
 # diffusers imports torchvision where it is found, and fails where that was built for another torch. No model here needs it.
 sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]

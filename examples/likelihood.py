@@ -14,7 +14,8 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, networks
-from scoresde.training import Recipe, Trainer
+from scoresde.train.recipe import Recipe
+from scoresde.train.trainer import Trainer
 
 
 def show(name: str, out: ss.Likelihood, truth: torch.Tensor) -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 import torch
 
 import scoresde as ss
-from scoresde import data, networks, report
-from scoresde.training import Recipe, Trainer
+from scoresde import networks
+from scoresde.cli import report
+from scoresde.train import data
+from scoresde.train.recipe import Recipe
+from scoresde.train.trainer import Trainer
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
-from . import analytic, diagnostics, grids, losses, networks, solvers
-from .learned_variance import LearnedVariance
+from . import deprecation, diagnostics, grids, loops, losses, models, networks, sampling, solvers, tableau, tuning
 from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
-from .model import ScoreModel
-from .prediction import Model, Preconditioned
-from .sampling import sample
-from .sde import EDM, SDE, VESDE, VPSDE, CoefficientsSDE, RectifiedFlow, ScalesSDE, SubVPSDE, zero_terminal_snr
+from .models import LearnedVariance, Model, ScoreModel, analytic
+from .sampling import plan, sample
+from .sde import EDM, SDE, VESDE, VPSDE, CoefficientsSDE, Preconditioned, RectifiedFlow, ScalesSDE, SubVPSDE, zero_terminal_snr
 
 __version__ = "0.1.0"
+
+deprecation.install()
+__getattr__ = deprecation.moved_names(__name__)
 
 __all__ = [
     "EDM",
@@ -33,10 +34,16 @@ __all__ = [
     "encode",
     "grids",
     "log_likelihood",
+    "loops",
     "losses",
+    "models",
     "networks",
+    "plan",
     "prior_mismatch",
     "sample",
+    "sampling",
     "solvers",
+    "tableau",
+    "tuning",
     "zero_terminal_snr",
 ]

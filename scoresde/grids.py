@@ -18,7 +18,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .sde import SDE, VPSDE, VPChain, as_time
+from .sde.base import SDE, as_time
+from .sde.vp import VPSDE, VPChain
 
 
 class Grid(Protocol):

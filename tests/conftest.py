@@ -64,7 +64,7 @@ LOOPS = [name for name in solvers.names() if name not in TABLEAUX]
 
 def budget(name: str, steps: int) -> dict[str, int]:
     """`steps=` for a solver that takes a number of steps, nothing for one that chooses them."""
-    return {} if isinstance(solvers.get(name), solvers.AdaptiveLoop) else {"steps": steps}
+    return {} if isinstance(solvers.get(name), ss.loops.AdaptiveLoop) else {"steps": steps}
 
 
 def mixture() -> analytic.GaussianMixture:

@@ -20,9 +20,9 @@ GRIDS = ("trailing", "half_log_snr", "uniform")
 STEPS = 5
 
 
-def flattened(tableau: solvers.Tableau) -> np.ndarray:
+def flattened(tableau: ss.tableau.Tableau) -> np.ndarray:
     """Times and coefficients with their indices as one vector."""
-    numbers = [*tableau.times, *tableau.marks, *tableau.looks]
+    numbers = [*tableau.times, *tableau.grid_states, *tableau.step_evals]
     for row in tableau.rows:
         for part in row:
             numbers += [len(part), *(number for item in sorted(part.items()) for number in item)]

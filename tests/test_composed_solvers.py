@@ -7,7 +7,7 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, solvers
-from scoresde.random import BatchNoise
+from scoresde.numerics.random import BatchNoise
 
 from .conftest import SDES, TABLEAUX, generator, mixture, sdes
 
@@ -30,10 +30,10 @@ def test_every_predictor_can_be_corrected(name, sde):
     predictor, grid, corrections = solvers.get(name), grids.half_log_snr(sde, 6), 2
     alone = predictor.tableau(sde, grid)
     corrected = solvers.LangevinCorrected(predictor, corrections=corrections).tableau(sde, grid)
-    assert [corrected.times[m] for m in corrected.marks] == [alone.times[m] for m in alone.marks]
-    assert [corrected.times[m] for m in corrected.looks] == [alone.times[m] for m in alone.looks]
+    assert [corrected.times[m] for m in corrected.grid_states] == [alone.times[m] for m in alone.grid_states]
+    assert [corrected.times[m] for m in corrected.step_evals] == [alone.times[m] for m in alone.step_evals]
     # A prediction made before its state was corrected is made anew.
-    anew = sum(look < mark for look, mark in zip(alone.looks, alone.marks, strict=False))
+    anew = sum(look < mark for look, mark in zip(alone.step_evals, alone.grid_states, strict=False))
     assert corrected.nfe == alone.nfe + 5 * corrections + anew
     assert (anew > 0) == (name in SELF_CORRECTING)
     mean, std = corrected.moments(0.7, 0.3)
@@ -49,8 +49,8 @@ def test_tiny_corrections_leave_the_predictor(name):
     corrected = solvers.LangevinCorrected(predictor, step_size=1e-16, corrections=2).tableau(sde, grid)
     assert corrected.moments(0.7, 0.3) == pytest.approx(alone.moments(0.7, 0.3), rel=1e-9)
     model, z = mixture().model(sde), torch.randn(16, 2, dtype=torch.float64, generator=generator())
-    if not any(row.noise for row in alone.rows):
-        ours, theirs = (solvers.run(t, model, z, BatchNoise(generator(1))).x for t in (corrected, alone))
+    if not any(row.xi for row in alone.rows):
+        ours, theirs = (ss.tableau.run(t, model, z, BatchNoise(generator(1))).x for t in (corrected, alone))
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # sqrt(c) = 1e-8 of noise a step
 
 
@@ -80,15 +80,15 @@ def test_the_step_is_langevins_in_terms_of_the_score():
     row = tableau.rows[1]
     assert row.z[1] == pytest.approx(1, abs=1e-12)
     assert row.data[1] == pytest.approx(epsilon)
-    assert list(row.noise.values()) == pytest.approx([math.sqrt(2 * epsilon)])
-    assert tableau.marks == (0, 2, 4, 5)
+    assert list(row.xi.values()) == pytest.approx([math.sqrt(2 * epsilon)])
+    assert tableau.grid_states == (0, 2, 4, 5)
 
 
 def test_a_multistep_predictor_sees_the_corrected_history():
     """By hand: DPM++ 2M on (D, z) of corrected states, with the noise of the run."""
     model, grid = mixture().model(LINEAR), grids.half_log_snr(LINEAR, 5)
     c, z = 0.2, torch.randn(8, 2, dtype=torch.float64, generator=generator())
-    got = solvers.run(
+    got = ss.tableau.run(
         solvers.LangevinCorrected(solvers.DPMSolverPP(2), c).tableau(LINEAR, grid), model, z, BatchNoise(generator(1))
     ).x
     rows, noise, history = solvers.DPMSolverPP(2).tableau(LINEAR, grid).rows, BatchNoise(generator(1)), {}
@@ -162,7 +162,7 @@ def test_the_network_is_never_called_at_1(name, sde, steps):
     assert all(t < 1 for t in seen)
     assert run.nfe == len(seen)
     grid = grids.get(solver.default_grid)(sde, steps)
-    theirs = solvers.run(solvers.get(name).tableau(sde, grid), exact, run.path[0], Skip(generator()))
+    theirs = ss.tableau.run(solvers.get(name).tableau(sde, grid), exact, run.path[0], Skip(generator()))
     torch.testing.assert_close(run.x, theirs.x, rtol=1e-7, atol=1e-7)
 
 
@@ -195,13 +195,13 @@ def test_budgets_of_other_free_steps_are_used_up():
     for name in TABLEAUX:
         solver = solvers.FreeFirstStep(solvers.get(name))
         for nfe in (solver.calls_per_step + more for more in (0, 4, 9)):
-            planned = ss.sampling.plan(LINEAR, solver, nfe=nfe, grid="half_log_snr")
-            assert planned.nfe <= nfe < solver.tableau(LINEAR, grids.half_log_snr(LINEAR, len(planned.marks))).nfe
+            planned = ss.plan(LINEAR, solver, nfe=nfe, grid="half_log_snr")
+            assert planned.nfe <= nfe < solver.tableau(LINEAR, grids.half_log_snr(LINEAR, len(planned.grid_states))).nfe
 
 
 def test_a_chain_without_a_further_step_is_no_error():
     for solver, nfe, calls in (("heun", 40, 39), (solvers.FreeFirstStep(solvers.Ancestral()), 20, 19)):
-        assert ss.sampling.plan(SDES["chain20"], solver, nfe=nfe, grid="ddpm").nfe == calls
+        assert ss.plan(SDES["chain20"], solver, nfe=nfe, grid="ddpm").nfe == calls
 
 
 def test_the_progress_bar_counts_a_free_step(capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde import data
+from scoresde.train import data
 
 
 def write_idx(path, array, zipped):

@@ -10,8 +10,9 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, networks, solvers
-from scoresde.solvers import calibration, fitting, refinement, regression, selection
-from scoresde.solvers.teacher import distance, starts
+from scoresde.tuning import calibration, fitting, regression, selection
+from scoresde.tuning import gauss_newton as refinement
+from scoresde.tuning.reference import distance, starts
 
 from .conftest import SDES, generator, mixture
 
@@ -57,7 +58,7 @@ class Shifted(ss.Model):
 def test_every_deterministic_table_has_a_multistep_form(name, path):
     model = mixture().model(SDES[path])
     tableau = solvers.get(name).tableau(model.sde, grids.half_log_snr(model.sde, 7))
-    form = solvers.multistep(tableau)
+    form = ss.tableau.multistep(tableau)
     assert form.a.shape == (tableau.nfe,)
     z = model.sde.prior_std * torch.randn(16, 2, dtype=torch.float64, generator=generator())
     expected = selection.solve(model, tableau, z, {}, 16)
@@ -66,7 +67,7 @@ def test_every_deterministic_table_has_a_multistep_form(name, path):
 
 def test_a_method_with_noise_has_none():
     with pytest.raises(ValueError, match="draws noise"):
-        solvers.multistep(solvers.get("ancestral").tableau(SDES["ddpm"], grids.uniform(SDES["ddpm"], 4)))
+        ss.tableau.multistep(solvers.get("ancestral").tableau(SDES["ddpm"], grids.uniform(SDES["ddpm"], 4)))
 
 
 # --- the teacher -------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def test_a_method_with_noise_has_none():
 def test_a_teacher_knows_the_state_at_every_time(path):
     model = mixture().model(SDES[path])
     z = model.sde.prior_std * torch.randn(8, 2, dtype=torch.float64, generator=generator())
-    teacher = solvers.teach(model, z, steps=128)
+    teacher = ss.tuning.solve_reference(model, z, steps=128)
     assert torch.equal(teacher(0.0), teacher.x)
     assert torch.equal(teacher(float(teacher.times[5])), teacher.states[5])
     for t in (0.9173, 0.5218, 0.1234):
@@ -90,10 +91,10 @@ def test_a_teacher_knows_the_state_at_every_time(path):
 def test_a_teacher_doubles_its_steps_until_they_agree():
     model = mixture().model(SDES["ddpm"])
     z = starts(model, (2,), 24, 0)
-    rough, fine = (solvers.teach(model, z, tolerance=tolerance) for tolerance in (1e-2, 1e-5))
+    rough, fine = (ss.tuning.solve_reference(model, z, tolerance=tolerance) for tolerance in (1e-2, 1e-5))
     assert rough.steps < fine.steps
     assert rough.discrepancy < 1e-2
-    half = solvers.teach(model, z, steps=fine.steps // 2)
+    half = ss.tuning.solve_reference(model, z, steps=fine.steps // 2)
     assert fine.discrepancy == pytest.approx(float(distance(fine.x[:16], half.x[:16]).square().mean().sqrt()), rel=1e-6)
 
 
@@ -132,7 +133,7 @@ def test_a_grid_without_room_is_left_out():
 def test_the_correction_is_ridge_regression():
     """Against the least-squares solver of LAPACK on the stacked problem, with weights, in three parts."""
     model = mixture().model(SDES["ddpm"])
-    teacher = solvers.teach(model, torch.randn(30, 2, dtype=torch.float64, generator=generator()), steps=32)
+    teacher = ss.tuning.solve_reference(model, torch.randn(30, 2, dtype=torch.float64, generator=generator()), steps=32)
     problem = regression.Problem(model, teacher, {}, 20, 8, None)
     z, d0, d1, gap = torch.randn(4, 30, 2, dtype=torch.float64, generator=generator(1))
     weights, ridge = torch.rand(20, dtype=torch.float64, generator=generator(2)), 0.1
@@ -166,7 +167,7 @@ def test_a_fit_beats_the_best_training_free_solver_on_fresh_starts(make, nfe):
     assert fitted.improved
     assert fitted.nfe == nfe
     z = starts(model, (2,), 256, FRESH)
-    x = solvers.teach(model, z, steps=256, t_end=1e-5).x
+    x = ss.tuning.solve_reference(model, z, steps=256, t_end=1e-5).x
     rms, median = errors(model, fitted, z, x)
     others = [
         selection.summary(distance(ss.sample(model, z.shape, solver, grid=grid, z=z), x))
@@ -205,8 +206,8 @@ def test_a_fit_to_a_network_on_images():
 def test_a_feature_map_is_what_the_regression_compares():
     """With a map to one coordinate the other is not fitted to; a map to 0 leaves theory."""
     model = mixture().model(SDES["ddpm"])
-    teacher = solvers.teach(model, starts(model, (2,), 64, 0), steps=64)
-    theory = solvers.multistep(solvers.get("ipndm2").tableau(model.sde, grids.trailing(model.sde, 4)))
+    teacher = ss.tuning.solve_reference(model, starts(model, (2,), 64, 0), steps=64)
+    theory = ss.tableau.multistep(solvers.get("ipndm2").tableau(model.sde, grids.trailing(model.sde, 4)))
     ones = torch.ones(64, dtype=torch.float64)
 
     def fitted(feature_map):
@@ -235,9 +236,9 @@ def test_without_a_gain_the_best_training_free_solver_is_what_is_left(monkeypatc
 def problem_and_fit(make, nfe: int, count: int = 64) -> tuple[regression.Problem, regression.Fit]:
     """A fit in closed form; half of its starts are held out."""
     model = make().model(SDES["ddpm"])
-    teacher = solvers.teach(model, starts(model, (2,), count, 0).double(), steps=64)
+    teacher = ss.tuning.solve_reference(model, starts(model, (2,), count, 0).double(), steps=64)
     problem = regression.Problem(model, teacher, {}, count // 2, 20, None)
-    form = solvers.multistep(solvers.get("ipndm2").tableau(model.sde, grids.trailing(model.sde, nfe, power=2.0)))
+    form = ss.tableau.multistep(solvers.get("ipndm2").tableau(model.sde, grids.trailing(model.sde, nfe, power=2.0)))
     return problem, regression.regress(problem, form, torch.ones(count // 2, dtype=torch.float64), 1e-5)
 
 
@@ -317,7 +318,7 @@ def test_moved_times_stay_between_their_neighbours():
     assert fitting._moved(times, 1, 0.4, 0.01).tolist() == pytest.approx([1, 0.7, 0.1, 0])
     assert fitting._moved(times, 1, -0.4, 0.01).tolist() == pytest.approx([1, 0.34, 0.1, 0])
     assert fitting._moved(times, 2, -0.4, 0.09).tolist() == pytest.approx([1, 0.5, 0.09, 0])
-    form = solvers.Multistep(times, torch.zeros(3).double(), torch.zeros(3, 3).double())
+    form = ss.tableau.Multistep(times, torch.zeros(3).double(), torch.zeros(3, 3).double())
     step = torch.arange(1.0, 12.0, dtype=torch.float64)
     moved = refinement._moved(form, step, 0.01)
     assert moved.a.tolist() == [1, 3, 6]
@@ -330,7 +331,7 @@ def test_moved_times_stay_between_their_neighbours():
 
 
 @pytest.fixture(scope="module")
-def fitted() -> solvers.FittedSolver:
+def fitted() -> ss.tuning.FittedSolver:
     model = mixture().model(SDES["ddpm"])
     return solvers.fit(model, 4, shape=(2,), trajectories=16, teacher_steps=32, progress=False)
 
@@ -455,14 +456,14 @@ def test_the_power_law_is_found():
 
 
 @pytest.fixture(scope="module")
-def ladder() -> solvers.Ladder:
+def ladder() -> ss.tuning.Cascade:
     return solvers.calibrate(mixture().model(SDES["ddpm"]), (2,), (4, 8, 16), noises=256, teacher_steps=128)
 
 
 def test_bounds_hold_for_fresh_starts(ladder):
     model = mixture().model(SDES["ddpm"])
     z = starts(model, (2,), 1000, FRESH)
-    x = solvers.teach(model, z, steps=128).x
+    x = ss.tuning.solve_reference(model, z, steps=128).x
     assert [rung.nfe for rung in ladder.rungs] == [4, 8, 16]
     for rung in ladder.rungs:
         data = []
@@ -499,11 +500,11 @@ def test_a_tolerance_is_met_with_as_few_calls_as_it_needs(ladder):
 
 def test_the_ladder_starts_where_it_costs_least():
     def rung(nfe, bounds):
-        return solvers.Rung(None, nfe, None, None, 1.0, 0.0, 0.0, torch.tensor(bounds))
+        return ss.tuning.Level(None, nfe, None, None, 1.0, 0.0, 0.0, torch.tensor(bounds))
 
     def start(*bounds):
         rungs = tuple(rung(nfe, b) for nfe, b in zip((5, 10, 20), bounds, strict=True))
-        return solvers.Ladder(rungs, 0.95, 64, 0.0).cheapest(1.0)
+        return ss.tuning.Cascade(rungs, 0.95, 64, 0.0).cheapest(1.0)
 
     assert start([0.5] * 4, [0.1] * 4, [0.1] * 4) == 0
     assert start([2.0] * 4, [0.5] * 4, [0.1] * 4) == 1

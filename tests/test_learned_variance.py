@@ -67,7 +67,7 @@ def test_a_constant_v_is_a_fixed_variance(sde, grid, v, variance):
     """v = -1 is the posterior's, 1 is beta, between them f = (v + 1)/2; with the same noise, in one call a step."""
     model = learned(sde, v, "data")
     options = {"steps": 8, "grid": grid, "seeds": range(6), "dtype": torch.float64, "trajectory": True}
-    ours = ss.sample(model, (6, 2), solvers.LearnedAncestral(), **options)
+    ours = ss.sample(model, (6, 2), ss.loops.LearnedAncestral(), **options)
     assert len(model.network.calls) == ours.nfe == 8
     theirs = ss.sample(model, (6, 2), solvers.Ancestral(variance), **options)
     torch.testing.assert_close(ours.path, theirs.path, rtol=1e-12, atol=1e-12)
@@ -79,7 +79,7 @@ def test_the_variance_is_that_of_each_entry():
     model = learned(sde, lambda z: v.expand_as(z), "data")
     grid = torch.tensor([0.5, 0.3], dtype=torch.float64)
     z = torch.tensor([[0.4, -0.2]], dtype=torch.float64).expand(n, 2)
-    x = ss.sample(model, (n, 2), solvers.LearnedAncestral(), grid=grid, z=z, generator=generator())
+    x = ss.sample(model, (n, 2), ss.loops.LearnedAncestral(), grid=grid, z=z, generator=generator())
     (s, t), (alpha_s, alpha_t) = (sde.sigma(grid) ** 2).tolist(), sde.alpha(grid).tolist()
     beta = s - (alpha_s / alpha_t) ** 2 * t
     std = (beta ** ((v + 1) / 2) * (beta * t / s) ** ((1 - v) / 2)).sqrt()
@@ -93,7 +93,7 @@ def test_samples_do_not_depend_on_their_batch_and_hooks_see_the_path():
     out = ss.sample(
         model,
         (4, 2),
-        solvers.LearnedAncestral(),
+        ss.loops.LearnedAncestral(),
         seeds=range(4),
         shift="kept",
         trajectory=True,
@@ -101,7 +101,7 @@ def test_samples_do_not_depend_on_their_batch_and_hooks_see_the_path():
         **options,
     )
     for i in range(4):
-        alone = ss.sample(model, (1, 2), solvers.LearnedAncestral(), seeds=[i], **options)
+        alone = ss.sample(model, (1, 2), ss.loops.LearnedAncestral(), seeds=[i], **options)
         torch.testing.assert_close(alone[0], out.x[i], rtol=1e-12, atol=1e-12)
     assert [n for n, *_ in seen] == list(range(6))
     for n, t, z, data in seen:
@@ -110,7 +110,7 @@ def test_samples_do_not_depend_on_their_batch_and_hooks_see_the_path():
         torch.testing.assert_close(data, model.data(z, t))
     assert model.network.calls[0][1] == "kept"
     assert torch.equal(out.path[-1], out.x)
-    assert ss.sample(model, (1, 2), solvers.LearnedAncestral(), nfe=9, trajectory=True).nfe == 9
+    assert ss.sample(model, (1, 2), ss.loops.LearnedAncestral(), nfe=9, trajectory=True).nfe == 9
 
 
 def test_images_and_precision():
@@ -122,9 +122,9 @@ def test_images_and_precision():
         def forward(self, z, t):
             return torch.tanh(self.convolution(z))
 
-    with ss.random.global_seed(0):
+    with ss.numerics.random.global_seed(0):
         model = ss.LearnedVariance(Network(), DDPM)
-    x = ss.sample(model, (2, 3, 4, 4), solvers.LearnedAncestral(), steps=3, seeds=range(2))
+    x = ss.sample(model, (2, 3, 4, 4), ss.loops.LearnedAncestral(), steps=3, seeds=range(2))
     assert x.shape == (2, 3, 4, 4)
     assert x.dtype == torch.float32
     assert bool(x.isfinite().all())
@@ -132,22 +132,22 @@ def test_images_and_precision():
 
 def test_what_has_no_learned_variance_is_refused_by_name():
     with pytest.raises(ValueError, match="needs a LearnedVariance model, got MixtureModel"):
-        ss.sample(mixture().model(DDPM), (2, 2), solvers.LearnedAncestral(), steps=2)
+        ss.sample(mixture().model(DDPM), (2, 2), ss.loops.LearnedAncestral(), steps=2)
     with pytest.raises(ValueError, match=r"states of shape \(B, C, \*rest\), got \(3,\)"):
-        ss.sample(learned(DDPM), (3,), solvers.LearnedAncestral(), steps=2)
+        ss.sample(learned(DDPM), (3,), ss.loops.LearnedAncestral(), steps=2)
     plain = ss.LearnedVariance(torch.nn.Identity(), DDPM)
     plain.network.forward = lambda z, t: z
     with pytest.raises(
         ValueError, match=r"shape \(2, 3\) for a state of shape \(2, 3\); with a learned variance it must be \(2, 6\)"
     ):
         plain.data(torch.zeros(2, 3), 0.5)
-    assert not any(isinstance(solvers.get(name), solvers.LearnedAncestral) for name in solvers.names())
+    assert not any(isinstance(solvers.get(name), ss.loops.LearnedAncestral) for name in solvers.names())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_zero_terminal_signal_and_short_chains(steps):
     for sde in (SDES["zero terminal"], ss.VPSDE.from_betas(linear_betas(20))):
-        x = ss.sample(learned(sde, torch.sin, "velocity"), (50, 2), solvers.LearnedAncestral(), steps=steps, generator=generator())
+        x = ss.sample(learned(sde, torch.sin, "velocity"), (50, 2), ss.loops.LearnedAncestral(), steps=steps, generator=generator())
         assert float(x.abs().max()) < 5
 
 

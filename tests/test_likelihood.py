@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoresde as ss
 from scoresde import analytic, networks
-from scoresde.likelihood.divergence import Exact, Hutchinson, HutchPlusPlus, Linearisation
 from scoresde.likelihood.flow import ProbabilityFlow
+from scoresde.numerics.jacobian import Exact, Hutchinson, HutchPlusPlus, Linearisation
 
 from .conftest import SDES, generator, mixture, sdes
 
@@ -410,7 +410,7 @@ def test_a_round_trip_through_a_network_returns_the_images(dtype):
 def test_decode_agrees_with_the_adaptive_sampler():
     model = mixture().model(LINEAR)
     z = torch.randn(16, 2, generator=generator(), dtype=torch.float64)
-    sampled = ss.sample(model, z.shape, ss.solvers.AdaptiveODE(1e-8, 1e-8, t_end=0.01), z=z)
+    sampled = ss.sample(model, z.shape, ss.loops.AdaptiveODE(1e-8, 1e-8, t_end=0.01), z=z)
     x = ss.decode(model, z, t_end=0.01, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(float(LINEAR.alpha(0.01)) * x, sampled, rtol=0, atol=1e-6)
 
@@ -527,7 +527,7 @@ def test_wrong_arguments_are_refused_by_name():
     for call in (ss.encode, ss.decode, ss.log_likelihood):
         with pytest.raises(TypeError, match=r"torch\.int64.*dequantise"):
             call(model, torch.zeros(2, 2, dtype=torch.int64))
-        with pytest.raises(ss.solvers.StepLimitError, match="steps="):
+        with pytest.raises(ss.loops.StepLimitError, match="steps="):
             call(model, x + 1, steps=2)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
         ss.log_likelihood(model, x)

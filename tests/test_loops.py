@@ -8,10 +8,10 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, solvers
-from scoresde.random import BatchNoise
-from scoresde.solvers import adaptive_ode
-from scoresde.solvers.adaptive_sde import BrownianMemory
-from scoresde.solvers.langevin import langevin_step
+from scoresde.loops.adaptive_sde import BrownianMemory
+from scoresde.loops.predictor_corrector import langevin_step
+from scoresde.numerics import dormand_prince as adaptive_ode
+from scoresde.numerics.random import BatchNoise
 
 from .conftest import LOOPS, SDES, budget, generator, mixture
 
@@ -114,20 +114,20 @@ def test_arguments_that_mean_nothing_are_refused_by_name():
         for option in ({"nfe": 100}, {"grid": "karras"}):
             with pytest.raises(ValueError, match=f"{next(iter(option))}= means nothing"):
                 ss.sample(model, (2, 2), name, **option)
-        with pytest.raises(solvers.StepLimitError, match=r"tried 3 steps and reached t=0\.\d+: allow more with steps="):
+        with pytest.raises(ss.loops.StepLimitError, match=r"tried 3 steps and reached t=0\.\d+: allow more with steps="):
             ss.sample(model, (2, 2), name, steps=3, generator=generator())
     with pytest.raises(ValueError, match="nfe= means nothing to TorchSDE"):
         ss.sample(model, (2, 2), "torchsde-euler", nfe=10)
     with pytest.raises(ValueError, match="is no tableau"):
-        ss.sampling.plan(LINEAR, "pc", steps=3)
+        ss.plan(LINEAR, "pc", steps=3)
     for make in (
-        lambda: solvers.AdaptiveODE(rtol=0),
-        lambda: solvers.AdaptiveODE(t_end=1.0),
-        lambda: solvers.GottaGoFast(atol=0),
-        lambda: solvers.GottaGoFast(t_end=-0.1),
-        lambda: solvers.PredictorCorrector(snr=0),
+        lambda: ss.loops.AdaptiveODE(rtol=0),
+        lambda: ss.loops.AdaptiveODE(t_end=1.0),
+        lambda: ss.loops.GottaGoFast(atol=0),
+        lambda: ss.loops.GottaGoFast(t_end=-0.1),
+        lambda: ss.loops.PredictorCorrector(snr=0),
         lambda: solvers.AnnealedLangevin(step_size=4),
-        lambda: solvers.TorchSDE("rk4"),
+        lambda: ss.loops.TorchSDE("rk4"),
     ):
         with pytest.raises(ValueError, match=r"rtol|t_end|atol|snr|step_size|method"):
             make()
@@ -155,7 +155,7 @@ def test_adaptive_ode_follows_the_gaussian_flow_map(sde):
     before, after = ((sde.alpha(t) ** 2 * std**2 + sde.sigma(t) ** 2).sqrt() for t in (1.0, end))
     exact = sde.alpha(end) * mean + after / before * (z - sde.alpha(1.0) * mean)
     for tol in (1e-4, 1e-6, 1e-8):
-        x = ss.sample(model, z.shape, solvers.AdaptiveODE(tol, tol, t_end=end), z=z)
+        x = ss.sample(model, z.shape, ss.loops.AdaptiveODE(tol, tol, t_end=end), z=z)
         assert float(((x - exact) / after).square().mean().sqrt()) <= 5 * tol
 
 
@@ -163,10 +163,10 @@ def test_adaptive_ode_follows_the_gaussian_flow_map(sde):
 def test_adaptive_ode_error_is_proportional_to_its_tolerance(sde):
     model = mixture().model(sde)
     z = sde.prior_std * torch.randn(64, 2, dtype=torch.float64, generator=generator())
-    exact = ss.sample(model, z.shape, solvers.AdaptiveODE(1e-12, 1e-12), z=z)
+    exact = ss.sample(model, z.shape, ss.loops.AdaptiveODE(1e-12, 1e-12), z=z)
     errors = []
     for tol in (1e-4, 1e-6, 1e-8):
-        x = ss.sample(model, z.shape, solvers.AdaptiveODE(tol, tol), z=z)
+        x = ss.sample(model, z.shape, ss.loops.AdaptiveODE(tol, tol), z=z)
         errors.append(float((x - exact).square().mean().sqrt()))
         assert errors[-1] <= 10 * tol
     assert errors == sorted(errors, reverse=True)
@@ -175,7 +175,7 @@ def test_adaptive_ode_error_is_proportional_to_its_tolerance(sde):
 def test_adaptive_ode_agrees_with_many_steps_of_order_3():
     model, z = mixture().model(LINEAR), torch.randn(64, 2, dtype=torch.float64, generator=generator())
     fine = ss.sample(model, z.shape, "dpm++3m", steps=3000, z=z)
-    adaptive = ss.sample(model, z.shape, solvers.AdaptiveODE(1e-9, 1e-9), z=z)
+    adaptive = ss.sample(model, z.shape, ss.loops.AdaptiveODE(1e-9, 1e-9), z=z)
     assert float((fine - adaptive).abs().max()) <= 1e-5
 
 
@@ -240,7 +240,7 @@ def test_finished_samples_are_not_evaluated():
 def test_gradients_flow_through_the_adaptive_ode():
     """dz_0/dz_1 of the Gaussian flow map is the ratio of the standard deviations."""
     z = torch.tensor([[0.4]], dtype=torch.float64, requires_grad=True)
-    x = ss.sample(gaussian().model(LINEAR), (1, 1), solvers.AdaptiveODE(1e-8, 1e-8, t_end=0.02), z=z, grad=True)
+    x = ss.sample(gaussian().model(LINEAR), (1, 1), ss.loops.AdaptiveODE(1e-8, 1e-8, t_end=0.02), z=z, grad=True)
     (slope,) = torch.autograd.grad(x.sum(), z)
     std = [float((LINEAR.alpha(t) ** 2 * 0.09 + LINEAR.sigma(t) ** 2).sqrt()) for t in (0.02, 1.0)]
     assert float(slope) == pytest.approx(std[0] / std[1], rel=1e-6)
@@ -251,7 +251,7 @@ def test_gradients_flow_through_the_adaptive_ode():
 
 @processes
 def test_gotta_go_fast_has_the_law_of_gaussian_data(sde):
-    x = ss.sample(gaussian().model(sde), (3000, 1), solvers.GottaGoFast(0.02, 0.004), generator=generator(), dtype=torch.float64)
+    x = ss.sample(gaussian().model(sde), (3000, 1), ss.loops.GottaGoFast(0.02, 0.004), generator=generator(), dtype=torch.float64)
     # The discretisation error at these tolerances, and sigma(t_min) of the last step, are below 1 %; no sample is far out.
     assert_law(x, 0.7, 0.3, bias=0.01)
     assert float((x - 0.7).abs().max()) < 6 * 0.3
@@ -327,14 +327,14 @@ def test_a_corrector_in_one_dimension_stays_finite():
 def test_predictors_and_budgets():
     model = mixture().model(LINEAR)
     for predictor in (solvers.Ancestral(), solvers.ProbabilityFlow("heun")):
-        pc = solvers.PredictorCorrector(predictor, corrections=0)
+        pc = ss.loops.PredictorCorrector(predictor, corrections=0)
         a, b = (ss.sample(model, (4, 2), s, grid=grids.karras(LINEAR, 7), seeds=range(4)) for s in (pc, predictor))
         assert torch.equal(a, b)
     for nfe in (4, 9, 10, 11):
-        out = ss.sample(model, (2, 2), solvers.PredictorCorrector(corrections=2), nfe=nfe, trajectory=True)
+        out = ss.sample(model, (2, 2), ss.loops.PredictorCorrector(corrections=2), nfe=nfe, trajectory=True)
         assert nfe - 3 < out.nfe <= nfe
     with pytest.raises(ValueError, match="one-step solver"):
-        ss.sample(model, (4, 2), solvers.PredictorCorrector(solvers.DPMSolverPP(2)), steps=7)
+        ss.sample(model, (4, 2), ss.loops.PredictorCorrector(solvers.DPMSolverPP(2)), steps=7)
 
 
 def test_reverse_diffusion_is_the_published_step_on_the_chain():
@@ -345,7 +345,7 @@ def test_reverse_diffusion_is_the_published_step_on_the_chain():
         beta = float(sde.betas[999 - k])
         assert row.z[k] == pytest.approx(2 - math.sqrt(1 - beta), rel=1e-10)
         assert row.data[k] == pytest.approx(beta, rel=1e-8)
-        assert row.noise[k] == pytest.approx(math.sqrt(beta), rel=1e-8)
+        assert row.xi[k] == pytest.approx(math.sqrt(beta), rel=1e-8)
 
 
 @processes
@@ -390,7 +390,9 @@ def test_torchsde_takes_as_many_steps_as_asked_for(steps):
 @pytest.mark.parametrize("method", ["euler", "milstein", "srk", "euler_heun", "heun", "log_ode", "midpoint", "reversible_heun"])
 def test_every_method_of_torchsde_has_the_law_of_gaussian_data(method):
     n = 4000
-    x = ss.sample(gaussian().model(LINEAR), (n, 1), solvers.TorchSDE(method), steps=100, generator=generator(), dtype=torch.float64)
+    x = ss.sample(
+        gaussian().model(LINEAR), (n, 1), ss.loops.TorchSDE(method), steps=100, generator=generator(), dtype=torch.float64
+    )
     # Euler at 100 steps is off by 5 % in the standard deviation (its exact moments).
     exact = solvers.EulerMaruyama().tableau(LINEAR, grids.half_log_snr(LINEAR, 100)).moments(0.7, 0.3)
     assert_law(x, 0.7, 0.3, bias=1.2 * abs(exact[1] - 0.3) / 0.3)
@@ -398,7 +400,7 @@ def test_every_method_of_torchsde_has_the_law_of_gaussian_data(method):
 
 @pytest.mark.parametrize("method", ["euler", "srk", "midpoint"])
 def test_adaptive_torchsde(method):
-    solver = solvers.TorchSDE(method, adaptive=True, rtol=1e-2, atol=1e-2, dt_min=1e-4)
+    solver = ss.loops.TorchSDE(method, adaptive=True, rtol=1e-2, atol=1e-2, dt_min=1e-4)
     model = gaussian().model(LINEAR)
     batch = ss.sample(model, (3, 1), solver, steps=5, seeds=range(3), dtype=torch.float64, trajectory=True)
     assert batch.calls.shape == (3,)

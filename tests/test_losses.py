@@ -7,7 +7,7 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, losses, networks
-from scoresde.prediction import PREDICTIONS
+from scoresde.sde.prediction import PREDICTIONS
 
 from .conftest import SDES, finite_sdes, generator, mixture, sdes, zero_terminal
 

@@ -7,22 +7,23 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import grids, prediction, solvers
-from scoresde.random import BatchNoise
+from scoresde import grids, solvers
+from scoresde.numerics.random import BatchNoise
+from scoresde.sde import prediction
 
 from .conftest import NO_SIGNAL_AT_1, SDES, TABLEAUX, generator, mixture
 
 # What is slow by default, with settings that make it quick: they do not matter here.
 CHEAP = {
-    "adaptive": solvers.AdaptiveODE(0.1, 0.1),
-    "gotta-go-fast": solvers.GottaGoFast(0.5, 0.2),
+    "adaptive": ss.loops.AdaptiveODE(0.1, 0.1),
+    "gotta-go-fast": ss.loops.GottaGoFast(0.5, 0.2),
     "annealed-langevin": solvers.AnnealedLangevin(corrections=3),
 }
 SOLVERS = {name: CHEAP.get(name, solvers.get(name)) for name in solvers.names()}
 DETERMINISTIC = [
     name
     for name in TABLEAUX
-    if not any(row.noise for row in solvers.get(name).tableau(SDES["linear"], grids.karras(SDES["linear"], 8)).rows)
+    if not any(row.xi for row in solvers.get(name).tableau(SDES["linear"], grids.karras(SDES["linear"], 8)).rows)
 ]
 # Processes of one's own: without a closed form, lambda is inverted by bisection, at every stage of single-step and adaptive solvers.
 BY_BISECTION = ("scales", "coefficients")
@@ -56,9 +57,9 @@ def is_refused(process, quantity):
 def runner(sde, solver, z, steps):
     """A function of a model that runs the solver from `z`; tables are made once for all models."""
     if isinstance(solver, solvers.Solver):
-        tableau = ss.sampling.plan(sde, solver, steps=steps)
-        return lambda model: solvers.run(tableau, model, z, BatchNoise(generator(1))).x
-    options = {} if isinstance(solver, solvers.AdaptiveLoop) else {"steps": steps}
+        tableau = ss.plan(sde, solver, steps=steps)
+        return lambda model: ss.tableau.run(tableau, model, z, BatchNoise(generator(1))).x
+    options = {} if isinstance(solver, ss.loops.AdaptiveLoop) else {"steps": steps}
     return lambda model: ss.sample(model, z.shape, solver, z=z, generator=generator(1), **options)
 
 
@@ -68,9 +69,9 @@ def test_every_prediction_gives_what_the_exact_model_gives(process, name):
     """1, 2 and 5 steps with each of the four predictions: finite, and equal to the result of the exact model; or the named refusal."""
     sde, solver = SDES[process], SOLVERS[name]
     if name == "adaptive" and process in BY_BISECTION:
-        solver = solvers.AdaptiveODE(0.1, 0.1, t_end=0.9)
+        solver = ss.loops.AdaptiveODE(0.1, 0.1, t_end=0.9)
     exact, z = mixture().model(sde), start(sde)
-    for steps in (7,) if isinstance(solver, solvers.AdaptiveLoop) else (1, 2, 5):
+    for steps in (7,) if isinstance(solver, ss.loops.AdaptiveLoop) else (1, 2, 5):
         run = runner(sde, solver, z, steps)
         expected = run(exact)
         assert bool(expected.isfinite().all())
@@ -105,7 +106,7 @@ def steps_of_the_chain(name, sde):
     return indices
 
 
-@pytest.mark.parametrize("name", [name for name in SOLVERS if not isinstance(SOLVERS[name], solvers.AdaptiveLoop)])
+@pytest.mark.parametrize("name", [name for name in SOLVERS if not isinstance(SOLVERS[name], ss.loops.AdaptiveLoop)])
 def test_as_many_steps_as_the_chain_has_are_its_own(name):
     """The network sees every index of the chain; solvers with one call a step see nothing else."""
     sde = SDES["chain20"]

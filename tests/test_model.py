@@ -9,7 +9,7 @@ from torch import nn
 import scoresde as ss
 from scoresde import networks
 from scoresde.networks.embedding import TIME_SCALES
-from scoresde.prediction import PREDICTIONS, direction
+from scoresde.sde.prediction import PREDICTIONS, direction
 
 from .conftest import SDES, generator, linear_betas, mixture, sdes, zero_terminal
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import analytic, grids, prediction, solvers
-from scoresde.random import BatchNoise, SeededNoise
-from scoresde.sde import VPChain
-from scoresde.solvers.langevin import langevin_step
+from scoresde import analytic, grids, solvers
+from scoresde.loops.predictor_corrector import langevin_step
+from scoresde.numerics.random import BatchNoise, SeededNoise
+from scoresde.sde import VPChain, prediction
 
 from .conftest import SDES, TABLEAUX, budget, generator, linear_betas, mixture, sdes, zero_terminal
 
 LINEAR, CHAIN = SDES["linear"], SDES["ddpm"]
-ON_GRIDS = [name for name in solvers.names() if not isinstance(solvers.get(name), solvers.AdaptiveLoop)]
+ON_GRIDS = [name for name in solvers.names() if not isinstance(solvers.get(name), ss.loops.AdaptiveLoop)]
 STIRRED = ["edm", "restart", "annealed-langevin"]
-ADAPTIVE = [solvers.AdaptiveODE, solvers.GottaGoFast]
+ADAPTIVE = [ss.loops.AdaptiveODE, ss.loops.GottaGoFast]
 
 
 def irregular(steps, seed=0):
@@ -70,7 +70,7 @@ def test_bug_03_the_steps_of_euler_sum_to_the_span_of_the_grid(name):
     for steps, spacing in itertools.product((2, 10, 50, 1000), ("uniform", "karras")):
         grid = grids.get(spacing)(sde, steps)
         tableau = solvers.EulerMaruyama().tableau(sde, grid)
-        noisy = [(t, next(iter(row.noise.values()))) for t, row in zip(tableau.times, tableau.rows, strict=False) if row.noise]
+        noisy = [(t, next(iter(row.xi.values()))) for t, row in zip(tableau.times, tableau.rows, strict=False) if row.xi]
         assert len(noisy) == steps - 1
         assert sum((c / float(sde.diffusion(t))) ** 2 for t, c in noisy) == pytest.approx(1 - sde.t_min, rel=1e-12)
 
@@ -95,7 +95,7 @@ def test_bug_05_a_brownian_path_is_asked_within_its_bounds(name):
         assert (float(out.times[0]), float(out.times[-1])) == (1.0, 0.0)
         assert bool(out.x.isfinite().all())
     # A tree over the whole path, for adaptive steps.
-    solver = solvers.TorchSDE("euler", adaptive=True, rtol=0.1, atol=0.1, dt_min=1e-3)
+    solver = ss.loops.TorchSDE("euler", adaptive=True, rtol=0.1, atol=0.1, dt_min=1e-3)
     assert bool(ss.sample(mixture().model(LINEAR), (2, 2), solver, steps=7, generator=generator()).isfinite().all())
 
 
@@ -107,7 +107,7 @@ def test_bug_06_an_adaptive_loop_ends_at_its_end(kind):
     for start, end in ((1.0, 0.1), (0.7, 0.1 + 0.2), (1.0, 1 / 3), (0.9, 0.0)):
         out = ss.sample(model, z.shape, kind(t_end=end), z=z, t_start=start, generator=generator(1), trajectory=True)
         assert torch.equal(out.times[-1], torch.full((3,), end, dtype=torch.float64))
-    with pytest.raises(solvers.StepLimitError, match="allow more with steps="):
+    with pytest.raises(ss.loops.StepLimitError, match="allow more with steps="):
         ss.sample(model, z.shape, kind(), z=z, steps=2, generator=generator(1))
 
 
@@ -163,7 +163,7 @@ def test_bug_09_an_adaptive_solver_never_waits_for_other_ranks(kind, monkeypatch
         counts.append(wrapper.calls)
     assert len(set(counts)) > 1
     # So the class says it.
-    assert "DistributedDataParallel" in inspect.getdoc(solvers.AdaptiveLoop)
+    assert "DistributedDataParallel" in inspect.getdoc(ss.loops.AdaptiveLoop)
 
 
 @sdes
@@ -230,7 +230,7 @@ def test_bug_13_a_skipping_step_has_the_beta_of_its_own_length():
         respaced = 1 - now / before
         for variance, expected in (("beta", respaced), ("posterior", respaced * (1 - before) / (1 - now))):
             rows = solvers.Ancestral(variance).tableau(CHAIN, grid).rows[:-1]
-            got = torch.tensor([row.noise[k] for k, row in enumerate(rows)], dtype=torch.float64) ** 2
+            got = torch.tensor([row.xi[k] for k, row in enumerate(rows)], dtype=torch.float64) ** 2
             torch.testing.assert_close(got, expected, rtol=1e-9, atol=0)
         z = torch.zeros(1, 1, dtype=torch.float64)
         _, std = CHAIN.posterior(z, z, float(grid[1]), float(grid[0]))
@@ -242,7 +242,7 @@ def test_bug_14_every_kind_of_variance_is_a_variance(sde):
     """A log-variance was taken for a variance (diffusers#2090, #14569): interpolating logarithms is a geometric mean of standard deviations."""
     grid, power = grids.half_log_snr(sde, 9), solvers.NoisePower((-4.0, 4.0), (0.99, 0.2))
     kinds = ("beta", "posterior", 0.0, 0.3, 1.0, power)
-    stds = {v: [row.noise[k] for k, row in enumerate(solvers.Ancestral(v).tableau(sde, grid).rows[:-1])] for v in kinds}
+    stds = {v: [row.xi[k] for k, row in enumerate(solvers.Ancestral(v).tableau(sde, grid).rows[:-1])] for v in kinds}
     for values in stds.values():
         assert len(values) == 8
         assert all(math.isfinite(c) and c > 0 for c in values)
@@ -265,7 +265,7 @@ def test_bug_15_ddim_joins_the_right_times_with_a_real_root(sde):
     sigma = sde.sigma(grid).tolist()
     for eta in (0.0, 0.5, 1.0):
         for k, row in enumerate(solvers.DDIM(eta).tableau(sde, grid).rows[:-1]):
-            c, root = row.noise.get(k, 0.0), row.z.get(k, 0.0) * sigma[k]
+            c, root = row.xi.get(k, 0.0), row.z.get(k, 0.0) * sigma[k]
             assert c == pytest.approx(eta * ancestral[k].noise[k], rel=1e-9)
             # sqrt(sigma_t^2 - c^2) multiplies the noise: real, and not clamped.
             assert c <= sigma[k + 1]
@@ -292,13 +292,13 @@ def test_bug_17_no_step_has_length_zero(name):
     """The last sigma was repeated, which made a step that does nothing (diffusers#6477)."""
     for spacing, steps in itertools.product(("half_log_snr", "karras", "ddpm"), (1, 2, 10)):
         tableau = solvers.get(name).tableau(CHAIN, grids.get(spacing)(CHAIN, steps))
-        marks = [tableau.times[j] for j in tableau.marks]
+        marks = [tableau.times[j] for j in tableau.grid_states]
         assert len(marks) == steps + 1
         assert all(t < s for s, t in itertools.pairwise(marks))
         lam = CHAIN.half_log_snr(torch.tensor(marks, dtype=torch.float64)).tolist()
         assert all(b - a > 1e-3 for a, b in itertools.pairwise(lam))
         # Every row changes its state by a prediction or by noise (only levels of Langevin dynamics stir in place).
-        assert all(row.data or row.noise for row in tableau.rows)
+        assert all(row.data or row.xi for row in tableau.rows)
 
 
 @pytest.mark.parametrize("name", solvers.names())
@@ -333,7 +333,7 @@ def test_bug_19_no_step_has_order_zero(make, order):
     for steps in (*range(1, 12), 60):
         rows = make(order).tableau(LINEAR, grids.half_log_snr(LINEAR, steps)).rows
         assert all(row.data for row in rows)
-        assert all(math.isfinite(c) for row in rows for part in (row.z, row.data, row.noise) for c in part.values())
+        assert all(math.isfinite(c) for row in rows for part in (row.z, row.data, row.xi) for c in part.values())
         assert list(rows[-1].data.values()) == [1.0]
         # Weights that reproduce constants: with D = x everywhere and z_s = alpha_s x, z_t = alpha_t x.
         alpha = [float(LINEAR.alpha(t)) for t in make(order).tableau(LINEAR, grids.half_log_snr(LINEAR, steps)).times]

@@ -10,7 +10,7 @@ import torch
 
 import scoresde as ss
 from scoresde import grids, solvers
-from scoresde.random import BatchNoise
+from scoresde.numerics.random import BatchNoise
 
 from .conftest import generator, mixture, sdes
 
@@ -54,7 +54,7 @@ def test_ancestral_is_their_ddpm(ours, theirs, total, dtype, tolerance):
     scheduler = in_float64(diffusers.DDPMScheduler(total, variance_type=theirs, clip_sample=False), betas)
     exact = mixture().model(sde)
     z = torch.randn(16, 2, dtype=dtype, generator=generator())
-    got = solvers.run(solvers.Ancestral(ours).tableau(sde, grids.ddpm(sde, total)), exact, z, Replay(generator(1))).x
+    got = ss.tableau.run(solvers.Ancestral(ours).tableau(sde, grids.ddpm(sde, total)), exact, z, Replay(generator(1))).x
     expected = their_loop(scheduler, exact, total, z, generator=generator(1))
     assert float((got - expected).abs().max()) <= tolerance
 
@@ -79,7 +79,7 @@ def test_learned_ancestral_is_their_learned_range(steps, dtype, tolerance):
             return torch.cat([exact.noise(z, (index + 1) / total), torch.sin(3 * z)], dim=1)
 
     network, z = Network(), torch.randn(16, 2, dtype=dtype, generator=generator())
-    run = solvers.LearnedAncestral().run
+    run = ss.loops.LearnedAncestral().run
     got = run(ss.LearnedVariance(network, sde), z, Replay(generator(1)), grids.ddpm(sde, steps, spacing="leading")).x
     noise = generator(1)
     for index in scheduler.timesteps:
@@ -100,7 +100,7 @@ def test_ddim_is_theirs(spacing, steps):
     grid = grids.ddpm(sde, steps, spacing=spacing)
     assert (grid[:-1] * total).round().long().tolist() == [int(i) + 1 for i in scheduler.timesteps]
     z = torch.randn(16, 2, dtype=torch.float64, generator=generator())
-    got = solvers.run(solvers.DDIM().tableau(sde, grid), exact, z, BatchNoise()).x
+    got = ss.tableau.run(solvers.DDIM().tableau(sde, grid), exact, z, BatchNoise()).x
     assert float((got - their_loop(scheduler, exact, total, z)).abs().max()) <= 1e-10
 
 
@@ -175,7 +175,7 @@ def distance(scheduler, solver, steps, dtype):
     z = torch.randn(16, 2, dtype=dtype, generator=generator())
     noises = torch.randn(steps, 16, 2, dtype=dtype, generator=generator(1))
     stochastic = "sde" in scheduler.config.get("algorithm_type", "")
-    ours = solvers.run(solver.tableau(sde, grid), exact, z, Given(noises)).x
+    ours = ss.tableau.run(solver.tableau(sde, grid), exact, z, Given(noises)).x
     theirs = their_multistep(scheduler, exact, grid, z, noises if stochastic else None)
     assert ours.dtype == theirs.dtype == dtype
     return float((ours - theirs).abs().max())
@@ -247,7 +247,7 @@ def test_dpmpp_3m_of_theirs_has_order_2():
     model, z, grid = comparison(sde)
 
     def ours(n, solver):
-        return solvers.run(solver.tableau(sde, grid(n)), model, z, BatchNoise()).x
+        return ss.tableau.run(solver.tableau(sde, grid(n)), model, z, BatchNoise()).x
 
     def theirs(n):
         scheduler = dpm_scheduler(3, lower_order_final=False, final_sigmas_type="sigma_min")
@@ -269,7 +269,7 @@ def test_sde_dpmpp_3m_of_theirs_has_order_1():
     model, z, grid = comparison(sde)
 
     def ours(n, order=3):
-        return solvers.run(solvers.SDEDPMSolverPP(order).tableau(sde, grid(n)), model, z, Given(torch.zeros(n, *z.shape))).x
+        return ss.tableau.run(solvers.SDEDPMSolverPP(order).tableau(sde, grid(n)), model, z, Given(torch.zeros(n, *z.shape))).x
 
     def theirs(n):
         scheduler = dpm_scheduler(3, "heun", "sde-dpmsolver++", lower_order_final=False, final_sigmas_type="sigma_min")
@@ -322,7 +322,7 @@ def test_azula_has_the_same_deterministic_solvers(sde, name, options, solver):
     for spacing in ("half_log_snr", "karras"):
         grid = grid_above_0(sde, spacing, 20)
         theirs = their_sampler(name, exact, grid, **options)(z)
-        assert float((solvers.run(solver.tableau(sde, grid), exact, z, BatchNoise()).x - theirs).abs().max()) <= 1e-10
+        assert float((ss.tableau.run(solver.tableau(sde, grid), exact, z, BatchNoise()).x - theirs).abs().max()) <= 1e-10
 
 
 @sdes
@@ -340,7 +340,7 @@ def test_azula_has_the_same_stochastic_solvers(sde, name, options, solver):
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(1)
         theirs = their_sampler(name, exact, grid, **options)(z)
-    ours = solvers.run(solver.tableau(sde, grid), exact, z, BatchNoise(generator(1))).x
+    ours = ss.tableau.run(solver.tableau(sde, grid), exact, z, BatchNoise(generator(1))).x
     assert float((ours - theirs).abs().max()) <= 1e-10
 
 
@@ -351,7 +351,7 @@ def test_reab_of_azula_has_order_1():
     model, _, grid = comparison(sde, end=0.2)
 
     def ours(n, solver):
-        return solvers.run(solver.tableau(sde, grid(n)), model, z, BatchNoise()).x
+        return ss.tableau.run(solver.tableau(sde, grid(n)), model, z, BatchNoise()).x
 
     exact = ours(1200, solvers.UniPC(3))
     for order in (2, 3):

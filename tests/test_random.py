@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scoresde.random import BatchNoise, SeededNoise, normals, philox, seeded_words
+from scoresde.numerics.random import BatchNoise, SeededNoise, normals, philox, seeded_words
 
 from .conftest import generator
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import analytic, networks, report
+from scoresde import analytic, networks
+from scoresde.cli import report
 
 from .conftest import SDES, generator, mixture
 

@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import scoresde as ss
 from scoresde import analytic, grids, networks, solvers
-from scoresde.default import default
-from scoresde.random import BatchNoise, SeededNoise
+from scoresde.numerics.random import BatchNoise, SeededNoise
 from scoresde.sampling import plan
+from scoresde.sampling.default import default
 
 from .conftest import SDES, TABLEAUX, budget, generator, mixture
 
@@ -150,10 +150,10 @@ def test_callback_and_trajectory_show_the_path(name):
     tableau = plan(DDPM, name, steps=6)
     for n, t, z, data in seen:
         torch.testing.assert_close(data, model.data(z, t))
-        if tableau.looks[n] == tableau.marks[n]:  # the state was neither corrected after its call nor stirred before it
+        if tableau.step_evals[n] == tableau.grid_states[n]:  # the state was neither corrected after its call nor stirred before it
             assert t == float(out.times[n])
             assert torch.equal(z, out.path[n])
-    assert sum(look == mark for look, mark in zip(tableau.looks, tableau.marks, strict=False)) >= 2
+    assert sum(look == mark for look, mark in zip(tableau.step_evals, tableau.grid_states, strict=False)) >= 2
 
 
 @every_tableau
@@ -362,7 +362,7 @@ def test_the_loop_never_waits_for_a_value(name):
         tableau = plan(DDPM, name, steps=steps)
         tableau.program("noise")
         with torch.no_grad(), Quiet() as mode:
-            solvers.run(tableau, model, z, SeededNoise(range(3)))
+            ss.tableau.run(tableau, model, z, SeededNoise(range(3)))
         waits.append(mode.waits)
     assert waits[0] == waits[1] <= 3
 
@@ -560,10 +560,10 @@ def test_a_replayed_graph_gives_the_same_samples(name):
 def test_the_loop_does_not_wait_for_the_gpu():
     model = ss.ScoreModel(networks.MLP(2, width=32), DDPM).cuda()
     tableau, z = plan(DDPM, "ancestral", steps=20), torch.randn(8, 2, device="cuda")
-    solvers.run(tableau, model, z, BatchNoise(torch.Generator("cuda")))
+    ss.tableau.run(tableau, model, z, BatchNoise(torch.Generator("cuda")))
     torch.cuda.set_sync_debug_mode("error")
     try:
-        solvers.run(tableau, model, z, BatchNoise(torch.Generator("cuda")))
+        ss.tableau.run(tableau, model, z, BatchNoise(torch.Generator("cuda")))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -652,6 +652,6 @@ def test_a_step_is_as_many_operations_as_its_row_has_terms(name, operations):
     for steps in (20, 30):
         tableau = plan(DDPM, name, steps=steps)
         with torch.no_grad(), Count() as mode:
-            solvers.run(tableau, model, z, BatchNoise(generator()))
+            ss.tableau.run(tableau, model, z, BatchNoise(generator()))
         counts.append(mode.made)
     assert (counts[1] - counts[0]) / 10 == operations

@@ -184,7 +184,7 @@ def test_reverse_family_keeps_the_marginals(eta):
     With drift a z + b, running time backwards, variance obeys dV/dt = 2 a V - eta^2 g^2, and V(t) = alpha^2 s^2 + sigma^2.
     """
     sde = ss.VPSDE()
-    data = ss.analytic.GaussianMixture(torch.tensor([[0.7]]), torch.tensor([0.09]))
+    data = ss.models.analytic.GaussianMixture(torch.tensor([[0.7]]), torch.tensor([0.09]))
     reverse = sde.reverse(data.model(sde), eta)
     zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
     for t in (0.05, 0.3, 0.8):
@@ -225,7 +225,7 @@ def test_arguments_out_of_order_are_refused():
     with pytest.raises(ValueError, match="beta_min"):
         ss.VPSDE(3.0, 1.0)
     with pytest.raises(ValueError, match="eta"):
-        sde.reverse(ss.analytic.ZeroModel(sde), eta=-1)
+        sde.reverse(ss.models.analytic.ZeroModel(sde), eta=-1)
 
 
 def test_inputs_are_not_changed():

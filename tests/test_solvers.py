@@ -11,8 +11,8 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, solvers
-from scoresde.random import BatchNoise
-from scoresde.solvers.exponential import adams_weights, exponential_moments
+from scoresde.numerics.quadrature import adams_weights, exponential_moments
+from scoresde.numerics.random import BatchNoise
 from scoresde.solvers.velocity import steady_weights
 
 from .conftest import SDES, TABLEAUX, generator, linear_betas, mixture, sdes, zero_terminal
@@ -123,7 +123,7 @@ def test_ancestral_on_the_full_chain_is_bishops_algorithm(variance, kind, steps,
     model, noise = ss.ScoreModel(network, sde, "noise", time="index"), Recorder(1)
     z = torch.randn(8, 2, dtype=dtype, generator=generator())
     with torch.no_grad():
-        ours = solvers.run(solvers.Ancestral(variance).tableau(sde, grids.ddpm(sde, steps)), model, z, noise).x
+        ours = ss.tableau.run(solvers.Ancestral(variance).tableau(sde, grids.ddpm(sde, steps)), model, z, noise).x
         theirs = bishop(network, betas, z, noise.drawn, variance)
     assert len(noise.drawn) == steps - 1
     assert float((ours - theirs).abs().max()) <= tolerance
@@ -150,7 +150,7 @@ def measured_orders(errors):
 def _fine_solution(sde):
     z = torch.randn(64, 2, dtype=torch.float64, generator=generator())
     grid = grids.half_log_snr(sde, 4000, t_end=0.02)
-    return solvers.run(solvers.UniPC(3).tableau(sde, grid), mixture().model(sde), z, BatchNoise()).x
+    return ss.tableau.run(solvers.UniPC(3).tableau(sde, grid), mixture().model(sde), z, BatchNoise()).x
 
 
 @pytest.mark.parametrize("name", ODE_ORDERS)
@@ -161,7 +161,7 @@ def test_order_of_ode_solvers(name, sde):
     z = torch.randn(64, 2, dtype=torch.float64, generator=generator())
 
     def solve(solver, steps):
-        return solvers.run(solver.tableau(sde, grids.half_log_snr(sde, steps, t_end=end)), model, z, BatchNoise()).x
+        return ss.tableau.run(solver.tableau(sde, grids.half_log_snr(sde, steps, t_end=end)), model, z, BatchNoise()).x
 
     exact = _fine_solution(sde)
     errors = [float((solve(solvers.get(name), steps) - exact).square().mean().sqrt()) for steps in STEPS.get(name, (80, 160, 320))]
@@ -275,7 +275,7 @@ def test_a_solver_steps_along_its_grid(name, steps):
     if name in STIRRED:
         return
     # One call at the start of every step; the others lie within its step.
-    assert [tableau.times[look] for look in tableau.looks] == grid[:-1].tolist()
+    assert [tableau.times[look] for look in tableau.step_evals] == grid[:-1].tolist()
     assert seen == [tableau.times[k] for k in tableau.evaluated]
     bounds = iter(grid.tolist())
     above, below = next(bounds), next(bounds)
@@ -312,7 +312,7 @@ def test_ddim_keeps_the_marginals_of_a_known_point(sde, eta):
     tableau = solvers.DDIM(eta).tableau(sde, grid)
     for k, row in enumerate(tableau.rows[:-1]):
         s, t = tableau.times[k], tableau.times[k + 1]
-        a, b, c = row.z.get(k, 0.0), row.data[k], sum(row.noise.values())
+        a, b, c = row.z.get(k, 0.0), row.data[k], sum(row.xi.values())
         assert a**2 * float(sde.sigma(s)) ** 2 + c**2 == pytest.approx(float(sde.sigma(t)) ** 2, rel=1e-9)
         assert a * float(sde.alpha(s)) + b == pytest.approx(float(sde.alpha(t)), rel=1e-9)
 
@@ -456,7 +456,7 @@ def test_interpolated_variance_is_geometric():
     sde = SDES["ddpm"]
     grid = grids.half_log_snr(sde, 9)
     stds = {
-        v: [next(iter(row.noise.values())) for row in solvers.Ancestral(v).tableau(sde, grid).rows[:-1]]
+        v: [next(iter(row.xi.values())) for row in solvers.Ancestral(v).tableau(sde, grid).rows[:-1]]
         for v in ("beta", "posterior", 0.0, 0.3, 1.0)
     }
     assert stds[0.0] == pytest.approx(stds["posterior"])

@@ -13,8 +13,11 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import losses, networks, training
-from scoresde.training import CHECKPOINT, Recipe, Trainer, load_averaged, read_checkpoint, write_checkpoint
+from scoresde import losses, networks
+from scoresde.train import trainer as training
+from scoresde.train.checkpoint import CHECKPOINT, load_averaged, read_checkpoint, write_checkpoint
+from scoresde.train.recipe import Recipe
+from scoresde.train.trainer import Trainer
 
 from .conftest import SDES, generator
 

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from ..analytic import ZeroModel
-from ..losses import WeightingLike, denoising, output_weight
-from ..prediction import Model
-from ..random import fresh_generator, randn
-from ..sde import as_time, expand
+from ..losses.denoising import denoising
+from ..losses.weightings import WeightingLike, output_weight
+from ..models.analytic import ZeroModel
+from ..models.base import Model
+from ..numerics.arrays import expand
+from ..numerics.random import fresh_generator, randn
+from ..sde.base import as_time
 
 
 class Curve(NamedTuple):

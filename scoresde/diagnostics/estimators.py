@@ -22,9 +22,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from ..losses import TimeSampler, WeightingLike, denoising, denoising_at, explicit, finite_difference, implicit, sliced
-from ..prediction import Model
-from ..random import fresh_generator
+from ..losses.denoising import denoising, denoising_at
+from ..losses.score_matching import explicit, finite_difference, implicit, sliced
+from ..losses.times import TimeSampler
+from ..losses.weightings import WeightingLike
+from ..models.base import Model
+from ..numerics.random import fresh_generator
 
 
 class Estimator(NamedTuple):

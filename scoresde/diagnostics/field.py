@@ -19,10 +19,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..losses import implicit
-from ..prediction import Model
-from ..random import fresh_generator
-from ..sde import Time, as_time, expand
+from ..losses.score_matching import implicit
+from ..models.base import Model
+from ..numerics.arrays import Time, expand
+from ..numerics.random import fresh_generator
+from ..sde.base import as_time
 
 
 class FokkerPlanck(NamedTuple):

@@ -29,12 +29,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..prediction import Model
-from ..random import BatchNoise, NoiseSource, SeededNoise
-from ..sde import SDE
-from ..solvers.adaptive_ode import integrate, rms
-from ..solvers.loop import DEFAULT_STEP_CAP
-from .divergence import Divergence, Exact, Hutchinson, HutchPlusPlus, Linearisation
+from ..models.base import Model
+from ..numerics.dormand_prince import DEFAULT_STEP_CAP, integrate, rms
+from ..numerics.jacobian import Divergence, Exact, Hutchinson, HutchPlusPlus, Linearisation
+from ..numerics.random import BatchNoise, NoiseSource, SeededNoise
+from ..sde.base import SDE
 from .flow import ProbabilityFlow, Tolerance, at_least_float32, flows
 
 
@@ -171,7 +170,7 @@ def solve(flow: ProbabilityFlow, x: Tensor, divergence: Divergence, tolerance: T
         torch.cat([flow.cos_end * x.reshape(len(x), -1), x.new_zeros(len(x), divergence.columns)], 1),
         rtol=tolerance.rtol,
         atol=tolerance.atol,
-        steps=tolerance.steps or DEFAULT_STEP_CAP,
+        max_steps=tolerance.steps or DEFAULT_STEP_CAP,
         time=flow.time,
         # Neither the state nor the density may hide the other's error.
         norm=lambda error: torch.maximum(rms(error[:, :d]), rms(error[:, d:])),

@@ -24,7 +24,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Generator, Tensor
 
-from ..random import rand
+from ..numerics.random import rand
 
 Nats = TypeVar("Nats", float, Tensor)
 

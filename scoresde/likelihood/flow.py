@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..prediction import Model
-from ..sde import Time, expand
-from ..solvers.adaptive_ode import integrate
-from ..solvers.loop import DEFAULT_STEP_CAP, rows
+from ..models.base import Model
+from ..numerics.arrays import Time, expand
+from ..numerics.batching import index_cond
+from ..numerics.dormand_prince import DEFAULT_STEP_CAP, integrate
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class ProbabilityFlow:
         """dv/dtheta, `(b, d)`, of the samples `active` at the angles `theta`, `(b,)`."""
         t = self.time(theta)
         z = (expand(self.rho(t), v) * v).reshape(-1, *self.event_shape)
-        data = self.model.data(z, t, **rows(self.cond, self.in_batch(active), self.batch)).reshape(v.shape)
+        data = self.model.data(z, t, **index_cond(self.cond, self.in_batch(active), self.batch)).reshape(v.shape)
         return (expand(theta.cos(), v) * v - data) * expand(1 / theta.sin(), v)
 
     def run(self, v: Tensor, start: float, end: float, tolerance: Tolerance) -> Tensor:
@@ -109,7 +109,7 @@ class ProbabilityFlow:
             v.reshape(len(v), -1),
             rtol=tolerance.rtol,
             atol=tolerance.atol,
-            steps=tolerance.steps or DEFAULT_STEP_CAP,
+            max_steps=tolerance.steps or DEFAULT_STEP_CAP,
             time=self.time,
         )
         return out.reshape(v.shape)

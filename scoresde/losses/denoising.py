@@ -16,9 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from ..prediction import Model, direction
-from ..random import fresh_generator, randn
-from ..sde import Time, as_time, expand
+from ..models.base import Model
+from ..numerics.arrays import Time, expand
+from ..numerics.random import fresh_generator, randn
+from ..sde.base import as_time
+from ..sde.prediction import direction
 from .times import TimeSampler, draw_times
 from .weightings import WeightingLike, output_weight
 

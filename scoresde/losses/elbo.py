@@ -29,14 +29,20 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from ..prediction import Model
-from ..random import fresh_generator, rand
-from ..sde import SDE, VPChain, as_float64, as_time, expand
+from ..models.base import Model
+from ..numerics.arrays import as_float64, expand
+from ..numerics.random import fresh_generator, rand
+from ..sde.base import SDE, as_time
+from ..sde.vp import VPChain
 from .denoising import denoising
 
 # (s, t) -> the variance of p(z_s | z_t), float64 like them.
 VarianceRule = Callable[[Tensor, Tensor], Tensor]
+
+
 Variance = Literal["beta", "posterior"] | float | VarianceRule
+
+
 # (x, mean, std) -> log p(x) of each coordinate in nats.
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
 

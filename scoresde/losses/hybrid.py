@@ -16,9 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from ..learned_variance import LearnedVariance
-from ..random import fresh_generator
-from ..sde import VPChain, as_float64, as_time, expand
+from ..models.learned_variance import LearnedVariance
+from ..numerics.arrays import as_float64, expand
+from ..numerics.random import fresh_generator
+from ..sde.base import as_time
+from ..sde.vp import VPChain
 from .elbo import Decoder, gaussian_decoder, gaussian_kl, posterior_terms, variance_rule
 from .times import TimeSampler, draw_times
 

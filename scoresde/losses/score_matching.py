@@ -22,9 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from ..prediction import Model
-from ..random import fresh_generator
-from ..sde import Time, expand
+from ..models.base import Model
+from ..numerics.arrays import Time, expand
+from ..numerics.random import fresh_generator
 
 
 def explicit(

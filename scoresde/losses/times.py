@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
-from ..random import fresh_generator, rand
-from ..sde import SDE, VPChain, as_time
+from ..numerics.random import fresh_generator, rand
+from ..sde.base import SDE, as_time
+from ..sde.vp import VPChain
 
 
 class Times(NamedTuple):

@@ -30,8 +30,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..prediction import Preconditioned, Prediction, conversion
-from ..sde import SDE, Time, as_time
+from ..numerics.arrays import Time
+from ..sde.base import SDE, as_time
+from ..sde.prediction import Preconditioned, Prediction, conversion
 
 
 @dataclass(frozen=True)

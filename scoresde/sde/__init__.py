@@ -1,26 +1,26 @@
-"""Gaussian paths: the process that corrupts data into noise, and its reverse."""
+"""Gaussian paths: the process that corrupts data into noise, and what a network on such a path may predict."""
 
-from .base import SDE, ReverseSDE, Time, as_float64, as_time, expand, to_device
+from .base import SDE, as_time
 from .custom import CoefficientsSDE, ScalesSDE
-from .families import EDM, VESDE, RectifiedFlow, SubVPSDE, schedule_values
+from .families import EDM, VESDE, RectifiedFlow, SubVPSDE
+from .prediction import PREDICTIONS, Preconditioned, Prediction, conversion, direction
 from .vp import VPSDE, VPChain, zero_terminal_snr
 
 __all__ = [
     "EDM",
+    "PREDICTIONS",
     "SDE",
     "VESDE",
     "VPSDE",
     "CoefficientsSDE",
+    "Preconditioned",
+    "Prediction",
     "RectifiedFlow",
-    "ReverseSDE",
     "ScalesSDE",
     "SubVPSDE",
-    "Time",
     "VPChain",
-    "as_float64",
     "as_time",
-    "expand",
-    "schedule_values",
-    "to_device",
+    "conversion",
+    "direction",
     "zero_terminal_snr",
 ]

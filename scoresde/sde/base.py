@@ -18,28 +18,17 @@ For a DDPM chain these are Bishop's q(z_t | z_{t-1}) and q(z_{t-1} | z_t, x), se
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from ..random import randn
-
-if TYPE_CHECKING:
-    from ..prediction import Model
-
-Time = float | Tensor
-
-
-def as_float64(value: Time) -> Tensor:
-    """A float64 tensor on the value's own device (on the CPU where the device has no float64)."""
-    if isinstance(value, Tensor) and value.device.type == "mps":
-        value = value.cpu()
-    return torch.as_tensor(value, dtype=torch.float64)
+from .. import deprecation
+from ..numerics.arrays import Time, as_float64, expand
+from ..numerics.random import randn
 
 
 def as_time(t: Time) -> Tensor:
@@ -52,25 +41,6 @@ def as_time(t: Time) -> Tensor:
     if out.device.type == "cpu" and not bool(((out >= 0) & (out <= 1 + 1e-6)).all()):
         raise ValueError(f"times run from 0 (data) to 1 (noise), got {t}; step i = 0..T-1 of a chain is at t = (i + 1)/T")
     return out
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`, without a wait where that is safe: a copy to the CPU must be complete before it is read."""
-    return tensor.to(device, non_blocking=device.type != "cpu")
-
-
-def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A scalar or `(B,)` float64 coefficient, cast last and shaped to multiply `z` of shape `(B, *event)`.
-
-    Raises:
-        ValueError: `coefficient` is neither a scalar nor one number for each sample of `z`.
-    """
-    if coefficient.ndim and coefficient.shape != z.shape[:1]:
-        raise ValueError(
-            f"a time must be a scalar or have shape (B,): got {tuple(coefficient.shape)} for a batch of shape {tuple(z.shape)}"
-        )
-    coefficient = to_device(coefficient.to(dtype=dtype or z.dtype), z.device)
-    return coefficient.reshape(coefficient.shape + (1,) * (z.ndim - 1)) if coefficient.ndim else coefficient
 
 
 class SDE(ABC):
@@ -172,59 +142,10 @@ class SDE(ABC):
         z = z.flatten(1) if z.ndim > 1 else z[:, None]
         return -0.5 * ((z / self.prior_std) ** 2 + math.log(2 * math.pi * self.prior_std**2)).sum(1)
 
-    def reverse(self, model: Model, eta: float = 1.0) -> ReverseSDE:
-        """The reverse-time family of this path under the score of `model`: eta = 1 the reverse SDE, eta = 0 the ODE."""
-        return ReverseSDE(self, model, eta)
-
-
-class ReverseSDE:
-    """dz = [f z - (1 + eta^2)/2 g^2 score(z, t)] dt + eta g dw, run from t = 1 to t = 0.
-
-    Every eta >= 0 has the marginals of the forward path (Song et al. 2021, arXiv 2011.13456, appendix D.1;
-    eta = 1 is Anderson's reverse SDE, eta = 0 the probability-flow ODE).
-
-    It is an SDE for `torchsde.sdeint` too, which wants a time u that rises and states y of shape `(B, d)`: there u = 1 - t, from u = 0 at the
-    noise to 1 - `sde.t_min`, and y is z, flattened where the event has another shape (`flattened`):
-
-        dy = f(u, y) du + g(u, y) dw,    f(u, y) = -drift(y, 1 - u),    g(u, y) = diffusion(1 - u).
-
-    `noise_type` is "diagonal" ("additive", which it is, would demand a `(B, d, d)` tensor). As g does not depend on y, Ito and
-    Stratonovich mean the same; `sde_type` says "ito" and may be set to "stratonovich" for the methods of torchsde that ask for it.
-    """
-
-    noise_type = "diagonal"
-    sde_type = "ito"
-
-    def __init__(self, sde: SDE, model: Model, eta: float = 1.0) -> None:
-        if eta < 0:
-            raise ValueError(f"eta must be at least 0, got {eta}")
-        self.sde, self.model, self.eta = sde, model, eta
-        self._event_shape: tuple[int, ...] | None = None
-        self._cond: dict[str, object] = {}
-
-    def drift(self, z: Tensor, t: Time, **cond: object) -> Tensor:
-        """The drift at `(z, t)`, of the shape of `z`; `cond` reaches the model untouched."""
-        weight = 0.5 * (1 + self.eta**2) * self.sde.diffusion(t) ** 2
-        return self.sde.drift(z, t) - expand(weight, z) * self.model.score(z, t, **cond)
-
-    def diffusion(self, t: Time) -> Tensor:
-        """eta g(t)."""
-        return self.eta * self.sde.diffusion(t)
-
-    def flattened(self, event_shape: Sequence[int], **cond: object) -> ReverseSDE:
-        """The same for `torchsde`, with states `(B, d)` that are flattened events of shape `event_shape`; `cond` goes to the model."""
-        flat = copy.copy(self)
-        flat._event_shape, flat._cond = tuple(event_shape), cond
-        return flat
-
-    def f(self, u: Time, y: Tensor) -> Tensor:
-        """-drift at t = 1 - u, of the shape `(B, d)` of `y`."""
-        z = y if self._event_shape is None else y.reshape(len(y), *self._event_shape)
-        return -self.drift(z, 1 - float(u), **self._cond).reshape(y.shape)
-
-    def g(self, u: Time, y: Tensor) -> Tensor:
-        """The diffusion at t = 1 - u, for each entry of `y`."""
-        return expand(self.diffusion(1 - float(u)), y).expand_as(y)
+    def reverse(self, model: Any, eta: float = 1.0) -> Any:
+        """Deprecated: `models.ReverseSDE(model, eta)`."""
+        deprecation.warn("SDE.reverse(model, eta)", "scoresde.models.ReverseSDE(model, eta)")
+        return deprecation.load("models.reverse:ReverseSDE")(model, eta)
 
 
 def _ordered(s: Time, t: Time) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import SDE, Time, as_time
+from ..numerics.arrays import Time
+from .base import SDE, as_time
 
 Schedule = Callable[[Tensor], Tensor]
 

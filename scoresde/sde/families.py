@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from .base import SDE, Time, as_float64, as_time
+from ..numerics.arrays import Time, as_float64
+from .base import SDE, as_time
 from .vp import VPSDE, VPChain
 
 
@@ -142,6 +143,8 @@ class RectifiedFlow(SDE):
 
 # Their schedules are functions of the numbers among their attributes, and of a chain's tables, which are its own copies.
 TABLES = {"betas", "_increments", "_integrals"}
+
+
 NAMED = (VPSDE, VPChain, SubVPSDE, VESDE, EDM, RectifiedFlow)
 
 

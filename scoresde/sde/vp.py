@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import SDE, Time, as_float64, as_time
+from ..numerics.arrays import Time, as_float64
+from .base import SDE, as_time
 
 
 class VPSDE(SDE):

@@ -9,34 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..sde import SDE, VPSDE
-from .base import Solver, from_no_signal
-from .tableau import Point, Rows, Tableau
-
-
-@cache
-def gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the rule on [0, 1], float64."""
-    # The eigenvalue method of Golub and Welsch (1969), for Legendre polynomials.
-    k = torch.arange(1, count, dtype=torch.float64)
-    off = k / (4 * k**2 - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    return (nodes + 1) / 2, vectors[0] ** 2
-
-
-def lagrange(nodes: Tensor, at: Tensor) -> Tensor:
-    """The Lagrange polynomials of `nodes` `(K,)` at the points `at` `(n,)`, `(K, n)`."""
-    values = []
-    for j in range(len(nodes)):
-        others = torch.cat([nodes[:j], nodes[j + 1 :]])
-        values.append(((at - others[:, None]) / (nodes[j] - others[:, None])).prod(0))
-    return torch.stack(values)
+from ..numerics.quadrature import ADAMS_BASHFORTH, gauss_legendre, lagrange
+from ..sde.base import SDE
+from ..sde.vp import VPSDE
+from ..tableau.builder import GridPoint, TableauBuilder
+from ..tableau.tableau import Tableau
+from .base import Solver, zero_snr_step
 
 
 def vp_time(half_log_snr: Tensor) -> Tensor:
@@ -70,14 +53,14 @@ class DEIS(Solver):
             raise ValueError(f"clock must be 't' or 'r', got {self.clock!r}")
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows, clock = Rows(sde, grid), CLOCKS[self.clock]
+        table, clock = TableauBuilder(sde, grid), CLOCKS[self.clock]
         unit, weights = gauss_legendre(48)
         history: list[tuple[int, float]] = []  # (state, lambda), newest first
-        for _, s, t in rows.steps():
-            j = rows.state
+        for _, s, t in table.steps():
+            j = table.last
             if s.alpha == 0:
-                from_no_signal(rows, t)
-                rows.mark()
+                zero_snr_step(table, t)
+                table.end_step()
                 continue
             history.insert(0, (j, s.half_log_snr))
             used = history[: self.order]
@@ -86,22 +69,18 @@ class DEIS(Solver):
             basis = lagrange(clock(torch.tensor([at for _, at in used], dtype=torch.float64)), clock(lam))
             integrals = (basis * (-h * torch.exp(-lam) * weights)).sum(1)  # dr = -e^{-lambda} dlambda
             eps = {i: t.alpha * c for (i, _), c in zip(used, integrals.tolist(), strict=True)}
-            rows.add(t, z={j: t.alpha / s.alpha}, eps=eps)
-            rows.mark()
-        return rows.tableau()
+            table.append(t, z={j: t.alpha / s.alpha}, noise_prediction=eps)
+            table.end_step()
+        return table.tableau()
 
 
-# Adams-Bashforth weights of a uniform grid, newest value first.
-ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-
-
-def transfer(rows: Rows, base: int, s: Point, t: Point, eps: dict[int, float]) -> int:
+def ddim_step(table: TableauBuilder, base: int, s: GridPoint, t: GridPoint, eps: dict[int, float]) -> int:
     """Append DDIM's step from state `base` with a blend of noise predictions: y_t = y_s + (r_t - r_s) sum_j w_j eps_j."""
     step = t.sigma - t.alpha * s.sigma / s.alpha
-    return rows.add(t, z={base: t.alpha / s.alpha}, eps={j: step * w for j, w in eps.items()})
+    return table.append(t, z={base: t.alpha / s.alpha}, noise_prediction={j: step * w for j, w in eps.items()})
 
 
-def blend(history: Sequence[int], order: int) -> dict[int, float]:
+def adams_bashforth(history: Sequence[int], order: int) -> dict[int, float]:
     """The Adams-Bashforth weights of the newest noise predictions."""
     used = history[:order]
     return dict(zip(used, ADAMS_BASHFORTH[len(used) - 1], strict=True))
@@ -122,16 +101,16 @@ class IPNDM(Solver):
             raise ValueError(f"order must lie in 1..4, got {self.order}")
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows = Rows(sde, grid)
+        table = TableauBuilder(sde, grid)
         history: list[int] = []
-        for _, s, t in rows.steps():
-            history.insert(0, rows.state)
+        for _, s, t in table.steps():
+            history.insert(0, table.last)
             if s.alpha == 0:
-                from_no_signal(rows, t)
+                zero_snr_step(table, t)
             else:
-                transfer(rows, rows.state, s, t, blend(history, self.order))
-            rows.mark()
-        return rows.tableau()
+                ddim_step(table, table.last, s, t, adams_bashforth(history, self.order))
+            table.end_step()
+        return table.tableau()
 
 
 @dataclass(frozen=True)
@@ -142,17 +121,17 @@ class PLMS(Solver):
     """
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows = Rows(sde, grid)
+        table = TableauBuilder(sde, grid)
         history: list[int] = []
-        for n, s, t in rows.steps():
-            j = rows.state
+        for n, s, t in table.steps():
+            j = table.last
             history.insert(0, j)
             if s.alpha == 0:
-                from_no_signal(rows, t)
+                zero_snr_step(table, t)
             elif n == 0:
-                p = transfer(rows, j, s, t, {j: 1.0})
-                transfer(rows, j, s, t, {j: 0.5, p: 0.5})
+                p = ddim_step(table, j, s, t, {j: 1.0})
+                ddim_step(table, j, s, t, {j: 0.5, p: 0.5})
             else:
-                transfer(rows, j, s, t, blend(history, 4))
-            rows.mark()
-        return rows.tableau()
+                ddim_step(table, j, s, t, adams_bashforth(history, 4))
+            table.end_step()
+        return table.tableau()

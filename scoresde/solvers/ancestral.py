@@ -18,10 +18,11 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from ..prediction import Model
-from ..sde import SDE
+from ..models.base import Model
+from ..sde.base import SDE
+from ..tableau.builder import GridPoint
+from ..tableau.tableau import Tableau
 from .base import Solver, one_step
-from .tableau import Point, Tableau
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class DDIM(Solver):
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return one_step(sde, grid, self._step)
 
-    def _step(self, s: Point, t: Point) -> tuple[float, float, float]:
+    def _step(self, s: GridPoint, t: GridPoint) -> tuple[float, float, float]:
         h = t.half_log_snr - s.half_log_snr
         v = self.eta**2 * -math.expm1(-2 * h)  # in units of sigma_t^2
         a = t.sigma / s.sigma * math.sqrt(1 - v)
@@ -101,12 +102,12 @@ class Ancestral(Solver):
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return one_step(sde, grid, self._step)
 
-    def _step(self, s: Point, t: Point) -> tuple[float, float, float]:
+    def _step(self, s: GridPoint, t: GridPoint) -> tuple[float, float, float]:
         h = t.half_log_snr - s.half_log_snr
         shrink = -math.expm1(-2 * h)
         return t.sigma / s.sigma * math.exp(-h), t.alpha * shrink, math.sqrt(shrink) * self._scale(s, t, h)
 
-    def _scale(self, s: Point, t: Point, h: float) -> float:
+    def _scale(self, s: GridPoint, t: GridPoint, h: float) -> float:
         """The standard deviation in units of sqrt(1 - e^{-2h})."""
         if self.variance == "beta":
             return s.sigma

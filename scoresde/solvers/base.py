@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor
 
-from ..sde import SDE
-from .tableau import Point, Rows, Tableau
+from ..sde.base import SDE
+from ..tableau.builder import GridPoint, TableauBuilder
+from ..tableau.tableau import Tableau
 
 
 class Solver(ABC):
@@ -33,40 +34,23 @@ class Solver(ABC):
         """The coefficients of this solver on `grid`, N+1 decreasing times, in float64."""
 
 
-def from_no_signal(rows: Rows, t: Point) -> None:
+def zero_snr_step(table: TableauBuilder, t: GridPoint) -> None:
     """Append the deterministic step from alpha = 0 to `t`: z_t = sigma_t/sigma_s z_s + alpha_t D, where a noise prediction says nothing."""
-    j = rows.state
-    rows.add(t, z={j: t.sigma / rows.at[j].sigma}, data={rows.looks[-1]: t.alpha})
+    j = table.last
+    table.append(t, z={j: t.sigma / table.points[j].sigma}, data={table.step_evals[-1]: t.alpha})
 
 
-def redrawn_from_no_signal(rows: Rows, t: Point) -> None:
+def zero_snr_transition(table: TableauBuilder, t: GridPoint) -> None:
     """Append the stochastic step from alpha = 0 to `t`, the exact transition: z_t = alpha_t D + sigma_t xi."""
-    rows.add(t, data={rows.looks[-1]: t.alpha}, noise={rows.fresh_noise(): t.sigma})
+    table.append(t, data={table.step_evals[-1]: t.alpha}, xi={table.fresh_noise(): t.sigma})
 
 
-def one_step(sde: SDE, grid: Tensor, step: Callable[[Point, Point], tuple[float, float, float]]) -> Tableau:
+def one_step(sde: SDE, grid: Tensor, step: Callable[[GridPoint, GridPoint], tuple[float, float, float]]) -> Tableau:
     """The tableau of z_t = A z_s + B D_s + C xi with `step(s, t) -> (A, B, C)`."""
-    rows = Rows(sde, grid)
-    for _, s, t in rows.steps():
-        j = rows.state
+    table = TableauBuilder(sde, grid)
+    for _, s, t in table.steps():
+        j = table.last
         a, b, c = step(s, t)
-        rows.add(t, z={j: a}, data={j: b}, noise={rows.fresh_noise(): c} if c else None)
-        rows.mark()
-    return rows.tableau()
-
-
-def interpolation_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """The weights c with sum_j c_j d_j^p = M_p for p < K: of the values at the `nodes` d in the integral of their interpolant.
-
-    M_p is the same integral of u^p. The system of Vandermonde is solved by the algorithm of Bjorck and Pereyra (1970), in K^2 operations.
-    """
-    c, n = list(moments), len(nodes)
-    for k in range(n - 1):
-        for i in range(n - 1, k, -1):
-            c[i] -= nodes[k] * c[i - 1]
-    for k in range(n - 2, -1, -1):
-        for i in range(k + 1, n):
-            c[i] /= nodes[i] - nodes[i - k - 1]
-        for i in range(k, n - 1):
-            c[i] -= c[i + 1]
-    return c
+        table.append(t, z={j: a}, data={j: b}, xi={table.fresh_noise(): c} if c else None)
+        table.end_step()
+    return table.tableau()

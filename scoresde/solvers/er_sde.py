@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sde import SDE
-from .adams import gauss_legendre, lagrange
-from .base import Solver, redrawn_from_no_signal
-from .tableau import Rows, Tableau
+from ..numerics.quadrature import gauss_legendre, lagrange
+from ..sde.base import SDE
+from ..tableau.builder import TableauBuilder
+from ..tableau.tableau import Tableau
+from .base import Solver, zero_snr_transition
 
 
 def log_phi(r: Tensor) -> Tensor:
@@ -44,15 +45,15 @@ class ERSDE(Solver):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows = Rows(sde, grid)
-        steps, to_zero = len(rows.points) - 1, rows.points[-1].sigma == 0
+        table = TableauBuilder(sde, grid)
+        steps, to_zero = len(table.grid) - 1, table.grid[-1].sigma == 0
         unit, weights = gauss_legendre(48)
         history: list[tuple[int, float]] = []  # (state, lambda), newest first
-        for n, s, t in rows.steps():
-            j = rows.state
+        for n, s, t in table.steps():
+            j = table.last
             if s.alpha == 0:
-                redrawn_from_no_signal(rows, t)
-                rows.mark()
+                zero_snr_transition(table, t)
+                table.end_step()
                 continue
             history.insert(0, (j, s.half_log_snr))
             used = history[: min(self.order, steps - n) if to_zero else self.order]
@@ -65,11 +66,11 @@ class ERSDE(Solver):
             integrals = (lagrange(nodes, r) * density).sum(1)
             kept = math.exp(at_t - at_s)
             spread = (t.sigma / t.alpha) ** 2 * -math.expm1(2 * (h + at_t - at_s))
-            rows.add(
+            table.append(
                 t,
                 z={j: t.alpha / s.alpha * kept},
                 data={i: t.alpha * c for (i, _), c in zip(used, integrals.tolist(), strict=True)},
-                noise={rows.fresh_noise(): t.alpha * math.sqrt(spread)},
+                xi={table.fresh_noise(): t.alpha * math.sqrt(spread)},
             )
-            rows.mark()
-        return rows.tableau()
+            table.end_step()
+        return table.tableau()

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..sde import SDE
+from ..sde.base import SDE
+from ..tableau.builder import GridPoint
+from ..tableau.tableau import Tableau
 from .base import Solver, one_step
-from .tableau import Point, Tableau
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class EulerMaruyama(Solver):
     default_grid = "half_log_snr"
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        def step(s: Point, t: Point) -> tuple[float, float, float]:
+        def step(s: GridPoint, t: GridPoint) -> tuple[float, float, float]:
             if s.alpha == 0:
                 return 0.0, t.alpha, t.sigma
             h = s.t - t.t

@@ -21,59 +21,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor
 
-from ..sde import SDE
-from .base import Solver, from_no_signal, interpolation_weights
-from .tableau import Point, Rows, Tableau
+from ..numerics.quadrature import adams_weights
+from ..sde.base import SDE
+from ..tableau.builder import GridPoint, TableauBuilder
+from ..tableau.tableau import Tableau
+from .base import Solver, zero_snr_step
 
-
-def exponential_moments(h: float, order: int, rate: float = 1.0) -> list[float]:
-    """M_p / h^p for p < order, with A = rate.
-
-    The recurrence cancels for small A h (float64 has no digit of M_2 left at 1e-5), so there the highest moment is the series
-    M_p = A h^{p+1} sum_k (-A h)^k p!/(p+k+1)! and the others follow downwards, where errors shrink by A h/p at a time.
-    """
-    x = rate * h
-    if abs(x) < 0.5:
-        # term_k = x (-x)^k p!/(p+k+1)!, until it no longer changes the sum.
-        term, total, k = x / order, 0.0, order
-        while total + term != total:
-            total += term
-            k += 1
-            term *= -x / k
-        moments = [total]
-        for p in range(order - 1, 0, -1):
-            moments.append(x * (1 - moments[-1]) / p)
-        return moments[::-1]
-    moments = [-math.expm1(-x)]
-    for p in range(1, order):
-        moments.append(1 - p / x * moments[-1])
-    return moments
-
-
-def adams_weights(h: float, offsets: Sequence[float], rate: float = 1.0, compat: str | None = None) -> list[float]:
-    """The weights c_j that integrate the interpolant through the offsets d_j exactly; K = len(offsets) is the order.
-
-    `compat` replaces a moment by what published code has in its place: "midpoint" M_1 by h M_0/2 where K = 2 (DPM-Solver++ 2M and UniPC's
-    B_2), "dpm++3m" M_2 by M_2/2 where K = 3.
-    """
-    moments = exponential_moments(h, len(offsets), rate)
-    if compat is not None and len(offsets) == 2:
-        moments[1] = 0.5 * moments[0]
-    if compat == "dpm++3m" and len(offsets) == 3:
-        moments[2] *= 0.5
-    return interpolation_weights([d / h for d in offsets], moments)
-
-
-Noise = float | Callable[[Point], float]
+Noise = float | Callable[[GridPoint], float]
 
 
 @dataclass(frozen=True)
 class ExponentialAdams(Solver):
     """The engine: an exponential Adams predictor, with a corrector that costs no network call if asked for.
+
+    With two values and tau = 0 (DPM-Solver++ 2M), h = lambda_t - lambda_s and the value D_{-1} of the step before, of length h_{-1}, it is
+
+        z_t = sigma_t/sigma_s z_s + alpha_t (1 - e^{-h}) D_s + alpha_t (h - 1 + e^{-h})/h_{-1} (D_s - D_{-1}).
 
     The first steps have the orders that their history allows. When the grid ends at sigma = 0 the last steps have order ..., 2, 1: the
     interval is infinite in lambda there, and falling orders keep few steps stable.
@@ -99,62 +66,66 @@ class ExponentialAdams(Solver):
             raise ValueError("noise predictions are integrated without noise: tau must be 0")
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows = Rows(sde, grid)
-        steps, to_zero = len(rows.points) - 1, rows.points[-1].sigma == 0
+        table = TableauBuilder(sde, grid)
+        steps, to_zero = len(table.grid) - 1, table.grid[-1].sigma == 0
         history: list[tuple[int, float]] = []  # (state, lambda) of the network calls so far, newest first
-        for n, s, t in rows.steps():
-            look = rows.looks[-1]
-            history = [(look, s.half_log_snr), *history[: max(self.predictor, self.corrector)]]
+        for n, s, t in table.steps():
+            newest = table.step_evals[-1]
+            history = [(newest, s.half_log_snr), *history[: max(self.predictor, self.corrector)]]
             if s.alpha == 0 and self.form == "noise":
-                from_no_signal(rows, t)
-                rows.mark()
+                zero_snr_step(table, t)
+                table.end_step()
                 continue
             # A value at lambda = -inf (zero signal) has no weight in any interpolant.
             older = [(j, lam - s.half_log_snr) for j, lam in history[1:] if math.isfinite(lam)]
-            nodes = [(look, 0.0), *older]
+            nodes = [(newest, 0.0), *older]
             left = steps - n if to_zero else steps
             tau = self.tau(s) if callable(self.tau) else self.tau
-            step = _Step(rows, rows.state, s, t, tau, rows.fresh_noise() if tau else None)
-            step.add(nodes[: min(self.predictor, left)], self.form, self.compat)
+            step = _Step(table, table.last, s, t, tau, table.fresh_noise() if tau else None, self.form, self.compat)
+            step.append(nodes[: min(self.predictor, left)])
             # Before the step to sigma = 0 a correction would be lost: that step needs the network call alone.
             if self.corrector and s.alpha > 0 and not (to_zero and left <= 2):
-                predicted = rows.state
-                step.add([*nodes[: min(self.corrector - 1, left)], (predicted, step.h)], self.form, self.compat)
-                rows.mark(look=predicted)
+                predicted = table.last
+                step.append([*nodes[: min(self.corrector - 1, left)], (predicted, step.h)])
+                table.end_step(evaluated=predicted)
             else:
-                rows.mark()
-        return rows.tableau()
+                table.end_step()
+        return table.tableau()
 
 
-class _Step(NamedTuple):
-    """What a predictor and its corrector share."""
+@dataclass(frozen=True)
+class _Step:
+    """What a predictor and its corrector share: the step from state `base` at s to t, with noise tau and the same draw xi."""
 
-    rows: Rows
+    table: TableauBuilder
     base: int
-    s: Point
-    t: Point
+    s: GridPoint
+    t: GridPoint
     tau: float
     xi: int | None
+    form: str
+    compat: str | None
 
     @property
     def h(self) -> float:
+        """lambda_t - lambda_s."""
         return self.t.half_log_snr - self.s.half_log_snr
 
-    def add(self, nodes: Sequence[tuple[int, float]], form: str, compat: str | None) -> None:
+    def append(self, nodes: Sequence[tuple[int, float]]) -> None:
         """Append the row that integrates the interpolant through `nodes`, (state, offset in lambda) each."""
-        rows, base, s, t, tau, xi = self
+        s, t, tau, h = self.s, self.t, self.tau, self.h
         states, offsets = zip(*nodes, strict=True)
-        if form == "noise":
-            weights = adams_weights(self.h, offsets, -1.0, compat)
-            eps = {j: t.sigma * c for j, c in zip(states, weights, strict=True)}
-            rows.add(t, z={base: t.alpha / s.alpha}, eps=eps)
+        if self.form == "noise":
+            c = adams_weights(h, offsets, -1.0, self.compat)
+            eps = {j: t.sigma * c_j for j, c_j in zip(states, c, strict=True)}
+            self.table.append(t, z={self.base: t.alpha / s.alpha}, noise_prediction=eps)
             return
-        weights = adams_weights(self.h, offsets, 1 + tau**2, compat)
-        rows.add(
+        c = adams_weights(h, offsets, 1 + tau**2, self.compat)
+        self.table.append(
             t,
-            z={base: t.sigma / s.sigma * math.exp(-(tau**2) * self.h) if tau else t.sigma / s.sigma},
-            data={j: t.alpha * c for j, c in zip(states, weights, strict=True)},
-            noise={xi: t.sigma * math.sqrt(-math.expm1(-2 * tau**2 * self.h))} if xi is not None else None,
+            z={self.base: t.sigma / s.sigma * math.exp(-(tau**2) * h) if tau else t.sigma / s.sigma},
+            data={j: t.alpha * c_j for j, c_j in zip(states, c, strict=True)},
+            xi={self.xi: t.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))} if self.xi is not None else None,
         )
 
 
@@ -203,7 +174,7 @@ def SASolver(predictor: int = 3, corrector: int = 4, tau: float = 1.0, span: tup
     """
     low, high = span
 
-    def noise(s: Point) -> float:
+    def noise(s: GridPoint) -> float:
         return tau if low <= math.exp(-s.half_log_snr) <= high else 0.0
 
     return ExponentialAdams(predictor=predictor, corrector=corrector, tau=noise)

@@ -16,33 +16,34 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..sde import SDE
+from ..sde.base import SDE
+from ..tableau.builder import GridPoint, TableauBuilder
+from ..tableau.tableau import Tableau
 from .ancestral import DDIM
-from .base import Solver, from_no_signal
-from .tableau import Point, Rows, Tableau
+from .base import Solver, zero_snr_step
 
 
-def heun_step(rows: Rows, j: int, t: Point) -> None:
+def heun_step(table: TableauBuilder, j: int, t: GridPoint) -> None:
     """Append Euler's step from state j to `t`, then the trapezoid of the slopes at both ends.
 
     y_t = y_s + (r_t - r_s)/2 [ (y_s - D_s)/r_s + (y_p - D_p)/r_t ],  with r_t/r_s = e^{-h}.
     """
-    s = rows.at[j]
+    s = table.points[j]
     if s.alpha == 0:
-        from_no_signal(rows, t)
+        zero_snr_step(table, t)
         return
     h = t.half_log_snr - s.half_log_snr
-    p = rows.add(t, z={j: t.sigma / s.sigma}, data={j: -t.alpha * math.expm1(-h)})
+    p = table.append(t, z={j: t.sigma / s.sigma}, data={j: -t.alpha * math.expm1(-h)})
     at_s, at_t = 0.5 * math.expm1(-h), -0.5 * math.expm1(h)
-    rows.add(t, z={j: t.alpha / s.alpha * (1 + at_s), p: at_t}, data={j: -t.alpha * at_s, p: -t.alpha * at_t})
+    table.append(t, z={j: t.alpha / s.alpha * (1 + at_s), p: at_t}, data={j: -t.alpha * at_s, p: -t.alpha * at_t})
 
 
-def stir(rows: Rows, r: float, scale: float = 1.0) -> int:
+def add_churn(table: TableauBuilder, r: float, scale: float = 1.0) -> int:
     """Append noise to the newest state, up to sigma/alpha = r: y_r = y_s + scale sqrt(r^2 - r_s^2) xi. Returns the new state."""
-    j, s = rows.state, rows.at[rows.state]
-    at = rows.point(-math.log(r))
+    j, s = table.last, table.points[table.last]
+    at = table.point_at(-math.log(r))
     spread = math.sqrt(r**2 - (s.sigma / s.alpha) ** 2)
-    return rows.add(at, z={j: at.alpha / s.alpha}, noise={rows.fresh_noise(): at.alpha * scale * spread})
+    return table.append(at, z={j: at.alpha / s.alpha}, xi={table.fresh_noise(): at.alpha * scale * spread})
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ class ProbabilityFlow(Solver):
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         if self.method == "euler":
             return DDIM(eta=0.0).tableau(sde, grid)
-        rows = Rows(sde, grid)
-        for _, _, t in rows.steps():
-            heun_step(rows, rows.state, t)
-            rows.mark()
-        return rows.tableau()
+        table = TableauBuilder(sde, grid)
+        for _, _, t in table.steps():
+            heun_step(table, table.last, t)
+            table.end_step()
+        return table.tableau()
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,16 @@ class EDMSampler(Solver):
         return 2
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows = Rows(sde, grid)
-        first = rows.points[0]
-        gamma = min(self.churn / (len(rows.points) - 1), math.sqrt(2) - 1)
-        for _, s, t in rows.steps():
+        table = TableauBuilder(sde, grid)
+        first = table.grid[0]
+        gamma = min(self.churn / (len(table.grid) - 1), math.sqrt(2) - 1)
+        for _, s, t in table.steps():
             r = math.exp(-s.half_log_snr)
             if gamma > 0 and self.span[0] <= r <= self.span[1] and (1 + gamma) * r < math.exp(-first.half_log_snr):
-                rows.looks[-1] = stir(rows, (1 + gamma) * r, self.noise)
-            heun_step(rows, rows.state, t)
-            rows.mark()
-        return rows.tableau()
+                table.step_evals[-1] = add_churn(table, (1 + gamma) * r, self.noise)
+            heun_step(table, table.last, t)
+            table.end_step()
+        return table.tableau()
 
 
 @dataclass(frozen=True)
@@ -124,22 +125,22 @@ class Restart(Solver):
         return 2
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows = Rows(sde, grid)
-        inner = [p for p in rows.points[1:] if p.sigma > 0]
+        table = TableauBuilder(sde, grid)
+        inner = [p for p in table.grid[1:] if p.sigma > 0]
         at = {
             min(inner, key=lambda p: abs(math.log(r_min) + p.half_log_snr)): (count, times, r_max)
             for count, times, r_min, r_max in self.intervals
             if inner
         }
-        for _, _, t in rows.steps():
-            heun_step(rows, rows.state, t)
+        for _, _, t in table.steps():
+            heun_step(table, table.last, t)
             count, times, r_max = at.get(t, (0, 0, 0.0))
             r_min = math.exp(-t.half_log_snr)
             for _ in range(times if r_min < r_max else 0):
-                stir(rows, r_max)
+                add_churn(table, r_max)
                 clock = torch.linspace(r_max ** (1 / 7), r_min ** (1 / 7), count + 1, dtype=torch.float64) ** 7
                 for r in clock[1:-1].tolist():
-                    heun_step(rows, rows.state, rows.point(-math.log(r)))
-                heun_step(rows, rows.state, t)
-            rows.mark()
-        return rows.tableau()
+                    heun_step(table, table.last, table.point_at(-math.log(r)))
+                heun_step(table, table.last, t)
+            table.end_step()
+        return table.tableau()

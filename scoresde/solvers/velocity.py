@@ -19,10 +19,11 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from ..sde import SDE
-from .adams import ADAMS_BASHFORTH
-from .base import Solver, interpolation_weights
-from .tableau import Point, Rows, Tableau
+from ..numerics.quadrature import ADAMS_BASHFORTH, interpolation_weights
+from ..sde.base import SDE
+from ..tableau.builder import GridPoint, TableauBuilder
+from ..tableau.tableau import Tableau
+from .base import Solver
 
 
 class Path(NamedTuple):
@@ -33,19 +34,19 @@ class Path(NamedTuple):
     a: float
 
 
-def line(p: Point, c: float) -> Path:
+def line(p: GridPoint, c: float) -> Path:
     """w = z/(c alpha + sigma)."""
     rho = c * p.alpha + p.sigma
     return Path(rho, p.sigma / rho, 1 / p.sigma)
 
 
-def circle(p: Point, c: float) -> Path:
+def circle(p: GridPoint, c: float) -> Path:
     """w = z/sqrt(c^2 alpha^2 + sigma^2)."""
     rho = math.hypot(c * p.alpha, p.sigma)
     return Path(rho, math.atan2(p.sigma, c * p.alpha), c * p.alpha / (p.sigma * rho))
 
 
-PATHS: dict[str, Callable[[Point, float], Path]] = {"line": line, "circle": circle}
+PATHS: dict[str, Callable[[GridPoint, float], Path]] = {"line": line, "circle": circle}
 
 
 def steady_weights(nodes: list[float], q: float, order: int, growth: float) -> list[float]:
@@ -88,17 +89,17 @@ class VelocityAdams(Solver):
             raise ValueError(f"scale and growth must be positive, got {self.scale} and {self.growth}")
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        rows, c, at = Rows(sde, grid), self.scale, PATHS[self.path]
+        table, c, at = TableauBuilder(sde, grid), self.scale, PATHS[self.path]
         history: list[tuple[int, Path]] = []  # newest first
-        for _, s, t in rows.steps():
-            history = [(rows.state, at(s, c)), *history[: self.order - 1]]
+        for _, s, t in table.steps():
+            history = [(table.last, at(s, c)), *history[: self.order - 1]]
             now, then = history[0][1], at(t, c)
             weights = steady_weights([p.q for _, p in history], then.q, self.order, self.growth)
-            z, data = {rows.state: then.rho / now.rho}, {}
+            z, data = {table.last: then.rho / now.rho}, {}
             for (j, p), w in zip(history, weights, strict=False):
                 step = then.rho * (then.q - now.q) * w
                 z[j] = z.get(j, 0.0) + step * p.a
-                data[j] = -step * p.rho / (c * rows.at[j].sigma)
-            rows.add(t, z=z, data=data)
-            rows.mark()
-        return rows.tableau()
+                data[j] = -step * p.rho / (c * table.points[j].sigma)
+            table.append(t, z=z, data=data)
+            table.end_step()
+        return table.tableau()

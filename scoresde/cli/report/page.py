@@ -1,0 +1,68 @@
+"""The pages that a comparison and a diagnosis leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tabulate import tabulate
+
+from ...train.experiment import Experiment
+from .diagnosis import Diagnosis
+
+
+def markdown(run: Path, experiment: Experiment, table: str, note: str, curves: bool) -> str:
+    """`report.md`: what was trained, the table, the pictures."""
+    plot = "\n## Error against network calls\n\n![error](error.png)\n" if curves else ""
+    return f"""# {run.name}: one network, several solvers
+
+{_trained(experiment)}
+
+{table}
+
+{note}
+
+## Samples
+
+One row a solver; the same column has the same seed.
+
+![samples](compare.png)
+{plot}"""
+
+
+def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str) -> str:
+    """`diagnosis.md`: what was trained, densities, the picture."""
+    return f"""# {run.name}: a diagnosis
+
+{_trained(experiment)}
+
+## Densities of held-out samples
+
+{table}
+
+{note}
+
+## Along the path
+
+![loss, Fokker-Planck residual and asymmetry against t](diagnosis.png)
+
+A score would have no residual and no asymmetry. A held-out loss above that of training means that the network remembers its data.
+"""
+
+
+def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
+    """The densities as a table, and what they are in words."""
+    columns = ["", "nats", "+-"] + (["bits per dimension", "+-"] if bins else [])
+    rows = [[value for value in row if value is not None] for row in diagnosis.densities]
+    note = f"Means over {diagnosis.samples} held-out samples with their standard errors. " + (
+        f"Log probabilities of the bins, {bins} levels from -1 to 1, all of them lower bounds: the density of the probability flow has to be "
+        "asked at points that noise spreads over the bin."
+        if bins
+        else "Log densities in the units of the data."
+    )
+    return tabulate(rows, headers=columns, tablefmt="github", floatfmt=("", ".2f", ".2f", ".4f", ".4f")), note
+
+
+def _trained(experiment: Experiment) -> str:
+    recipe = experiment.recipe
+    return f"""Trained on `{experiment.data}` ({experiment.held_out} samples held out): {experiment.process} chain of {experiment.steps} steps,
+{experiment.prediction} prediction, {recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}."""

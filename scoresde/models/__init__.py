@@ -1,0 +1,21 @@
+"""Things that know the score of a diffused distribution: networks, exact mixtures, and wrappers around either."""
+
+from .analytic import GaussianMixture, MixtureModel, ZeroModel
+from .base import Model
+from .learned_variance import LearnedVariance
+from .reverse import ReverseSDE
+from .score_model import ScoreModel
+from .wrappers import GraphedModel, compiled, graphed
+
+__all__ = [
+    "GaussianMixture",
+    "GraphedModel",
+    "LearnedVariance",
+    "MixtureModel",
+    "Model",
+    "ReverseSDE",
+    "ScoreModel",
+    "ZeroModel",
+    "compiled",
+    "graphed",
+]

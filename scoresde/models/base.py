@@ -1,0 +1,68 @@
+"""What every score model can be asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..numerics.arrays import Time, expand
+from ..sde.base import SDE
+from ..sde.prediction import Prediction, conversion
+
+
+class Model(ABC):
+    """Anything that knows the score of a diffused distribution: `data`, `noise`, `score` and `velocity` of `(z, t)`.
+
+    A subclass gives `sde`, `prediction` and `output`, its own prediction; the four calls are conversions of one output.
+    States are `(B, *event)`, times scalar or `(B,)`; `**cond` reaches `output` untouched. Results have the dtype of `z`.
+    """
+
+    sde: SDE
+    prediction: Prediction
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that samples are drawn in when nothing else says it."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """The device that samples are drawn on when nothing else says it."""
+        return torch.device("cpu")
+
+    @abstractmethod
+    def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """The model's own prediction at `(z, t)`, of the shape of `z`."""
+
+    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Any]:
+        """What `output` may be given in place of each of the `times`, for states like `z`; by default the times themselves.
+
+        A sampler asks once, before its loop, for all that depends on its times alone and not on the state.
+        """
+        return times
+
+    def data(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """E[x | z_t = z]."""
+        return self._read("data", z, t, cond)
+
+    def noise(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """E[eps | z_t = z]."""
+        return self._read("noise", z, t, cond)
+
+    def score(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """grad_z log q(z_t = z) = -noise / sigma."""
+        return self._read("score", z, t, cond)
+
+    def velocity(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        """E[alpha eps - sigma x | z_t = z]."""
+        return self._read("velocity", z, t, cond)
+
+    def _read(self, target: Prediction, z: Tensor, t: Time, cond: dict[str, object]) -> Tensor:
+        c_z, c_out = conversion(self.sde, t, self.prediction, target)
+        out = self.output(z, t, **cond)
+        dtype = torch.promote_types(z.dtype, out.dtype)
+        return (expand(c_z, z, dtype) * z.to(dtype) + expand(c_out, z, dtype) * out.to(dtype)).to(z.dtype)

@@ -1,0 +1,153 @@
+"""A network, the path it was trained on, what it predicts and which time it wants: declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import deprecation
+from ..numerics.arrays import Time, expand, to_device
+from ..sde.base import SDE, as_time
+from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
+from ..sde.vp import VPChain
+from .base import Model
+
+TimeConvention = str | Callable[[SDE, Tensor], Tensor]
+
+
+def index(sde: SDE, t: Tensor) -> Tensor:
+    """t T - 1: the 0-based index of a chain's step, 0..T-1 at t = 1/T..1 and fractional in between."""
+    if not isinstance(sde, VPChain):
+        raise ValueError(f"time='index' needs a discrete chain (VPSDE.from_betas), got {sde!r}; use 't' or 'half_log_snr'")
+    return t * sde.steps - 1
+
+
+def same(sde: SDE, t: Tensor) -> Tensor:
+    """t itself."""
+    return t
+
+
+def half_log_snr(sde: SDE, t: Tensor) -> Tensor:
+    """lambda(t)."""
+    return sde.half_log_snr(t)
+
+
+def edm(sde: SDE, t: Tensor) -> Tensor:
+    """log(sigma/alpha)/4, c_noise of Karras et al. 2022."""
+    return -0.25 * sde.half_log_snr(t)
+
+
+# Named functions: a model must be picklable.
+TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, "half_log_snr": half_log_snr, "edm": edm}
+
+
+class NetworkTime(NamedTuple):
+    """A time as the network sees it, `(B,)`, the scale of its input (None: 1) and the dtype that it computes in."""
+
+    time: Tensor
+    scale: Tensor | None
+    dtype: torch.dtype
+
+
+class ScoreModel(nn.Module, Model):
+    """A network `network(z, time, **cond)` as a score model.
+
+    Args:
+        network: any callable module; returns a tensor of the shape of `z`. Its time has shape `(B,)`. A network with a method
+            `declare_time(name)` (as ours have) is told which convention it will see.
+        sde: the path that the network was trained on.
+        prediction: what the network returns: "noise", "data", "velocity", "score" or "edm" (F of Karras et al., whose input is scaled too;
+            `Preconditioned(sigma_data)` for data of another standard deviation than 0.5).
+        time: what the network takes as time: "t", "index" (0..T-1 of a chain), "half_log_snr", "edm" (log(sigma/alpha)/4), or a function of
+            `(sde, t)`. By default "edm" for that prediction, "index" on a chain and "t" elsewhere.
+
+    Raises:
+        ValueError: an unknown prediction or time convention, or "index" where there is no chain.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sde: SDE,
+        prediction: Prediction | Literal["edm"] = "noise",
+        time: TimeConvention | None = None,
+    ) -> None:
+        super().__init__()
+        if prediction == "edm":
+            prediction = Preconditioned()
+        if not isinstance(prediction, Preconditioned) and prediction not in PREDICTIONS:
+            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, edm; got {prediction!r}")
+        if time is None:
+            time = "edm" if isinstance(prediction, Preconditioned) else "index" if isinstance(sde, VPChain) else "t"
+        if isinstance(time, str) and time not in TIMES:
+            raise ValueError(f"time must be one of {', '.join(TIMES)} or a function of (sde, t); got {time!r}")
+        self.network, self.sde, self.prediction = network, sde, prediction
+        self._network_time: Callable[[SDE, Tensor], Tensor] = TIMES[time] if isinstance(time, str) else time
+        self._network_time(sde, as_time(sde.t_max))
+        declare = getattr(network, "declare_time", None)
+        if isinstance(time, str) and callable(declare):
+            declare(time)
+
+    def network_time(self, t: Time) -> Tensor:
+        """The time that the network sees, in float64."""
+        return self._network_time(self.sde, as_time(t))
+
+    def output(self, z: Tensor, t: Time | NetworkTime, **cond: object) -> Tensor:
+        """`network(z, time, **cond)`, with the state cast to the network's dtype; time comes in float32 at least.
+
+        Raises:
+            ValueError: the network's output has another shape than `z`.
+        """
+        out: Tensor = self(z, t, **cond)
+        if out.shape != z.shape:
+            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
+        return out
+
+    def forward(self, z: Tensor, t: Time | NetworkTime, **cond: object) -> Tensor:
+        """What `output` returns, before its shape is looked at; a method of its own so that hooks fire."""
+        if not isinstance(t, NetworkTime):
+            time, scale, dtype = self._seen(as_time(t), z)
+            t = NetworkTime(time.expand(len(z)), scale, dtype)
+        # A subclass may call the network on more samples than it is given, as guidance does.
+        time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z))
+        seen = z if t.scale is None else expand(t.scale, z) * z
+        out: Tensor = self.network(seen if seen.dtype == t.dtype else seen.to(t.dtype), time, **cond)
+        return out
+
+    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[NetworkTime]:
+        """The network's time and the scale of its input at each of the `times`, on the device of `z`: two copies for all of them."""
+        time, scale, dtype = self._seen(as_time(torch.tensor(times, dtype=torch.float64)), z)
+        scales = [None] * len(times) if scale is None else scale.unbind()
+        repeated = time[:, None].expand(-1, len(z)).unbind()
+        return [NetworkTime(*each, dtype) for each in zip(repeated, scales, strict=True)]
+
+    def _seen(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None, torch.dtype]:
+        """The entries of `NetworkTime`, with one time for each of `t`."""
+        parameter = next(self.parameters(), z)
+        dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
+        # Half precision would round the index 999 to 1000.
+        time = to_device(self.network_time(t).to(torch.promote_types(dtype, torch.float32)), z.device)
+        if not isinstance(self.prediction, Preconditioned):
+            return time, None, dtype
+        scale = self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t))
+        return time, to_device(scale.to(torch.promote_types(z.dtype, torch.float32)), z.device), dtype
+
+    def compiled(self) -> ScoreModel:
+        """Deprecated: `models.compiled(model)`."""
+        deprecation.warn("ScoreModel.compiled()", "scoresde.models.compiled(model)")
+        twin: ScoreModel = deprecation.load("models.wrappers:compiled")(self)
+        return twin
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that samples are drawn in, float64 for a float64 network and float32 otherwise."""
+        parameter = next(self.parameters(), torch.empty(0))
+        return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters(), torch.empty(0)).device

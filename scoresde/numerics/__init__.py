@@ -1,0 +1,1 @@
+"""Mathematics that knows no diffusion: noise sources, quadrature, an ODE integrator, Jacobian products, batches, files."""

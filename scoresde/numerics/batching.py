@@ -1,0 +1,50 @@
+"""Parts of a batch, and the conditions that belong to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Index = Tensor | slice | None
+
+
+def batches(count: int, size: int | None) -> list[slice]:
+    """0..count-1 in consecutive slices of at most `size`; one slice where `size` is None, and for an empty batch.
+
+    Raises:
+        ValueError: `size` is below 1.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
+    step = min(size or count, count) or 1
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)] or [slice(0, 0)]
+
+
+def index_cond(cond: dict[str, object], index: Index, count: int) -> dict[str, object]:
+    """The conditions of some samples of a batch of `count`.
+
+    A tensor whose first dimension is the batch has one row a sample and is indexed. Everything else is passed as it is, also a structure with
+    such tensors inside it. None and the slice of all samples pass `cond` itself.
+
+    Args:
+        index: indices of the samples (on the CPU), or a slice.
+    """
+    if index is None or (isinstance(index, slice) and index.indices(count) == (0, count, 1)):
+        return cond
+
+    def rows(value: object) -> object:
+        if not isinstance(value, Tensor) or value.shape[:1] != (count,):
+            return value
+        return value[index] if isinstance(index, slice) else value[index.to(value.device)]
+
+    return {name: rows(value) for name, value in cond.items()}
+
+
+def subset_or_none(active: Tensor, count: int) -> Tensor | None:
+    """`active`, or None where these are all of the `count` samples: then nothing needs to be indexed."""
+    return None if len(active) == count else active
+
+
+def indices(part: slice) -> Tensor:
+    """The indices of a slice."""
+    return torch.arange(part.start, part.stop)

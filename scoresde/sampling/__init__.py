@@ -1,0 +1,8 @@
+"""Draw samples: arguments become a plan, and a plan runs."""
+
+from .default import default
+from .planning import AdaptivePlan, GridPlan, Plan, TablePlan, plan
+from .registry import SOLVERS, get, names
+from .sample import sample
+
+__all__ = ["SOLVERS", "AdaptivePlan", "GridPlan", "Plan", "TablePlan", "default", "get", "names", "plan", "sample"]

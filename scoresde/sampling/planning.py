@@ -1,0 +1,283 @@
+"""Arguments become a plan: the one place where a solver, a budget and a grid are checked against each other.
+
+    plan(sde, "dpm++2m", steps=10)  ->  TablePlan     a tableau on its grid
+    plan(sde, "pc", steps=10)       ->  GridPlan      a loop along a grid
+    plan(sde, "adaptive")           ->  AdaptivePlan  a loop that chooses its own times
+
+A plan says what it costs (`nfe`) and where it looks (`times`) before the first network call, and stands in place of a solver in `sample`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .. import grids
+from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
+from ..models.base import Model
+from ..sde.base import SDE
+from ..solvers.base import Solver
+from ..solvers.tuned import TunedSolver, require_same_process
+from ..tableau.executor import Run, run
+from ..tableau.tableau import Tableau
+from ..tuning.calibration import Cascade
+from . import registry
+from .default import default
+
+GridLike = str | grids.Grid | Tensor
+AnySolver = Solver | LoopSolver | Cascade
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """A solver on one path, with everything decided that the state does not decide.
+
+    Attributes:
+        sde: the path.
+        solver: what runs; None for a tableau that was given as it is.
+        times: the grid, `(N+1,)` float64 on the CPU; for an adaptive loop its first and its last time.
+    """
+
+    sde: SDE
+    solver: Solver | LoopSolver | None
+    times: Tensor
+
+    @property
+    def t_start(self) -> float:
+        """The time of the first state."""
+        return float(self.times[0])
+
+    @property
+    def steps(self) -> int | None:
+        """Intervals of the grid; None where the state decides."""
+        return len(self.times) - 1
+
+    @property
+    def max_steps(self) -> int | None:
+        """The most steps that an adaptive loop may try; None for its own limit."""
+        return None
+
+    @property
+    @abstractmethod
+    def nfe(self) -> int | None:
+        """Network calls per sample; None where the state decides."""
+
+    @abstractmethod
+    def run(self, job: Job) -> Run:
+        """Run from the state of `job`, along the plan's own times."""
+
+    def check(self, model: Model) -> None:
+        """Look at the model that the plan is to run on; a solver tuned to another model warns.
+
+        Raises:
+            ValueError: the model has another path.
+        """
+        if model.sde is not self.sde:
+            require_same_process(self.sde, model.sde, "the plan")
+        if isinstance(self.solver, TunedSolver):
+            self.solver.check(model)
+
+
+@dataclass(frozen=True)
+class TablePlan(Plan):
+    """A tableau.
+
+    Attributes:
+        tableau: the coefficients; `tableau.moments` says what they do to Gaussian data.
+    """
+
+    tableau: Tableau
+
+    @classmethod
+    def of(cls, tableau: Tableau, solver: Solver | None = None) -> TablePlan:
+        """The plan of a tableau that was made by `solver`."""
+        return cls(tableau.sde, solver, tableau.grid, tableau)
+
+    @property
+    def nfe(self) -> int:
+        return self.tableau.nfe
+
+    def run(self, job: Job) -> Run:
+        return run(
+            self.tableau, job.model, job.z, job.noise, callback=job.callback, trajectory=job.trajectory, cond=job.cond
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GridPlan(Plan):
+    """A loop along a grid."""
+
+    solver: GridLoop
+
+    @property
+    def nfe(self) -> int:
+        return self.solver.calls(self.sde, self.times)
+
+    def run(self, job: Job) -> Run:
+        return self.solver.solve(job)
+
+
+@dataclass(frozen=True)
+class AdaptivePlan(Plan):
+    """A loop that chooses its own times.
+
+    Attributes:
+        limit: `max_steps`.
+    """
+
+    solver: AdaptiveLoop
+    limit: int | None = None
+
+    @property
+    def max_steps(self) -> int | None:
+        return self.limit
+
+    @property
+    def steps(self) -> None:
+        return None
+
+    @property
+    def nfe(self) -> None:
+        return None
+
+    def run(self, job: Job) -> Run:
+        return self.solver.solve(job)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `sample` that choose times; see there."""
+
+    steps: int | None = None
+    nfe: int | None = None
+    grid: GridLike | None = None
+    t_start: float | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in vars(self).values())
+
+
+def plan(
+    sde: SDE,
+    solver: str | AnySolver | Tableau | Plan | None = None,
+    *,
+    steps: int | None = None,
+    nfe: int | None = None,
+    grid: GridLike | None = None,
+    tol: float | None = None,
+    t_start: float | None = None,
+) -> Plan:
+    """What `sample` will run for these arguments, without a network. The arguments are those of `sample`.
+
+    A plan that is made once and passed in place of a solver saves the work of making it in each call.
+
+    Raises:
+        ValueError: the arguments contradict each other, or no step fits into `nfe`.
+    """
+    request = Request(steps, nfe, grid, t_start)
+    if isinstance(solver, Plan | Tableau):
+        return _ready(solver if isinstance(solver, Plan) else TablePlan.of(solver), request, tol)
+    if isinstance(solver, str):
+        solver = registry.get(solver)
+    if solver is None:
+        calls = len(grid) - 1 if isinstance(grid, Tensor) else nfe or steps or 0
+        solver, suited = default(calls)
+        request = request if grid is not None else Request(steps, nfe, suited, t_start)
+    if isinstance(solver, Cascade) != (tol is not None):
+        raise ValueError("a cascade needs tol=, the error to stay below, and no other solver takes it")
+    if isinstance(solver, Cascade):
+        assert tol is not None
+        solver = solver.within(tol)
+    if isinstance(solver, AdaptiveLoop):
+        return _adaptive(sde, solver, request)
+    if isinstance(solver, GridLoop):
+        loop = solver
+        return _on_grid(sde, loop, request, lambda times: GridPlan(sde, loop, times))
+    if not isinstance(solver, Solver):
+        raise TypeError(f"{solver!r} is no solver: it must be a name, a Solver, a GridLoop, an AdaptiveLoop, a Tableau or a Plan")
+    if isinstance(solver, TunedSolver) and grid is None:
+        request = Request(steps, nfe, solver.grid, t_start)
+    table = solver
+    return _on_grid(sde, table, request, lambda times: TablePlan.of(table.tableau(sde, times), table))
+
+
+def _ready(made: Plan, request: Request, tol: float | None) -> Plan:
+    """A plan that was made before: nothing is left to choose."""
+    if request.t_start is not None and abs(request.t_start - made.t_start) > 1e-9:
+        raise ValueError(f"t_start={request.t_start:g}, but the plan starts at {made.t_start:g}")
+    if Request(request.steps, request.nfe, request.grid) or tol is not None:
+        raise ValueError("a plan has its own steps, calls and grid: give none of steps=, nfe=, grid= and tol= with it")
+    return made
+
+
+def _adaptive(sde: SDE, solver: AdaptiveLoop, request: Request) -> AdaptivePlan:
+    for name, value in (("grid", request.grid), ("nfe", request.nfe)):
+        if value is not None:
+            raise ValueError(
+                f"{name}= means nothing to {solver}, which chooses its steps by its tolerances; steps= is the most that it may try"
+            )
+    if request.steps is not None and request.steps < 1:
+        raise ValueError(f"steps must be at least 1, got {request.steps}")
+    times = torch.tensor([1.0 if request.t_start is None else float(request.t_start), solver.t_end], dtype=torch.float64)
+    return AdaptivePlan(sde, solver, times, request.steps)
+
+
+P = TypeVar("P", TablePlan, GridPlan)
+
+
+def _on_grid(sde: SDE, solver: Solver | GridLoop, request: Request, build: Callable[[Tensor], P]) -> P:
+    """What `build` makes of the grid that the request asks for."""
+    steps, nfe, grid, t_start = request.steps, request.nfe, request.grid, request.t_start
+    if isinstance(grid, Tensor):
+        return _on_times(grids.check(grid), request, build)
+    rule = grids.get(grid or solver.default_grid) if not callable(grid) else grid
+
+    def at(steps: int) -> P:
+        times = grids.check(rule(sde, steps) if t_start is None else rule(sde, steps, t_start=t_start))
+        if t_start is not None and abs(float(times[0]) - t_start) > 1e-9:
+            raise ValueError(f"the grid starts at {float(times[0]):g}, but the state is at t_start={t_start:g}")
+        return build(times)
+
+    if (steps is None) == (nfe is None):
+        raise ValueError("give steps= or nfe=, one of the two (or a tensor as grid=)")
+    if steps is not None:
+        return at(steps)
+    assert nfe is not None
+    return _within(nfe, solver, at)
+
+
+def _on_times(times: Tensor, request: Request, build: Callable[[Tensor], P]) -> P:
+    """The plan on times that were given one by one."""
+    if request.steps is not None and request.steps != len(times) - 1:
+        raise ValueError(f"steps={request.steps}, but the grid has {len(times) - 1} intervals")
+    if request.t_start is not None and request.t_start != float(times[0]):
+        raise ValueError(f"t_start={request.t_start}, but the grid starts at {float(times[0])}")
+    planned = build(times)
+    if request.nfe is not None and planned.nfe > request.nfe:
+        raise ValueError(f"this grid takes {planned.nfe} network calls, more than nfe={request.nfe}")
+    return planned
+
+
+def _within(nfe: int, solver: Solver | GridLoop, at: Callable[[int], P]) -> P:
+    """The plan `at(steps)` of as many steps as fit into `nfe` network calls."""
+    if nfe < 1:
+        raise ValueError(f"nfe must be at least 1, got {nfe}")
+    steps = max(1, nfe // solver.calls_per_step)
+    planned = at(steps)
+    while planned.nfe > nfe and steps > 1:
+        steps -= 1
+        planned = at(steps)
+    if planned.nfe > nfe:
+        raise ValueError(f"{solver} needs more than nfe={nfe} network calls for a single step")
+    if planned.nfe < nfe:
+        # Steps that are cheaper than a full one, such as the last of Heun, can leave room for one more, if the grid has one.
+        with suppress(ValueError):
+            more = at(steps + 1)
+            planned = more if more.nfe <= nfe else planned
+    return planned

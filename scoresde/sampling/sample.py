@@ -1,0 +1,145 @@
+"""Draw samples from a score model with any solver: choose a plan, make the start, run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, overload
+
+import torch
+from torch import Generator, Tensor
+
+from ..loops.base import Job
+from ..models.base import Model
+from ..models.wrappers import compiled, graphed
+from ..numerics.batching import batches, index_cond
+from ..tableau.executor import Callback, Run
+from ..tableau.tableau import Tableau
+from .monitor import monitor, raise_non_finite
+from .planning import AnySolver, GridLike, Plan, plan
+from .start import Start, noise_source
+
+SolverLike = str | AnySolver | Tableau | Plan
+
+
+@overload
+def sample(
+    model: Model, shape: Sequence[int], solver: SolverLike | None = ..., *, trajectory: Literal[True], **options: Any
+) -> Run: ...
+@overload
+def sample(
+    model: Model,
+    shape: Sequence[int],
+    solver: SolverLike | None = ...,
+    *,
+    trajectory: Literal[False] = ...,
+    **options: Any,
+) -> Tensor: ...
+
+
+def sample(
+    model: Model,
+    shape: Sequence[int],
+    solver: SolverLike | None = None,
+    *,
+    steps: int | None = None,
+    nfe: int | None = None,
+    grid: GridLike | None = None,
+    tol: float | None = None,
+    generator: Generator | None = None,
+    seeds: Iterable[int] | None = None,
+    z: Tensor | None = None,
+    t_start: float | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    callback: Callback | None = None,
+    progress: bool = False,
+    trajectory: bool = False,
+    grad: bool = False,
+    batch_size: int | None = None,
+    compile: bool = False,
+    cuda_graph: bool = False,
+    **cond: object,
+) -> Tensor | Run:
+    """Draw samples of shape `(B, *event)`.
+
+    Args:
+        model: a `ScoreModel`, or anything with the same four calls.
+        shape: `(B, *event)`, the batch included.
+        solver: a solver, the short name of one (`solvers.names()`), the file of a fitted one, a `Tableau`, a `Plan`, or a cascade, which
+            needs `tol`. By default the measured choice for the budget, `scoresde.sampling.default`.
+        steps: number of grid intervals. For an adaptive solver the most steps that it may try; then neither `nfe` nor `grid` is possible.
+        nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
+        grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or
+            the times themselves. By default the solver's own; a solver that was selected for a model or fitted to it brings its times.
+        tol: the error to stay below, rms per coordinate, for a cascade of `solvers.calibrate`. With `trajectory` the result has the `bound` of
+            each sample.
+
+        Other arguments.
+
+        generator: one stream of noise for the batch.
+        seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
+        z: the state to start from, `(B, *event)`; by default the prior of `model.sde`, at `t_start` < 1 with the noise scale of that time.
+            It is not changed.
+        t_start: the time of `z`; 1 by default, or the first time of a tensor `grid`.
+        dtype: of the samples; by default that of `z`, else float32 (float64 for a float64 network).
+        device: of the samples; by default that of `z`, else the model's.
+        callback: called in every step n as `callback(n, t, z, data)`, with the state and the time of its network call and the data prediction
+            there. From an adaptive solver t is `(B,)`: every sample has its own time.
+        progress: show a progress bar.
+        trajectory: return a `Run` with `x`, `path` `(N+1, B, *event)`, `times` and `nfe` in place of the samples.
+        grad: record the graph, so that gradients flow through the sampler to `z`, the network and `cond`.
+        batch_size: how many samples to work on at once; all by default. The samples are the same, up to what the network makes of another
+            batch size; the noise is the same to the bit. Tensors in `cond` with one row a sample are split too.
+        compile: run `models.compiled(model)`; its first call compiles the network.
+        cuda_graph: run `models.graphed(model)`, which replays the network from a CUDA graph: for small networks on a GPU.
+        **cond: reaches the network untouched.
+
+    Returns:
+        The samples, `(B, *event)`, or a `Run` where `trajectory` is set.
+
+    Raises:
+        ValueError: arguments that contradict each other, a grid that does not decrease, a prediction that is undefined on the grid.
+        FloatingPointError: a state became infinite or NaN; names the step and the time.
+        StepLimitError: an adaptive solver needs more than `steps`; names the time that it reached.
+    """
+    shape = tuple(shape)
+    if z is not None and t_start is None and not isinstance(grid, Tensor) and not isinstance(solver, Plan | Tableau):
+        t_start = 1.0
+    planned = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start)
+    planned.check(model)
+    require_compatible(planned, batch_size, trajectory=trajectory, grad=grad, cuda_graph=cuda_graph)
+    noise = noise_source(generator, seeds, shape[0])
+    start = Start.of(model, planned.t_start, shape, z, dtype, device)
+    network = compiled(model) if compile else model
+    parts = batches(shape[0], batch_size)
+
+    def solve(on_step: Callback | None) -> Run:
+        def solve_part(part: slice) -> Run:
+            stream = noise if len(parts) == 1 else noise.part(part.start, part.stop, shape[0])
+            runner = graphed(network) if cuda_graph else network
+            state, part_cond = start.draw(part, stream), index_cond(cond, part, shape[0])
+            return planned.run(Job(runner, state, stream, planned.times, planned.max_steps, on_step, trajectory, part_cond))
+
+        return Run.joined([solve_part(part) for part in parts])
+
+    with torch.set_grad_enabled(grad), monitor(callback, progress, planned.steps, len(parts)) as on_step:
+        run = solve(on_step)
+        if not bool(run.x.isfinite().all()):
+            noise.rewind()
+            raise_non_finite(solve, planned.steps)
+    return run if trajectory else run.x
+
+
+def require_compatible(planned: Plan, batch_size: int | None, *, trajectory: bool, grad: bool, cuda_graph: bool) -> None:
+    """Raise for options that the plan cannot have together.
+
+    Raises:
+        ValueError: names them.
+    """
+    adaptive = planned.steps is None
+    if batch_size is not None and adaptive and trajectory:
+        raise ValueError(
+            f"the parts of a batch take different numbers of steps with {planned.solver}: no trajectory with batch_size="
+        )
+    if cuda_graph and (grad or adaptive):
+        raise ValueError("cuda_graph=True replays one network call without gradients and with one time for the batch")

@@ -1,0 +1,101 @@
+"""What a network predicts, and the exact conversions between it and everything else.
+
+Data x and noise eps determine the state, and every prediction is a direction in their plane:
+
+    z        = alpha x + sigma eps
+    data     = x
+    noise    = eps                      g(z, w, t) of Bishop, section 20.2
+    score    = -eps / sigma             Bishop, section 20.3: s = -g / sqrt(1 - alpha_t)
+    velocity = alpha eps - sigma x      Salimans and Ho 2022, arXiv 2202.00512; eps - x on a rectified flow
+    edm      = F with data = c_skip z/alpha + c_out F       Karras et al. 2022, arXiv 2206.00364, eq. 7
+
+Given the state and one prediction `a x + b eps`, any other quantity `a' x + b' eps` is their linear combination. So one
+2 x 2 system holds every conversion. It is singular where the prediction is parallel to the state and says nothing new (noise at alpha = 0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..numerics.arrays import Time
+from .base import SDE, as_time
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """The prediction of EDM's network F for data of standard deviation `sigma_data`, which also sees a scaled input.
+
+    With r = sigma/alpha, y = z/alpha and s = sigma_data (Karras et al. 2022, arXiv 2206.00364, table 1),
+
+        data = c_skip y + c_out F(c_in y),    c_skip = s^2/(r^2 + s^2),   c_out = r s/sqrt(r^2 + s^2),   c_in = 1/sqrt(r^2 + s^2).
+
+    Multiplied out with v = alpha^2 s^2 + sigma^2 nothing is singular at alpha = 0: F = sigma/(s sqrt v) x - alpha s/sqrt v eps.
+    """
+
+    sigma_data: float = 0.5
+
+    def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """c_in / alpha, what the state is multiplied by."""
+        return (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
+
+
+Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned
+
+
+PREDICTIONS = ("data", "noise", "score", "velocity")
+
+
+def direction(sde: SDE, t: Time, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """(a, b) in float64 with prediction = a x + b eps, at each entry of `t`."""
+    return _direction(sde, t, sde.alpha(t), sde.sigma(t), prediction)
+
+
+def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """`direction` where alpha and sigma at `t` are known."""
+    zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+    if isinstance(prediction, Preconditioned):
+        scale, s = prediction.input_scale(alpha, sigma), prediction.sigma_data
+        return sigma / s * scale, -alpha * s * scale
+    if prediction == "data":
+        return one, zero
+    if prediction == "noise":
+        return zero, one
+    if prediction == "score":
+        return zero, -1 / sigma
+    if prediction == "velocity":
+        return sde.velocity_direction(t)
+    raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
+
+
+def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tuple[Tensor, Tensor]:
+    """(c_z, c_out) in float64 with target = c_z z + c_out source, at each entry of `t`.
+
+    Raises:
+        ValueError: at some t the source does not determine the target (looked for on the CPU only).
+    """
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    if source == target:
+        return torch.zeros_like(alpha), torch.ones_like(alpha)
+    if {source, target} == {"noise", "score"}:  # parallel, at every alpha
+        return torch.zeros_like(alpha), -sigma if target == "noise" else -1 / sigma
+    a, b = _direction(sde, t, alpha, sigma, source)
+    a_target, b_target = _direction(sde, t, alpha, sigma, target)
+    determinant = alpha * b - sigma * a
+    c_z = (a_target * b - b_target * a) / determinant
+    c_out = (alpha * b_target - sigma * a_target) / determinant
+    if c_out.device.type == "cpu" and not bool((c_z + c_out).isfinite().all()):
+        where = as_time(t).broadcast_to(c_out.shape)[~(c_z + c_out).isfinite()].flatten()[0].item()
+        raise ValueError(
+            f"prediction={source!r} does not determine the {target} at t={where:g}, where alpha={sde.alpha(where).item():g} "
+            f"and sigma={sde.sigma(where).item():g}: "
+            + (
+                "at zero signal use prediction='velocity' or 'data', or start at a smaller t"
+                if sde.alpha(where).item() == 0
+                else "stop at a larger t"
+            )
+        )
+    return c_z, c_out

@@ -1,0 +1,112 @@
+"""A solver made for one process: it brings its own grid and can be kept in a file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.base import Model
+from ..numerics.files import read_tensors, write_tensors
+from ..sde.base import SDE
+from ..tableau.tableau import Tableau
+from .base import Solver
+
+# Processes are compared at these times; at 0 sigma vanishes.
+PROBE_TIMES = torch.arange(1, 33, dtype=torch.float64) / 32
+# Where a file's metadata say what it holds.
+FORMAT = "scoresde solver 1"
+
+# The tensors of a file, and what else it holds; "kind" names the class.
+State = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def schedule_fingerprint(sde: SDE) -> Tensor:
+    """(alpha, sigma) at 32 times, `(2, 32)` float64: what a process is recognised by."""
+    return torch.stack([sde.alpha(PROBE_TIMES), sde.sigma(PROBE_TIMES)]).cpu()
+
+
+def require_same_process(made_for: SDE | Tensor, sde: SDE, what: str) -> None:
+    """Raise unless `sde` is the process that `what` was made for, given as such or by its fingerprint.
+
+    Raises:
+        ValueError: names the first time at which they differ, and the scales there.
+    """
+    expected = made_for if isinstance(made_for, Tensor) else schedule_fingerprint(made_for)
+    here = schedule_fingerprint(sde)
+    # Coefficients in float64 differ in the last digits between machines.
+    differ = ((here - expected).abs() > 1e-6 * (1 + expected.abs())).any(0)
+    if bool(differ.any()):
+        k = int(differ.nonzero()[0])
+        (a, s), (alpha, sigma) = expected[:, k].tolist(), here[:, k].tolist()
+        raise ValueError(
+            f"{what} was made for a process with alpha={a:.6g} and sigma={s:.6g} at t={float(PROBE_TIMES[k]):g}, but {sde!r} has "
+            f"alpha={alpha:.6g} and sigma={sigma:.6g} there: make one for it"
+        )
+
+
+class TunedSolver(Solver):
+    """A deterministic solver of one process and one budget, with one network call a step. `sample` takes its grid when it is given none.
+
+    Attributes:
+        grid: the N+1 times, float64.
+        process: `schedule_fingerprint` of the process that it was made for.
+    """
+
+    grid: Tensor
+    process: Tensor
+
+    @property
+    def nfe(self) -> int:
+        """Network calls per sample, one a step."""
+        return len(self.grid) - 1
+
+    def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
+        """The table, for the process and the grid that it was made for.
+
+        Raises:
+            ValueError: another process or another grid.
+        """
+        require_same_process(self.process, sde, type(self).__name__)
+        if not torch.equal(grid, self.grid):
+            raise ValueError(f"{type(self).__name__} was made for its own grid of {len(self.grid) - 1} steps: give no other")
+        return self.table(sde)
+
+    @abstractmethod
+    def table(self, sde: SDE) -> Tableau:
+        """The table on its own grid."""
+
+    def check(self, model: Model) -> None:
+        """Warn if the solver was made for another model; a solver that knows nothing of its model does not."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """What `save` writes."""
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whose metadata are JSON. `solvers.load` gives the same solver, to the bit."""
+        write_state(self.state_dict(), path)
+
+
+def write_state(state: State, path: str | Path) -> None:
+    """Write what a tuned solver keeps of itself."""
+    write_tensors(path, *state, FORMAT)
+
+
+def read_state(path: str | Path) -> State:
+    """What `write_state` wrote.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: the file holds no solver.
+    """
+    try:
+        tensors, about = read_tensors(path, FORMAT)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no fitted solver: {error}") from None
+    if about is None:
+        raise ValueError(f"{path} holds no fitted solver of this version of scoresde")
+    return tensors, about

@@ -1,0 +1,81 @@
+"""What a table does to Gaussian data, exactly and without sampling.
+
+On data N(m, s^2) the prediction D is affine in z, so every state is an affine function of independent unit normals: the start and the noises.
+Following their coefficients through the rows gives the law of the result.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..sde.prediction import conversion
+
+if TYPE_CHECKING:
+    from .tableau import Tableau
+
+
+def moments(tableau: Tableau, mean: Tensor, std: Tensor, start: tuple[float, float] | None = None) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations of the result for data N(mean, std^2), of any one shape.
+
+    Args:
+        start: mean and standard deviation of the first state; by default those of the path's prior.
+    """
+    start_mean, start_std = start if start is not None else (0.0, tableau.sde.prior_std)
+    noises = sorted({j for row in tableau.rows for j in row.xi})
+    column = {j: i + 1 for i, j in enumerate(noises)}
+    first = torch.zeros(*std.shape, 1 + len(noises), dtype=torch.float64)
+    first[..., 0] = start_std
+    states = {0: (torch.full_like(mean, start_mean), first)}
+    last_use = {j: k for k, row in enumerate(tableau.rows) for j in (*row.z, *row.data)}
+    for k, row in enumerate(tableau.rows):
+        state_mean, loadings = torch.zeros_like(mean), torch.zeros_like(first)
+        for j, a in row.z.items():
+            state_mean += a * states[j][0]
+            loadings += a * states[j][1]
+        for j, b in row.data.items():
+            constant, slope = gaussian_output(tableau, tableau.times[j], mean, std)
+            state_mean += b * (constant + slope * states[j][0])
+            loadings += b * slope[..., None] * states[j][1]
+        for j, c in row.xi.items():
+            loadings[..., column[j]] += c
+        states[k + 1] = (state_mean, loadings)
+        for j in (*row.z, *row.data):
+            if last_use[j] == k:
+                states.pop(j, None)
+    result_mean, loadings = states[len(tableau.rows)]
+    return result_mean, loadings.norm(dim=-1)
+
+
+def gaussian_output(tableau: Tableau, t: float, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """(constant, slope) of E[out | z] = constant + slope z for data N(mean, std^2), where out is what the B coefficients multiply."""
+    alpha, sigma = float(tableau.sde.alpha(t)), float(tableau.sde.sigma(t))
+    gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+    constant, slope = mean * (1 - gain * alpha), gain
+    if tableau.prediction != "data":
+        c_z, c_out = (float(c) for c in conversion(tableau.sde, t, "data", tableau.prediction))
+        constant, slope = c_out * constant, c_z + c_out * slope
+    return constant, slope
+
+
+def gaussian_w2(tableau: Tableau, spectrum: Tensor) -> float:
+    """W_2 between the result and data N(0, C), where C has the eigenvalues `spectrum` `(d,)`.
+
+    In the eigenbasis of C every coordinate is solved alone: W_2^2 = sum_i m_i^2 + (s_i - c_i)^2 (arXiv 2405.14250).
+    """
+    c = torch.as_tensor(spectrum).double().sqrt()
+    m, s = moments(tableau, torch.zeros_like(c), c)
+    return float((m**2 + (s - c) ** 2).sum().sqrt())
+
+
+def gaussian_kl(tableau: Tableau, spectrum: Tensor) -> float:
+    """KL(result || data) in nats for data N(0, C), where C has the positive eigenvalues `spectrum` `(d,)`.
+
+    The sum over the eigenbasis of (q - 1 - log q + m^2/c^2)/2 with q = s^2/c^2.
+    """
+    c = torch.as_tensor(spectrum).double().sqrt()
+    m, s = moments(tableau, torch.zeros_like(c), c)
+    q = (s / c) ** 2
+    return float(0.5 * (q - 1 - q.log() + (m / c) ** 2).sum())

@@ -1,0 +1,81 @@
+"""A table as instructions for a loop: what to evaluate, draw, add up and release, decided before the first network call.
+
+For DDIM in two steps, folded for a noise prediction (z_1 = a_0 z_0 + b_0 eps_0, then z_2 = a_1 z_1 + b_1 eps_1), the program is
+
+    evaluate z_0;  z_1 = a_0 z_0 + b_0 data_0;  release z_0, data_0
+    evaluate z_1;  z_2 = a_1 z_1 + b_1 data_1;  release z_1, data_1
+
+and ancestral sampling draws xi_0 with its coefficient as standard deviation, which saves a multiplication, and adds the rest to that tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+Operand = tuple[Literal["z", "data", "xi"], int]
+
+
+class Instruction(NamedTuple):
+    """What the loop does to make the state `result`.
+
+    Attributes:
+        evaluate: the state at which the network is called and the name of its output; None where this row calls nothing.
+        convert: (c_z, c_out) that turn the output into what the terms multiply; None where they multiply the output itself.
+        draw: noises to draw, each with a standard deviation.
+        terms: coefficients by operand; 1 for a noise that was drawn with its coefficient as standard deviation.
+        in_place: the first term is a noise that nothing else needs, so its memory takes the sum.
+        release: operands that no later row needs.
+        result: the new state.
+    """
+
+    evaluate: tuple[Operand, Operand] | None
+    convert: tuple[float, float] | None
+    draw: tuple[tuple[Operand, float], ...]
+    terms: tuple[tuple[Operand, float], ...]
+    in_place: bool
+    release: tuple[Operand, ...]
+    result: Operand
+
+
+Program = tuple[Instruction, ...]
+
+
+def compile_rows(
+    rows: Sequence[Mapping[Operand, float]], evaluated: Collection[int], conversions: Mapping[int, tuple[float, float]]
+) -> Program:
+    """The program of `rows`, the terms of each, with the network called at the states `evaluated`.
+
+    Args:
+        conversions: (c_z, c_out) of every evaluated state whose output is converted.
+    """
+    last_use: dict[Operand, int] = {}
+    for k, terms in enumerate(rows):
+        last_use.update(dict.fromkeys(terms, k))
+    for j in evaluated:
+        last_use["z", j] = max(last_use.get(("z", j), j), j)
+    release: list[list[Operand]] = [[] for _ in rows]
+    for operand, k in last_use.items():
+        release[k].append(operand)
+    drawn = set[Operand]()
+    program = []
+    for k, terms in enumerate(rows):
+        draw, single_use = list[tuple[Operand, float]](), dict[Operand, float]()
+        for operand, c in terms.items():
+            if operand[0] != "xi":
+                continue
+            is_new, is_last = operand not in drawn, last_use[operand] == k
+            scaled = is_new and is_last and c > 0
+            if is_new:
+                draw.append((operand, c if scaled else 1.0))
+                drawn.add(operand)
+            if is_last:
+                single_use[operand] = 1.0 if scaled else c
+        ordered = single_use | {operand: c for operand, c in terms.items() if operand not in single_use}
+        evaluate: tuple[Operand, Operand] | None = (("z", k), ("data", k)) if k in evaluated else None
+        program.append(
+            Instruction(
+                evaluate, conversions.get(k), tuple(draw), tuple(ordered.items()), bool(single_use), tuple(release[k]), ("z", k + 1)
+            )
+        )
+    return tuple(program)
