@@ -58,8 +58,102 @@ MOVED_MODULES: dict[str, tuple[str, ...]] = {
     "training": ("train.trainer", "train.recipe", "train.checkpoint"),
 }
 
-# Old package and name -> where the object is now.
-MOVED_NAMES: dict[str, dict[str, str]] = {}
+# Old module -> old name -> where the object is now, as "module:name".
+_LOOPS = (
+    "AdaptiveLoop",
+    "AdaptiveODE",
+    "GottaGoFast",
+    "GridLoop",
+    "LearnedAncestral",
+    "LoopSolver",
+    "PredictorCorrector",
+    "TorchSDE",
+)
+_TUNED = {
+    "FittedSolver": "tuning:FittedSolver",
+    "Ladder": "tuning:Cascade",
+    "Ranked": "tuning:Ranked",
+    "Rung": "tuning:Level",
+    "Selected": "tuning:Selected",
+    "Teacher": "tuning:ReferenceSolution",
+    "Tolerance": "tuning:CascadeSolver",
+    "load_solver": "tuning:load_solver",
+    "teach": "tuning:solve_reference",
+}
+_TABLES = {
+    "Callback": "tableau:Callback",
+    "Multistep": "tableau:Multistep",
+    "Point": "tableau:GridPoint",
+    "Row": "tableau:Row",
+    "Rows": "legacy:Rows",
+    "Run": "tableau:Run",
+    "Tableau": "tableau:Tableau",
+    "multistep": "tableau:multistep",
+    "points": "tableau:grid_points",
+    "run": "tableau:run",
+}
+_SDE = {
+    "ReverseSDE": "legacy:ReverseSDE",
+    "Time": "numerics.arrays:Time",
+    "as_float64": "numerics.arrays:as_float64",
+    "expand": "numerics.arrays:expand",
+    "to_device": "numerics.arrays:to_device",
+}
+MOVED_NAMES: dict[str, dict[str, str]] = {
+    "solvers": {
+        **{name: f"loops:{name}" for name in _LOOPS},
+        **_TABLES,
+        **_TUNED,
+        "BoundSolver": "solvers.tuned:TunedSolver",
+        "SOLVERS": "sampling:SOLVERS",
+        "Schedule": "legacy:Schedule",
+        "StepLimitError": "loops:StepLimitError",
+    },
+    "sde": _SDE,
+    "sde.base": _SDE,
+    "solvers.adams": {
+        "ADAMS_BASHFORTH": "numerics.quadrature:ADAMS_BASHFORTH",
+        "blend": "solvers.adams:adams_bashforth",
+        "gauss_legendre": "numerics.quadrature:gauss_legendre",
+        "lagrange": "numerics.quadrature:lagrange",
+        "transfer": "solvers.adams:ddim_step",
+    },
+    "solvers.base": {
+        "from_no_signal": "solvers.base:zero_snr_step",
+        "interpolation_weights": "numerics.quadrature:interpolation_weights",
+        "redrawn_from_no_signal": "solvers.base:zero_snr_transition",
+    },
+    "solvers.bound": {
+        "BoundSolver": "solvers.tuned:TunedSolver",
+        "read": "solvers.tuned:read_state",
+        "scales": "solvers.tuned:schedule_fingerprint",
+        "write": "solvers.tuned:write_state",
+    },
+    "solvers.calibration": _TUNED,
+    "solvers.exponential": {
+        "adams_weights": "numerics.quadrature:adams_weights",
+        "exponential_moments": "numerics.quadrature:exponential_moments",
+    },
+    "solvers.heun": {"stir": "solvers.heun:add_churn"},
+    "solvers.langevin": {
+        "LangevinCorrected": "solvers.composed:LangevinCorrected",
+        "PredictorCorrector": "loops:PredictorCorrector",
+        "langevin_step": "loops.predictor_corrector:langevin_step",
+    },
+    "solvers.loop": {"Schedule": "legacy:Schedule", "rows": "numerics.batching:index_cond"},
+    "solvers.single_step": {"p_1": "numerics.quadrature:x_phi1", "p_2": "numerics.quadrature:x_phi2"},
+    "solvers.tableau": _TABLES,
+    "solvers.teacher": _TUNED,
+    "training": {"read_checkpoint": "train.checkpoint:read_checkpoint", "write_checkpoint": "train.checkpoint:write_checkpoint"},
+}
+
+
+# What to use in place of an object of `legacy`.
+SUCCESSORS = {
+    "legacy:ReverseSDE": "models.ReverseSDE(model, eta)",
+    "legacy:Rows": "tableau.TableauBuilder",
+    "legacy:Schedule": "sampling.GridPlan",
+}
 
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
@@ -73,28 +167,27 @@ def load(path: str) -> Any:
     return getattr(importlib.import_module(f"scoresde.{module}"), name)
 
 
-def attribute(package: str, name: str) -> Any:
-    """What a package's `__getattr__` returns for an old name.
+def attribute(module: str, name: str) -> Any:
+    """What a module's `__getattr__` returns for an old name.
 
     Raises:
-        AttributeError: the package never had it.
+        AttributeError: the module never had it.
     """
-    path = MOVED_NAMES.get(package, {}).get(name)
-    below = package.removeprefix("scoresde").lstrip(".")
+    below = module.removeprefix("scoresde").lstrip(".")
+    path = MOVED_NAMES.get(below, {}).get(name)
     if path is not None:
-        module, new = path.split(":")
-        warn(f"{package}.{name}", f"scoresde.{module}.{new}", stacklevel=4)
+        warn(f"{module}.{name}", f"scoresde.{SUCCESSORS.get(path, path.replace(':', '.'))}", stacklevel=4)
         return load(path)
     if f"{below}.{name}".lstrip(".") in MOVED_MODULES:
-        return importlib.import_module(f"{package}.{name}")
-    raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return importlib.import_module(f"{module}.{name}")
+    raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
-def moved_names(package: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a package."""
+def moved_names(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module."""
 
     def __getattr__(name: str) -> Any:
-        return attribute(package, name)
+        return attribute(module, name)
 
     return __getattr__
 
@@ -123,7 +216,7 @@ class _Loader(importlib.abc.Loader):
         self.modules = modules
 
     def exec_module(self, module: ModuleType) -> None:
-        warn(f"the module {module.__name__}", " and ".join(f"scoresde.{name}" for name in self.modules), stacklevel=2)
+        warn(f"the module {module.__name__}", " and ".join(f"scoresde.{name}" for name in self.modules), stacklevel=3)
         new = [importlib.import_module(f"scoresde.{name}") for name in self.modules]
 
         def __getattr__(name: str) -> Any:
@@ -146,6 +239,10 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Let old modules be found."""
+    """Let old modules be found, and old names in the modules that are loaded and still there."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+    for below in MOVED_NAMES:
+        module = sys.modules.get(f"scoresde.{below}")
+        if module is not None and not hasattr(module, "__getattr__"):
+            module.__getattr__ = moved_names(module.__name__)  # type: ignore[method-assign]

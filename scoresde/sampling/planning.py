@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .. import grids
+from .. import deprecation, grids
 from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
 from ..models.base import Model
 from ..sde.base import SDE
@@ -102,6 +102,13 @@ class TablePlan(Plan):
     @property
     def nfe(self) -> int:
         return self.tableau.nfe
+
+    def __getattr__(self, name: str) -> Any:
+        # Until 0.2 `sampling.plan` returned the tableau itself.
+        if name.startswith("_") or not hasattr(Tableau, name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        deprecation.warn(f"plan.{name}", f"plan.tableau.{name}")
+        return getattr(self.tableau, name)
 
     def run(self, job: Job) -> Run:
         return run(

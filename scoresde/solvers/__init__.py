@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .. import deprecation
 from .adams import DEIS, IPNDM, PLMS
 from .ancestral import DDIM, Ancestral, NoisePower
 from .base import Solver
@@ -77,4 +78,4 @@ _FROM_HIGHER_FLOORS = {
 def __getattr__(name: str) -> Any:
     if name in _FROM_HIGHER_FLOORS:
         return getattr(importlib.import_module(_FROM_HIGHER_FLOORS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return deprecation.attribute(__name__, name)

@@ -100,6 +100,11 @@ class IPNDM(Solver):
         if not 1 <= self.order <= 4:
             raise ValueError(f"order must lie in 1..4, got {self.order}")
 
+    @property
+    def convergence_order(self) -> int:
+        # The weights are those of a uniform grid, which is second order on a smoothly varying one.
+        return min(self.order, 2)
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)
         history: list[int] = []
@@ -119,6 +124,18 @@ class PLMS(Solver):
 
     The first step costs two network calls.
     """
+
+    @property
+    def order(self) -> int:
+        return 4
+
+    @property
+    def convergence_order(self) -> int:
+        return 2
+
+    @property
+    def single_call(self) -> bool:
+        return False
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)

@@ -38,6 +38,10 @@ class DDIM(Solver):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
 
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return one_step(sde, grid, self._step)
 
@@ -98,6 +102,10 @@ class Ancestral(Solver):
         v = self.variance
         if not (v in ("beta", "posterior") or isinstance(v, NoisePower) or (isinstance(v, float) and 0 <= v <= 1)):
             raise ValueError(f"variance must be 'beta', 'posterior', a number in [0, 1] or a NoisePower, got {v!r}")
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return one_step(sde, grid, self._step)

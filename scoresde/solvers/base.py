@@ -13,7 +13,36 @@ from ..tableau.tableau import Tableau
 
 
 class Solver(ABC):
-    """A pure function of a path and a grid."""
+    """A pure function of a path and a grid, that says what it is.
+
+    Attributes:
+        order: the order K that the method is named by: the values or stages that a step uses; None where no such number exists.
+        convergence_order: the measured order of convergence in the number of steps on smoothly varying grids, weak for a stochastic solver.
+            None where noise of a fixed amount leaves an error that steps do not reduce.
+        stochastic: whether noise is drawn.
+        calls_per_step: network calls in a full step.
+        single_call: whether every step calls the network exactly once, at the time where the step starts.
+    """
+
+    @property
+    def order(self) -> int | None:
+        return 1
+
+    @property
+    def convergence_order(self) -> int | None:
+        return self.order
+
+    @property
+    def stochastic(self) -> bool:
+        return False
+
+    @property
+    def calls_per_step(self) -> int:
+        return 1
+
+    @property
+    def single_call(self) -> bool:
+        return self.calls_per_step == 1
 
     @property
     def default_grid(self) -> str:
@@ -23,11 +52,6 @@ class Solver(ABC):
         "quadratic".
         """
         return "trailing"
-
-    @property
-    def calls_per_step(self) -> int:
-        """Network calls in a full step."""
-        return 1
 
     @abstractmethod
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:

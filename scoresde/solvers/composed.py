@@ -46,6 +46,14 @@ class StepDown(Solver):
     def calls_per_step(self) -> int:
         return self.solver.calls_per_step
 
+    @property
+    def order(self) -> int:
+        return self.solver.order
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)
         for _, s, t in table.steps():
@@ -105,6 +113,22 @@ class FreeFirstStep(Solver):
     def calls_per_step(self) -> int:
         return self.solver.calls_per_step
 
+    @property
+    def order(self) -> int | None:
+        return self.solver.order
+
+    @property
+    def convergence_order(self) -> int | None:
+        return self.solver.convergence_order
+
+    @property
+    def stochastic(self) -> bool:
+        return self.solver.stochastic
+
+    @property
+    def single_call(self) -> bool:
+        return False
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         wrapped = self.solver.tableau(sde, grid)
         first, variance = wrapped.times[0], self.std**2
@@ -158,6 +182,18 @@ class LangevinCorrected(Solver):
     @property
     def calls_per_step(self) -> int:
         return self.predictor.calls_per_step + self.corrections
+
+    @property
+    def order(self) -> int | None:
+        return self.predictor.order
+
+    @property
+    def convergence_order(self) -> None:
+        return None
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         predicted = self.predictor.tableau(sde, grid)

@@ -44,6 +44,14 @@ class ERSDE(Solver):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
 
+    @property
+    def convergence_order(self) -> int:
+        return min(self.order, 2)
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)
         steps, to_zero = len(table.grid) - 1, table.grid[-1].sigma == 0

@@ -27,6 +27,10 @@ class EulerMaruyama(Solver):
     # Short steps where the rate is large keep the literal step in t stable, also on a cosine chain.
     default_grid = "half_log_snr"
 
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         def step(s: GridPoint, t: GridPoint) -> tuple[float, float, float]:
             if s.alpha == 0:

@@ -65,6 +65,19 @@ class ExponentialAdams(Solver):
         if self.form == "noise" and self.tau != 0:
             raise ValueError("noise predictions are integrated without noise: tau must be 0")
 
+    @property
+    def order(self) -> int:
+        return max(self.predictor, self.corrector)
+
+    @property
+    def convergence_order(self) -> int:
+        # Replacing noise along the step by one draw limits the weak order to 2.
+        return min(self.order, 2) if self.stochastic else self.order
+
+    @property
+    def stochastic(self) -> bool:
+        return callable(self.tau) or self.tau > 0
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)
         steps, to_zero = len(table.grid) - 1, table.grid[-1].sigma == 0

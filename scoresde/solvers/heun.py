@@ -64,6 +64,10 @@ class ProbabilityFlow(Solver):
     def calls_per_step(self) -> int:
         return 2 if self.method == "heun" else 1
 
+    @property
+    def order(self) -> int:
+        return 2 if self.method == "heun" else 1
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         if self.method == "euler":
             return DDIM(eta=0.0).tableau(sde, grid)
@@ -95,6 +99,18 @@ class EDMSampler(Solver):
     def calls_per_step(self) -> int:
         return 2
 
+    @property
+    def order(self) -> int:
+        return 2
+
+    @property
+    def convergence_order(self) -> int | None:
+        return None if self.stochastic else 2
+
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)
         first = table.grid[0]
@@ -123,6 +139,18 @@ class Restart(Solver):
     @property
     def calls_per_step(self) -> int:
         return 2
+
+    @property
+    def order(self) -> int:
+        return 2
+
+    @property
+    def convergence_order(self) -> None:
+        return None
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)

@@ -49,6 +49,18 @@ class AnnealedLangevin(Solver):
     def calls_per_step(self) -> int:
         return self.corrections
 
+    @property
+    def order(self) -> None:
+        return None
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    @property
+    def single_call(self) -> bool:
+        return False
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         table = TableauBuilder(sde, grid)
         for s, t in zip(table.grid[:-1], table.grid[1:], strict=True):

@@ -28,6 +28,10 @@ class ReverseDiffusion(Solver):
 
     default_grid = "half_log_snr"
 
+    @property
+    def stochastic(self) -> bool:
+        return True
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         def step(s: GridPoint, t: GridPoint) -> tuple[float, float, float]:
             if s.alpha == 0:

@@ -104,6 +104,10 @@ class DPMSolverPP2S(Solver):
     def calls_per_step(self) -> int:
         return 2
 
+    @property
+    def order(self) -> int:
+        return 2
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return SEEDS(order=2, tau=0.0).tableau(sde, grid)
 
@@ -127,6 +131,14 @@ class SEEDS(SingleStep):
     """
 
     tau: float = 1.0
+
+    @property
+    def convergence_order(self) -> int:
+        return min(self.order, 2) if self.stochastic else self.order
+
+    @property
+    def stochastic(self) -> bool:
+        return self.tau > 0
 
     def _zero_snr(self, table: TableauBuilder, s: GridPoint, t: GridPoint) -> None:
         (zero_snr_transition if self.tau else zero_snr_step)(table, t)

@@ -64,6 +64,10 @@ class TunedSolver(Solver):
         """Network calls per sample, one a step."""
         return len(self.grid) - 1
 
+    @property
+    def order(self) -> None:
+        return None
+
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         """The table, for the process and the grid that it was made for.
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import deprecation
 from ..sde.base import SDE
 from ..sde.prediction import Prediction, conversion
 from . import analysis
@@ -33,6 +34,12 @@ class Row(NamedTuple):
     z: Mapping[int, float] = NO_TERMS
     data: Mapping[int, float] = NO_TERMS
     xi: Mapping[int, float] = NO_TERMS
+
+    @property
+    def noise(self) -> Mapping[int, float]:
+        """Deprecated: `xi`."""
+        deprecation.warn("Row.noise", "Row.xi")
+        return self.xi
 
     def terms(self) -> dict[Operand, float]:
         """All coefficients, by what they multiply."""
@@ -93,6 +100,18 @@ class Tableau:
     def grid(self) -> Tensor:
         """The grid's times, `(N+1,)` float64."""
         return torch.tensor([self.times[j] for j in self.grid_states], dtype=torch.float64)
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Deprecated: `grid_states`."""
+        deprecation.warn("Tableau.marks", "Tableau.grid_states")
+        return self.grid_states
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Deprecated: `step_evals`."""
+        deprecation.warn("Tableau.looks", "Tableau.step_evals")
+        return self.step_evals
 
     @property
     def coefficients(self) -> int:
@@ -204,9 +223,10 @@ def check_steps(times: tuple[float, ...], grid_states: tuple[int, ...], step_eva
             f"grid states run from 0 to {last} with one evaluation for each step, got {grid_states} and {len(step_evals)} evaluations"
         )
     for n, (first, to, at) in enumerate(zip(grid_states[:-1], grid_states[1:], step_evals, strict=True)):
-        if not (first < to and times[to] < times[first]):
+        # Times are equal where a stage was made a step of its own (`multistep`).
+        if not (first < to and times[to] <= times[first]):
             raise ValueError(
-                f"step {n} must go to a later state and a smaller time, got state {to} at t={times[to]:g} after {first}"
+                f"step {n} must go to a later state and no larger time, got state {to} at t={times[to]:g} after {first}"
             )
         if not 0 <= at < to:
             raise ValueError(f"step {n} evaluates the network at state {at}, which does not exist before state {to}")
