@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test lint types examples docs bench bench-fitted bench-overhead bench-training bench-gpu clean
+.PHONY: demo demo-short demo-mnist test mutants lint types examples docs bench bench-fitted bench-overhead bench-training bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -27,6 +27,9 @@ demo-mnist: .venv/ready-mnist ## the same on real 28x28 digits: about 11 minutes
 
 test: .venv/ready-test .venv/ready-bench ## all tests, in parallel, one thread each
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+mutants: .venv/ready-test .venv/ready-bench ## plant faults and count those that the tests find: 15 minutes
+	$(BIN)/python -m tests.mutants
 
 lint: .venv/ready-lint
 	$(BIN)/ruff check

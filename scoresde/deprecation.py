@@ -157,7 +157,7 @@ SUCCESSORS = {
 
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
-    """Say once for each place of use that `old` is called `new` now."""
+    """Warn that `old` is called `new` now; Python shows the warning once for each line of use."""
     warnings.warn(f"{old} is now {new}; the old name goes in scoresde 0.3", DeprecationWarning, stacklevel=stacklevel)
 
 
@@ -210,7 +210,7 @@ def renamed_keywords(**old_to_new: str) -> Callable[[Callable[P, R]], Callable[P
 
 
 class _Loader(importlib.abc.Loader):
-    """Makes an empty module that looks its names up in the new ones."""
+    """Makes an empty module that finds its names in the new ones."""
 
     def __init__(self, modules: Sequence[str]) -> None:
         self.modules = modules

@@ -25,14 +25,14 @@ PARTS_OF_OCTAVE = 64
 
 
 class BrownianMemory:
-    """Increments of the Brownian path of each sample, where what a rejected step has seen is kept.
+    """Increments of the Brownian path of each sample, with the increments of rejected steps kept.
 
     A step is rejected because of its noise. Forgetting that noise would make large increments rarer than they are; so a rejected
     increment W over [t', t] stays, and the shorter step to t'' is drawn from the Brownian bridge below it: with h = t - t'', H = t - t',
 
         W'' | W ~ N(h/H W, h (1 - h/H) I),
 
-    what is left, W - W'', being the increment over [t', t''] (Rackauckas and Nie 2017, DCDS-B 22(7), 2731-2761: rejection sampling
+    The rest, W - W'', is the increment over [t', t''] (Rackauckas and Nie 2017, DCDS-B 22(7), 2731-2761: rejection sampling
     with memory, RSwM1). No step goes past a time at which the path is already known.
     """
 

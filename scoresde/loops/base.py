@@ -1,4 +1,4 @@
-"""What every loop shares. A loop is a solver that is no table, because what it does next depends on the state.
+"""The interface of loops: solvers that are no table, because their next step depends on the state.
 
 Every decision is made for each sample alone: a sample never depends on its batch mates.
 """

@@ -39,9 +39,11 @@ class Model(ABC):
         """The model's own prediction at `(z, t)`, of the shape of `z`."""
 
     def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Any]:
-        """What `output` may be given in place of each of the `times`, for states like `z`; by default the times themselves.
+        """Everything about the `times` that `output` can use in their place, computed once before a loop; by default the times themselves.
 
-        A sampler asks once, before its loop, for all that depends on its times alone and not on the state.
+        Args:
+            times: of all network calls to come.
+            z: a state of the shape, dtype and device of those to come.
         """
         return times
 

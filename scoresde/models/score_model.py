@@ -1,4 +1,4 @@
-"""A network, the path it was trained on, what it predicts and which time it wants: declared once."""
+"""A network with its path, its prediction and its time convention, declared once."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class ScoreModel(nn.Module, Model):
         if not isinstance(t, NetworkTime):
             time, scale, dtype = self._seen(as_time(t), z)
             t = NetworkTime(time.expand(len(z)), scale, dtype)
-        # A subclass may call the network on more samples than it is given, as guidance does.
+        # A subclass may call the network on a larger batch, as guidance does.
         time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z))
         seen = z if t.scale is None else expand(t.scale, z) * z
         out: Tensor = self.network(seen if seen.dtype == t.dtype else seen.to(t.dtype), time, **cond)

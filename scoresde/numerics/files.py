@@ -32,7 +32,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mappin
 
 
 def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """What `write_tensors` wrote, on the CPU; None in place of the JSON where the file has no `key`.
+    """The tensors of a file, on the CPU, and its JSON under `key`; None where the file has no `key`.
 
     Raises:
         FileNotFoundError: there is no file.

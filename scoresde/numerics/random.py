@@ -159,7 +159,7 @@ class _PartOfBatch:
 class SeededNoise:
     """One stream per sample: row i of every draw depends on `seeds[i]` alone, an integer that is taken modulo 2^64."""
 
-    # Small states are drawn many steps at a time, up to so many numbers: a hundred operations on few numbers cost as much as on many.
+    # Numbers drawn at a time. Philox takes 100 operations, whose cost on a small state is all overhead: many draws share them.
     AHEAD = 1 << 16
 
     def __init__(self, seeds: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""The solver and the grid that `sample` takes when it is given none: the best measured rule that needs no tuning.
+"""The solver and the grid that `sample` takes by default: the best measured rule that needs no tuning.
 
 The error relative to the best of 50 configurations of diffusers, k-diffusion and azula, chosen for each target and budget in hindsight;
 geometric means over three targets with exact scores (benchmarks/solvers.py), rms / median over starts:

@@ -4,7 +4,7 @@
     plan(sde, "pc", steps=10)       ->  GridPlan      a loop along a grid
     plan(sde, "adaptive")           ->  AdaptivePlan  a loop that chooses its own times
 
-A plan says what it costs (`nfe`) and where it looks (`times`) before the first network call, and stands in place of a solver in `sample`.
+A plan knows its cost (`nfe`) and its times before the first network call. `sample` takes a plan in place of a solver.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Plan(ABC):
 
     Attributes:
         sde: the path.
-        solver: what runs; None for a tableau that was given as it is.
+        solver: what runs; None for a bare tableau.
         times: the grid, `(N+1,)` float64 on the CPU; for an adaptive loop its first and its last time.
     """
 
@@ -215,7 +215,7 @@ def plan(
 
 
 def _ready(made: Plan, request: Request, tol: float | None) -> Plan:
-    """A plan that was made before: nothing is left to choose."""
+    """A plan that was made before; nothing is left to choose."""
     if request.t_start is not None and abs(request.t_start - made.t_start) > 1e-9:
         raise ValueError(f"t_start={request.t_start:g}, but the plan starts at {made.t_start:g}")
     if Request(request.steps, request.nfe, request.grid) or tol is not None:
@@ -260,7 +260,7 @@ def _on_grid(sde: SDE, solver: Solver | GridLoop, request: Request, build: Calla
 
 
 def _on_times(times: Tensor, request: Request, build: Callable[[Tensor], P]) -> P:
-    """The plan on times that were given one by one."""
+    """The plan on a grid that is a tensor of times."""
     if request.steps is not None and request.steps != len(times) - 1:
         raise ValueError(f"steps={request.steps}, but the grid has {len(times) - 1} intervals")
     if request.t_start is not None and request.t_start != float(times[0]):

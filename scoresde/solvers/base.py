@@ -13,7 +13,7 @@ from ..tableau.tableau import Tableau
 
 
 class Solver(ABC):
-    """A pure function of a path and a grid, that says what it is.
+    """A pure function of a path and a grid. Its attributes say what can be expected of it.
 
     Attributes:
         order: the order K that the method is named by: the values or stages that a step uses; None where no such number exists.

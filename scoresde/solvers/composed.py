@@ -90,7 +90,7 @@ class FreeFirstStep(Solver):
     It is for starts from noise: from a `t_start` where the state shows the data the replacement is poor.
 
     Args:
-        solver: what is wrapped.
+        solver: the solver to save calls of.
         std: s, of a data coordinate whose mean is 0. At the end of the usual paths alpha s/sigma is below 0.01 and little depends on it; 0.5
             is `Preconditioned`'s, that of images in [-1, 1].
 

@@ -85,9 +85,9 @@ class EDMSampler(Solver):
     gamma = min(churn/N, sqrt(2) - 1) where r = sigma/alpha lies in `span`, and 0 elsewhere and where (1 + gamma) r would leave the path.
 
     Args:
-        churn: S_churn, the total amount of stirring.
+        churn: S_churn, the total amount of added noise.
         span: (S_tmin, S_tmax).
-        noise: S_noise, the scale of what is added.
+        noise: S_noise, the scale of the added noise.
     """
 
     churn: float = 40.0

@@ -17,7 +17,7 @@ from .base import Solver
 
 # Processes are compared at these times; at 0 sigma vanishes.
 PROBE_TIMES = torch.arange(1, 33, dtype=torch.float64) / 32
-# Where a file's metadata say what it holds.
+# The key of a solver in a file's metadata.
 FORMAT = "scoresde solver 1"
 
 # The tensors of a file, and what else it holds; "kind" names the class.
@@ -25,12 +25,12 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def schedule_fingerprint(sde: SDE) -> Tensor:
-    """(alpha, sigma) at 32 times, `(2, 32)` float64: what a process is recognised by."""
+    """(alpha, sigma) at 32 times, `(2, 32)` float64: two processes with the same numbers are taken for one."""
     return torch.stack([sde.alpha(PROBE_TIMES), sde.sigma(PROBE_TIMES)]).cpu()
 
 
 def require_same_process(made_for: SDE | Tensor, sde: SDE, what: str) -> None:
-    """Raise unless `sde` is the process that `what` was made for, given as such or by its fingerprint.
+    """Raise unless `sde` is the process that `what` was made for, passed as a path or as its fingerprint.
 
     Raises:
         ValueError: names the first time at which they differ, and the scales there.
@@ -49,7 +49,7 @@ def require_same_process(made_for: SDE | Tensor, sde: SDE, what: str) -> None:
 
 
 class TunedSolver(Solver):
-    """A deterministic solver of one process and one budget, with one network call a step. `sample` takes its grid when it is given none.
+    """A deterministic solver of one process and one budget, with one network call a step. `sample` uses its grid by default.
 
     Attributes:
         grid: the N+1 times, float64.
@@ -96,7 +96,7 @@ class TunedSolver(Solver):
 
 
 def write_state(state: State, path: str | Path) -> None:
-    """Write what a tuned solver keeps of itself."""
+    """Write the state of a tuned solver."""
     write_tensors(path, *state, FORMAT)
 
 

@@ -34,19 +34,19 @@ class Path(NamedTuple):
     a: float
 
 
-def line(p: GridPoint, c: float) -> Path:
+def linear(p: GridPoint, c: float) -> Path:
     """w = z/(c alpha + sigma)."""
     rho = c * p.alpha + p.sigma
     return Path(rho, p.sigma / rho, 1 / p.sigma)
 
 
-def circle(p: GridPoint, c: float) -> Path:
+def trigonometric(p: GridPoint, c: float) -> Path:
     """w = z/sqrt(c^2 alpha^2 + sigma^2)."""
     rho = math.hypot(c * p.alpha, p.sigma)
     return Path(rho, math.atan2(p.sigma, c * p.alpha), c * p.alpha / (p.sigma * rho))
 
 
-PATHS: dict[str, Callable[[GridPoint, float], Path]] = {"line": line, "circle": circle}
+PATHS: dict[str, Callable[[GridPoint, float], Path]] = {"line": linear, "circle": trigonometric}
 
 
 def steady_weights(nodes: list[float], q: float, order: int, growth: float) -> list[float]:

@@ -1,7 +1,7 @@
 """The one loop that runs every tableau, as a coroutine.
 
-`execute` yields a state whenever it needs the network's output there and is sent that output; it returns the last state. Whoever drives it
-decides what happens in between: `run` calls a model and a callback, a host with a loop of its own calls its pipeline.
+`execute` yields a state whenever it needs the network's output there, is sent that output, and returns the last state. The driver decides what
+happens in between: `run` calls a model and a callback, a host with its own loop calls its pipeline.
 
     loop = execute(tableau, "noise", z, noise)
     call = next(loop)                                  # Call(k, z): the network is wanted at state k
@@ -181,7 +181,7 @@ def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, in_place:
         total = total * coefficient
     elif coefficient != 1:
         total.mul_(coefficient)
-    # The sum is a tensor of our own, so the rest is added in place: the gradient of a sum needs no old value.
+    # In place, on a tensor that nobody else holds: the gradient of a sum needs no old value.
     for tensor, coefficient in terms[1:]:
         total.add_(tensor, alpha=coefficient)
     return total if total.dtype == dtype else total.to(dtype)

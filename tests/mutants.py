@@ -1,0 +1,232 @@
+"""Planted faults: how many does the suite find? `make mutants`, or `python -m tests.mutants [NAME ...]`.
+
+Each fault replaces one piece of code in a copy of the project. The tests of its own package run first, then all others. The pinned numbers
+(tests/test_pin.py) would find most of them at once and are left out: what is measured is the power of the tests that know why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("scoresde", "tests", "docs", "examples", "benchmarks", ".ci", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
+
+
+class Mutant(NamedTuple):
+    """A fault: in `file` (below scoresde), `old`, which occurs once, becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = (
+    # paths
+    Mutant("time of VP without its quadratic term", "sde/vp.py", "2 * (self.beta_max - self.beta_min) * integral", "0 * integral"),
+    Mutant(
+        "sigma of VE without the variance at 0",
+        "sde/families.py",
+        "torch.expm1(2 * self.log_ratio * as_time(t)).sqrt()",
+        "torch.exp(self.log_ratio * as_time(t))",
+    ),
+    Mutant("diffusion of sub-VP as that of VP", "sde/families.py", "-torch.expm1(-2 * self.integrated_beta(t))", "1"),
+    Mutant(
+        "inverse of lambda on rectified flow",
+        "sde/families.py",
+        "torch.sigmoid(-as_float64(half_log_snr))",
+        "torch.sigmoid(-2 * as_float64(half_log_snr))",
+    ),
+    Mutant("a chain's interval open on the right", "sde/vp.py", "(torch.ceil(u).long() - 1)", "torch.floor(u).long()"),
+    Mutant("posterior mean without e^h", "sde/base.py", "self.sigma(s) / self.sigma(t) * h.exp()", "self.sigma(s) / self.sigma(t)"),
+    Mutant("drift of the reverse SDE with eta in place of eta^2", "models/reverse.py", "1 + self.eta**2", "1 + self.eta"),
+    # predictions and models
+    Mutant(
+        "velocity with the wrong sign", "sde/base.py", "return -self.sigma(t), self.alpha(t)", "return self.sigma(t), self.alpha(t)"
+    ),
+    Mutant("score without its sign", "sde/prediction.py", "return zero, -1 / sigma", "return zero, 1 / sigma"),
+    Mutant(
+        "EDM's output scale",
+        "sde/prediction.py",
+        "return sigma / s * scale, -alpha * s * scale",
+        "return sigma * scale, -alpha * s * scale",
+    ),
+    Mutant("index one too high", "models/score_model.py", "return t * sde.steps - 1", "return t * sde.steps"),
+    Mutant(
+        "EDM's time without its quarter",
+        "models/score_model.py",
+        "return -0.25 * sde.half_log_snr(t)",
+        "return -sde.half_log_snr(t)",
+    ),
+    Mutant("mixture without the weights of its modes", "models/analytic.py", "self.weights.log() - 0.5", "-0.5"),
+    # tables and the loop
+    Mutant(
+        "the last step scaled",
+        "tableau/builder.py",
+        "data={self.step_evals[-1]: t.alpha}",
+        "data={self.step_evals[-1]: 0.99 * t.alpha}",
+    ),
+    Mutant("folding without the state's share", "tableau/tableau.py", "z[j] = z.get(j, 0.0) + b * c_z", "z[j] = z.get(j, 0.0)"),
+    Mutant(
+        "a converted output without its state",
+        "tableau/executor.py",
+        "combine([(held[at], convert[0]), (held[out], convert[1])], dtype)",
+        "combine([(held[out], convert[1])], dtype)",
+    ),
+    Mutant(
+        "a noise scaled that is used twice",
+        "tableau/program.py",
+        "scaled = is_new and is_last and c > 0",
+        "scaled = is_new and c > 0",
+    ),
+    Mutant(
+        "a state released one row early",
+        "tableau/program.py",
+        'last_use["z", j] = max(last_use.get(("z", j), j), j)',
+        'last_use["z", j] = j',
+    ),
+    Mutant(
+        "the evaluation of a corrected step",
+        "tableau/builder.py",
+        "self.step_evals.append(self.last if evaluated is None else evaluated)",
+        "self.step_evals.append(self.last)",
+    ),
+    Mutant("moments without the noise", "tableau/analysis.py", "loadings[..., column[j]] += c", "pass"),
+    Mutant("a table that is not checked", "tableau/tableau.py", "        check_rows(self.rows, self.times)\n", ""),
+    # solvers
+    Mutant(
+        "second exponential moment",
+        "numerics/quadrature.py",
+        "moments.append(1 - p / x * moments[-1])",
+        "moments.append(1 - p / x * moments[0])",
+    ),
+    Mutant(
+        "DDIM's noise with eta in place of eta^2",
+        "solvers/ancestral.py",
+        "self.eta**2 * -math.expm1(-2 * h)",
+        "self.eta * -math.expm1(-2 * h)",
+    ),
+    Mutant(
+        "posterior and beta variance exchanged",
+        "solvers/ancestral.py",
+        'if self.variance == "beta":',
+        'if self.variance == "posterior":',
+    ),
+    Mutant(
+        "noise of the exponential engine", "solvers/exponential.py", "-math.expm1(-2 * tau**2 * h)", "-math.expm1(-(tau**2) * h)"
+    ),
+    Mutant("a corrector that forgets the new value", "solvers/exponential.py", "(predicted, step.h)]", "(newest, 0.0)]"),
+    Mutant(
+        "order falls one step late",
+        "solvers/exponential.py",
+        "left = steps - n if to_zero else steps",
+        "left = steps - n + 1 if to_zero else steps",
+    ),
+    Mutant(
+        "Heun with Euler's weights",
+        "solvers/heun.py",
+        "at_s, at_t = 0.5 * math.expm1(-h), -0.5 * math.expm1(h)",
+        "at_s, at_t = math.expm1(-h), -0.0 * math.expm1(h)",
+    ),
+    Mutant("a single step's third stage", "solvers/single_step.py", "b3 = x_phi2(-H) / r2", "b3 = x_phi2(-H) / r1"),
+    Mutant(
+        "no step from zero signal",
+        "solvers/base.py",
+        "z={j: t.sigma / table.points[j].sigma}",
+        "z={j: 0.5 * t.sigma / table.points[j].sigma}",
+    ),
+    Mutant("velocity weights without their bound", "solvers/velocity.py", "if sum(map(abs, c)) <= growth", "if 0 <= growth"),
+    Mutant("Langevin noise without its root", "solvers/langevin.py", "scale * math.sqrt(c) * at.sigma", "scale * c * at.sigma"),
+    # loops
+    Mutant("Brownian bridge without its spread", "loops/adaptive_sde.py", "expand((h * (1 - share)).sqrt(), xi) * xi", "0 * xi"),
+    Mutant("a step accepted twice too easily", "numerics/dormand_prince.py", "accept = relative <= 1", "accept = relative <= 1000"),
+    Mutant("Langevin step without the factor 2", "loops/predictor_corrector.py", "epsilon = (2 * shrink", "epsilon = (shrink"),
+    # sampling
+    Mutant("one step fewer than fit", "sampling/planning.py", "more = at(steps + 1)", "more = at(steps)"),
+    Mutant(
+        "seeds of a later part",
+        "numerics/random.py",
+        "return SeededNoise(self.seeds[start:stop])",
+        "return SeededNoise(self.seeds[: stop - start])",
+    ),
+    Mutant(
+        "noise of a start inside the path",
+        "sampling/start.py",
+        "sde.prior_std * float(sde.sigma(t) / sde.sigma(1.0))",
+        "sde.prior_std",
+    ),
+    # losses and likelihoods: see the second list
+)
+
+
+def applied(mutant: Mutant, folder: Path) -> None:
+    """Plant the fault in the copy.
+
+    Raises:
+        ValueError: the code that it replaces is not there once.
+    """
+    path = folder / "scoresde" / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.name}: {mutant.file} has {text.count(mutant.old)} times {mutant.old!r}")
+    path.write_text(text.replace(mutant.old, mutant.new))
+
+
+def fails(folder: Path, tests: list[str]) -> str | None:
+    """The first test that fails in the copy; None if all pass."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "auto",
+        "-p",
+        "no:cacheprovider",
+        "--deselect",
+        "tests/test_pin.py",
+        *tests,
+    ]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    out = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    if out.returncode == 0:
+        return None
+    lines = [line for line in out.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return lines[0].split(" - ")[0].removeprefix("FAILED ").removeprefix("ERROR ") if lines else f"exit code {out.returncode}"
+
+
+def main() -> None:
+    """Plant the named faults, or all, and print which are found by what."""
+    wanted = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(word in mutant.name for word in sys.argv[1:])]
+    survivors = []
+    for mutant in wanted:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for item in COPIED:
+                if (ROOT / item).is_dir():
+                    shutil.copytree(ROOT / item, folder / item, ignore=shutil.ignore_patterns("__pycache__", "_build"))
+                elif (ROOT / item).exists():
+                    shutil.copy(ROOT / item, folder / item)
+            applied(mutant, folder)
+            own = f"tests/{mutant.file.split('/')[0]}"
+            found = (fails(folder, [own]) if (folder / own).is_dir() else None) or fails(folder, ["tests"])
+        if found is None:
+            survivors.append(mutant.name)
+        print(
+            f"{'killed' if found else 'SURVIVED':9} {time.perf_counter() - start:5.0f} s  {mutant.name}: {found or ''}", flush=True
+        )
+    print(f"\n{len(wanted) - len(survivors)} of {len(wanted)} faults found; not found: {', '.join(survivors) or 'none'}")
+    sys.exit(bool(survivors))
+
+
+if __name__ == "__main__":
+    main()
