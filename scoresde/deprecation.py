@@ -158,7 +158,7 @@ SUCCESSORS = {
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn that `old` is called `new` now; Python shows the warning once for each line of use."""
-    warnings.warn(f"{old} is now {new}; the old name goes in scoresde 0.3", DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(f"{old} is now {new}; the old name goes in scoresde 0.4", DeprecationWarning, stacklevel=stacklevel)
 
 
 def load(path: str) -> Any:

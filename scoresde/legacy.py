@@ -1,4 +1,4 @@
-"""Objects of scoresde 0.1 whose arguments or methods have changed. `deprecation.MOVED_NAMES` hands them out; they go in 0.3."""
+"""Objects of scoresde 0.1 whose arguments or methods have changed. `deprecation.MOVED_NAMES` hands them out; they go in 0.4."""
 
 from __future__ import annotations
 
