@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -38,6 +41,11 @@ def index_cond(cond: dict[str, object], index: Index, count: int) -> dict[str, o
         return value[index] if isinstance(index, slice) else value[index.to(value.device)]
 
     return {name: rows(value) for name, value in cond.items()}
+
+
+def cond_to_device(cond: Mapping[str, object], device: torch.device) -> dict[str, Any]:
+    """The conditions with their tensors on `device`."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in cond.items()}
 
 
 def subset_or_none(active: Tensor, count: int) -> Tensor | None:

@@ -20,6 +20,10 @@ class Bar(Protocol):
         """Show a text behind the bar."""
         ...
 
+    def write(self, s: str) -> object:
+        """Print a line above the bar."""
+        ...
+
 
 class Silent:
     """No bar."""
@@ -30,6 +34,9 @@ class Silent:
         self.n += n
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        pass
+
+    def write(self, s: str) -> None:
         pass
 
 

@@ -12,19 +12,20 @@ from ..models.score_model import ScoreModel
 from ..numerics.files import read_tensors, subset, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
-# Where a checkpoint's metadata hold what is not a tensor.
+# The key of the JSON in a checkpoint's metadata.
 KEY = "json"
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
-    """Write tensors and JSON, at once or not at all."""
+    """Write tensors, and `about` as JSON, in one step: a killed process leaves the old file."""
     write_tensors(path, tensors, about, KEY)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_checkpoint` wrote, on the CPU.
+    """The tensors of a checkpoint, on the CPU, and its JSON.
 
     Raises:
+        FileNotFoundError: there is no file.
         ValueError: the file is no checkpoint.
     """
     tensors, about = read_tensors(path, KEY)
@@ -38,6 +39,7 @@ def load_averaged(path: str | Path, model: ScoreModel) -> ScoreModel:
 
     Raises:
         FileNotFoundError: there is no checkpoint.
+        ValueError: the file is no checkpoint.
         RuntimeError: its tensors do not fit the network.
     """
     path = Path(path)

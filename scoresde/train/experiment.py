@@ -1,4 +1,4 @@
-"""A training run as a folder: `config.json` says what was trained on what, `checkpoint.safetensors` holds the weights."""
+"""A training run as a folder: `config.json` holds the experiment, `checkpoint.safetensors` the weights."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Experiment:
 
     Attributes:
         data: name or path of the data set, as in `data.load`.
-        held_out: samples kept from training.
-        process: "linear" (Ho et al.: betas from 1e-4 to 0.02 at 1000 steps) or "cosine" (Nichol and Dhariwal).
+        held_out: number of samples excluded from training.
+        process: "linear" (Ho et al. 2020: betas from 1e-4 to 0.02 at 1000 steps) or "cosine" (Nichol and Dhariwal 2021).
         steps: length T of the chain.
         prediction: what the network returns.
-        width, multipliers, patch: of the U-Net; `width` alone is also that of the MLP for data that are no images.
+        width, multipliers, patch: of the U-Net. Data that are no images get an MLP of this `width`.
         conditional: train with class labels.
         recipe: how to train.
-        event: shape of a sample; found in the data when training starts.
-        classes: number of classes; found likewise.
+        event: shape of a sample; read from the data when training starts.
+        classes: number of classes; read from the data too.
     """
 
     data: str
@@ -58,7 +58,11 @@ class Experiment:
         return data.load(self.data).split(self.held_out)
 
     def sde(self) -> VPChain:
-        """The chain, as an SDE. Linear betas are scaled by 1000/T, which keeps the path where T is not 1000."""
+        """The chain, as an SDE. Linear betas are scaled by 1000/T, so that the path hardly depends on T.
+
+        Raises:
+            ValueError: an unknown process, or a linear chain of 20 steps or fewer, whose last beta would reach 1.
+        """
         if self.process == "cosine":
             return VPSDE.cosine(self.steps)
         if self.process == "linear":
@@ -69,12 +73,16 @@ class Experiment:
         raise ValueError(f"process must be 'linear' or 'cosine', got {self.process!r}")
 
     def on(self, example: Data) -> Experiment:
-        """This experiment with the event shape and the classes of the data, and with the path of the data made absolute."""
+        """This experiment with the event shape and the classes of `example`, and with an absolute path to the data."""
         source = str(Path(self.data).resolve()) if Path(self.data).exists() and self.data not in data.NAMES else self.data
         return replace(self, data=source, event=tuple(example.x.shape[1:]), classes=example.classes)
 
     def model(self) -> ScoreModel:
-        """An untrained model, with weights that depend on the recipe's seed alone."""
+        """An untrained model. Its weights depend on the recipe's seed alone.
+
+        Raises:
+            ValueError: the experiment is conditional, but its data have no labels.
+        """
         classes = self.classes if self.conditional else None
         if self.conditional and classes is None:
             raise ValueError(f"{self.data} has no labels to condition on")
@@ -87,14 +95,15 @@ class Experiment:
         return ScoreModel(network, self.sde(), self.prediction)
 
     def condition(self, part: Data) -> dict[str, torch.Tensor]:
-        """What the network is told about each sample."""
+        """The conditions of the samples, as keyword arguments for the network: `label` `(N,)`, or nothing."""
         return {"label": part.labels} if self.conditional and part.labels is not None else {}
 
     def train(self, folder: Path, device: torch.device, progress: bool = True) -> Trainer:
-        """Train in `folder`, going on from its checkpoint if there is one.
+        """Train in `folder`. Training continues from the folder's checkpoint if it exists.
 
         Raises:
             ValueError: the folder holds another experiment.
+            DataError: the data set is missing or cannot be read.
         """
         training, held_out = self.load_data()
         config, written = self.on(training)._json(), folder / CONFIG
@@ -116,7 +125,7 @@ class Experiment:
         return trainer
 
     def _json(self) -> dict[str, object]:
-        # Through JSON once, so that tuples compare as the lists they are read back as.
+        # Through JSON once: a file returns tuples as lists, and the two must compare equal.
         values: dict[str, object] = json.loads(json.dumps(asdict(self)))
         return values
 
@@ -125,7 +134,7 @@ class Experiment:
         """The experiment of a folder.
 
         Raises:
-            ValueError: the folder holds none.
+            ValueError: the folder holds none, or one of another version of scoresde.
         """
         if not (folder / CONFIG).exists():
             raise ValueError(f"{folder} holds no training run (no {CONFIG}): make one with `scoresde train`")
@@ -137,12 +146,12 @@ class Experiment:
         return cls(**{**values, **tuples, "recipe": Recipe(**values["recipe"])})
 
     def load_model(self, folder: Path, device: torch.device) -> ScoreModel:
-        """The trained model of a folder, with averaged weights."""
+        """The trained model of a folder, with averaged weights, in evaluation mode."""
         return load_averaged(folder / CHECKPOINT, self.model()).to(device)
 
 
 def _difference(old: dict[str, object], new: dict[str, object]) -> str:
-    """The entries that differ, as a phrase."""
+    """The entries that differ, in words."""
     parts = []
     for key in {**old, **new}:
         before, after = old.get(key), new.get(key)

@@ -12,21 +12,21 @@ class Recipe:
 
     Attributes:
         iterations: optimiser steps.
-        batch_size: samples in each.
-        learning_rate: the peak.
-        warmup: iterations of linear rise to it.
-        final_rate: where the cosine decay from it ends, as a fraction.
+        batch_size: samples in each optimiser step.
+        learning_rate: the peak of the learning rate.
+        warmup: iterations in which the rate rises linearly to the peak.
+        final_rate: the rate at the end of the cosine decay, as a fraction of the peak.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
-        ema: decay of the moving average of the weights; the horizon 1/(1 - ema) should be well below `iterations`. While young it is
-            (1 + i)/(10 + i).
+        ema: decay of the moving average of the weights. Its horizon 1/(1 - ema) should be well below `iterations`. At iteration i the decay
+            is at most (1 + i)/(10 + i).
         weighting: as in `losses.denoising`.
-        time_sampler: as in `losses.denoising`, or "adaptive": `losses.Adaptive`, told the loss of every step (validation then draws its
-            times as if none were named).
+        time_sampler: as in `losses.denoising`, or "adaptive": `losses.Adaptive`, updated with the loss of every step. Validation then
+            uses the default sampler.
         bfloat16: run the network in autocast; the loss stays in float32.
         validate_every: iterations between validations.
         save_every: iterations between checkpoints.
-        seed: of everything random.
+        seed: of the batches, times, noise and weights.
     """
 
     iterations: int = 1200
