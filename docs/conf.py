@@ -1,8 +1,13 @@
 """Sphinx: sphinx-build -W -b html docs docs/_build/html (no network needed)."""
 
 import re
+import sys
+from pathlib import Path
 
 import scoresde
+
+sys.path.append(str(Path(__file__).parent))
+import make_api
 
 project = "scoresde"
 author = "The scoresde authors"
@@ -22,6 +27,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # a solver lists what it adds to its base class
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {"Time": "Time", "Prediction": "Prediction"}
 python_use_unqualified_type_names = True
@@ -46,4 +52,5 @@ def formulas(app, what, name, obj, options, lines):
 
 
 def setup(app):
+    make_api.write(Path(__file__).with_name("api.md"))
     app.connect("autodoc-process-docstring", formulas, priority=400)  # napoleon comes at 500

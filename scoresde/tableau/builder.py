@@ -1,11 +1,13 @@
-"""Write a tableau row by row. A solver fills a `TableauBuilder`, one step of the grid after the other:
+"""Write a tableau row by row.
 
-table = TableauBuilder(sde, grid)
-for n, s, t in table.steps():                      # from the point s down to t; the step to sigma = 0 is written by the builder
-    j = table.last                                 # the state at s
-    table.append(t, z={j: a}, data={j: b}, xi={table.fresh_noise(): c})
-    table.end_step()
-return table.tableau()
+A solver fills a `TableauBuilder`, one step of the grid after the other:
+
+    table = TableauBuilder(sde, grid)
+    for n, s, t in table.steps():                      # from the point s down to t; the step to sigma = 0 is written by the builder
+        j = table.last                                 # the state at s
+        table.append(t, z={j: a}, data={j: b}, xi={table.fresh_noise(): c})
+        table.end_step()
+    return table.tableau()
 """
 
 from __future__ import annotations
