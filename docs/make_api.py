@@ -1,7 +1,7 @@
 """docs/api.md from `__all__` and the docstrings. conf.py calls `write` in every build; the page is not committed.
 
-Packages come in the order of `PACKAGES`. A package lists its names by the module that defines them, each module with its own docstring, where the
-formulas are. A name that two packages export is described in one of them and linked from the other.
+Packages come in the order of `PACKAGES`. A package lists its names by the module that defines them, after the docstring of that module, where
+the formulas are. A name that two packages export is described in one of them and linked from the other.
 """
 
 from __future__ import annotations
