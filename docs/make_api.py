@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,12 +71,12 @@ def directive(package: str, name: str, value: object) -> str:
     return f".. autodata:: {package}.{name}\n   :no-value:"
 
 
-def reference(package: str, name: str, value: object) -> str:
+def reference(name: str, value: object) -> str:
     """A link to the description of an object, or to the section of a package."""
     if isinstance(value, ModuleType):
-        return f"- [`{package}.{name}`](#{value.__name__.replace('.', '')})"
+        return f"[`{name}`](#{value.__name__.replace('.', '')})"
     role = "class" if inspect.isclass(value) else "func" if inspect.isfunction(value) else "data"
-    return f"- `{package}.{name}`: {{py:{role}}}`{home(name, value)}.{name}`"
+    return f"{{py:{role}}}`{name} <{home(name, value)}.{name}>`"
 
 
 def section(package: str) -> str:
@@ -87,7 +88,8 @@ def section(package: str) -> str:
         module = origin(value) if origin(value).startswith(package) else package
         modules.setdefault(module, []).append(directive(package, name, value))
     lines = [f"## `{package}`", *block(f".. automodule:: {package}")]
-    lines += [reference(package, name, value) for name, value in names.items() if name not in own]
+    elsewhere = [reference(name, value) for name, value in names.items() if name not in own]
+    lines += [f"Described elsewhere: {', '.join(elsewhere)}.\n"] if elsewhere else []
     lines += tables(package)
     for module, directives in modules.items():
         if module != package:
@@ -114,7 +116,8 @@ def tables(package: str) -> list[str]:
     for name, solver in SOLVERS.items():
         if isinstance(solver, LoopSolver) == of_loops:
             cells = [cell(getattr(solver, column, None)) for column in columns]
-            lines.append(f"| `{name}` | `{solver!r}` | {' | '.join(cells)} |")
+            shown = re.sub(r"<function (\S+) at \w+>", r"\1", repr(solver))
+            lines.append(f"| `{name}` | `{shown}` | {' | '.join(cells)} |")
     return lines
 
 
