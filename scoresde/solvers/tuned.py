@@ -1,4 +1,4 @@
-"""A solver made for one process: it brings its own grid and can be kept in a file."""
+"""Solvers that are made for one process. They have a grid of their own and can be saved in a file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from ..sde.base import SDE
 from ..tableau.tableau import Tableau
 from .base import Solver
 
-# Processes are compared at these times; at 0 sigma vanishes.
+# Processes are compared at these times. t = 0 is left out, as sigma is 0 there for every process.
 PROBE_TIMES = torch.arange(1, 33, dtype=torch.float64) / 32
 # The key of a solver in a file's metadata.
 FORMAT = "scoresde solver 1"
 
-# The tensors of a file, and what else it holds; "kind" names the class.
+# The tensors of a file and its JSON, in which "kind" names the class.
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def schedule_fingerprint(sde: SDE) -> Tensor:
-    """(alpha, sigma) at 32 times, `(2, 32)` float64: two processes with the same numbers are taken for one."""
+    """(alpha, sigma) at 32 times, `(2, 32)` float64 on the CPU. Processes with the same numbers are taken for one."""
     return torch.stack([sde.alpha(PROBE_TIMES), sde.sigma(PROBE_TIMES)]).cpu()
 
 
 def require_same_process(made_for: SDE | Tensor, sde: SDE, what: str) -> None:
-    """Raise unless `sde` is the process that `what` was made for, passed as a path or as its fingerprint.
+    """Raise unless `sde` is the process that `what` was made for.
+
+    Args:
+        made_for: that process, or its fingerprint.
+        sde: the process of the model.
+        what: the subject of the error message.
 
     Raises:
         ValueError: names the first time at which they differ, and the scales there.
@@ -53,7 +58,7 @@ class TunedSolver(Solver):
 
     Attributes:
         grid: the N+1 times, float64.
-        process: `schedule_fingerprint` of the process that it was made for.
+        process: `schedule_fingerprint` of the process.
     """
 
     grid: Tensor
@@ -69,10 +74,10 @@ class TunedSolver(Solver):
         return None
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
-        """The table, for the process and the grid that it was made for.
+        """The table. `sde` and `grid` must be the process and the grid of this solver.
 
         Raises:
-            ValueError: another process or another grid.
+            ValueError: one of them is another.
         """
         require_same_process(self.process, sde, type(self).__name__)
         if not torch.equal(grid, self.grid):
@@ -81,17 +86,17 @@ class TunedSolver(Solver):
 
     @abstractmethod
     def table(self, sde: SDE) -> Tableau:
-        """The table on its own grid."""
+        """The table on the solver's own grid, for a process that has been checked."""
 
     def check(self, model: Model) -> None:
-        """Warn if the solver was made for another model; a solver that knows nothing of its model does not."""
+        """Warn if the solver was made for another model. A solver that does not depend on the model never warns."""
 
     @abstractmethod
     def state_dict(self) -> State:
-        """What `save` writes."""
+        """The tensors and the JSON of the solver's file."""
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whose metadata are JSON. `solvers.load` gives the same solver, to the bit."""
+        """Write a safetensors file, whose metadata are JSON. `tuning.load` gives the same solver, to the bit."""
         write_state(self.state_dict(), path)
 
 
@@ -101,7 +106,7 @@ def write_state(state: State, path: str | Path) -> None:
 
 
 def read_state(path: str | Path) -> State:
-    """What `write_state` wrote.
+    """The inverse of `write_state`.
 
     Raises:
         FileNotFoundError: there is no file.

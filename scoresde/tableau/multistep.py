@@ -5,7 +5,7 @@ z_{n+1} = a_n z_n + sum_{j<=n} b_nj D_j,        n = 0..N-1,      D_n = E[x | z_n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ class Multistep:
     """The coefficients of the form above.
 
     Attributes:
-        times: t_0 > ... > t_N = 0.
+        times: t_0 > ... > t_N = 0, float64.
         a: `(N,)` float64.
         b: `(N, N)` float64, zero above the diagonal.
     """
@@ -34,8 +34,24 @@ class Multistep:
         """z_{n+1} from z_n and D_0..D_n."""
         return combine([(z, float(self.a[n])), *((d, float(c)) for d, c in zip(data, self.b[n], strict=False))], z.dtype)
 
+    def follow(
+        self, z: Tensor, data: Sequence[Tensor], predict: Callable[[Tensor, float], Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The states z_n..z_N and all data predictions D_0..D_{N-1}.
+
+        Args:
+            z: z_n.
+            data: D_0..D_{n-1}, which say what n is.
+            predict: (z, t) -> the data prediction.
+        """
+        states, data = [z], list(data)
+        for n in range(len(data), len(self.a)):
+            data.append(predict(states[-1], float(self.times[n])))
+            states.append(self.step(n, states[-1], data))
+        return states, data
+
     def table(self, sde: SDE) -> Tableau:
-        """As a tableau."""
+        """The form as a tableau. Coefficients that are zero are left out."""
         rows = []
         for n, (a, b) in enumerate(zip(self.a.tolist(), self.b.tolist(), strict=True)):
             rows.append(Row({n: a} if a else {}, {j: c for j, c in enumerate(b[: n + 1]) if c}))
@@ -44,9 +60,9 @@ class Multistep:
 
 
 def multistep(tableau: Tableau) -> Multistep:
-    """A deterministic table in the form above: the same results up to rounding.
+    """A deterministic table in the form above, with the same results up to rounding.
 
-    Every state is a combination of the first and of the outputs; with that of state n one eliminates the first from that of state n + 1.
+    Every state is u z_0 + sum_j v_j D_j. With that of state n one eliminates z_0 from that of state n + 1.
 
     Raises:
         ValueError: the table draws noise.
@@ -56,7 +72,7 @@ def multistep(tableau: Tableau) -> Multistep:
     called = tableau.evaluated
     column = {state: i + 1 for i, state in enumerate(called)}
     unit = torch.eye(len(called) + 1, dtype=torch.float64)
-    states = [unit[0]]
+    states = [unit[0]]  # (u, v) of every state
     for row in tableau.rows:
         state = torch.zeros_like(unit[0])
         for j, c in row.z.items():

@@ -1,4 +1,4 @@
-"""Solvers made for one model: selected by a pilot, fitted in closed form, calibrated to a tolerance."""
+"""Solvers made for one model: selected in a pilot run, fitted by regression, or calibrated to a tolerance."""
 
 from .calibration import Cascade, CascadeSolver, Level, calibrate
 from .fitting import FittedSolver, fit

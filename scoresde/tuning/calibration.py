@@ -1,25 +1,27 @@
-"""An error bound for every sample, and as few network calls as a tolerance needs.
+"""A bound on the error of every sample, and as few network calls as a tolerance needs.
 
-For a deterministic solver of N calls the size of its last increments costs nothing,
+A deterministic solver of N calls has the last data predictions D_{N-1}, D_{N-2}, D_{N-3} at no cost. The features of its error are
 
     f(z) = (log |D_{N-1} - D_{N-2}|, log |D_{N-1} - D_{N-3}|, log |D_{N-1} - 2 D_{N-2} + D_{N-3}|),
 
-with |.| the rms over an event's coordinates. From starts z_i with a fine solution the error e_i is known. On one half of them a power law
+with |.| the rms over an event's coordinates. From starts z_i with a reference solution the error e_i is known. On one half of the starts a
+power law is fitted by least squares,
 
-    log s(z) = mean log e + theta . (f(z) - mean f)
+    log s(z) = mean log e + theta . (f(z) - mean f).
 
-is fitted by least squares; on the other half, n starts that the law has not seen, q is the k-th smallest ratio e_i/s(z_i) with
-k = ceil((n + 1) confidence). The bound is q s(z).
+The other half has n starts. Let q be the k-th smallest ratio e_i/s(z_i) on them, with k = ceil((n + 1) confidence). The bound is q s(z).
 
-What is guaranteed (split conformal prediction, Vovk et al. 2005; Lei et al. 2018): for a new start from the prior, and a level chosen before,
+Guarantee (split conformal prediction, Vovk et al. 2005; Lei et al. 2018). For a new start from the prior, and a level chosen before,
 
-    confidence <= P(e <= q s(z)) <= confidence + 1/(n + 1)      (the right one if no two ratios are equal),
+    confidence <= P(e <= q s(z)) <= confidence + 1/(n + 1)      (the right one if no two ratios are equal).
 
-where the probability is over the new start and the calibration's starts together. It is marginal: it says nothing of one start alone, and given
-one calibration the share of new starts whose bound holds varies, with standard deviation sqrt(confidence (1 - confidence)/n). The error is that
-against the fine solution of the same model, not against the data, and conditions have to be drawn as in the calibration. A cascade looks at
-several levels and stops where a bound is small, so the share of its samples whose bound fails can exceed 1 - confidence: at most by the levels
-together, measured by 0.01 to 0.03.
+Limits of the guarantee:
+- The probability is over the new start and the starts of the calibration together. It says nothing of one start alone. Given one calibration,
+  the share of new starts whose bound holds has the standard deviation sqrt(confidence (1 - confidence)/n) around its mean.
+- The error is the distance to the reference solution of the same model, not to the data.
+- New conditions must have the distribution of those in the calibration.
+- A cascade stops at the first level with a small bound. The share of its samples whose bound fails can exceed 1 - confidence: at most the
+  levels together fail, and the measured excess is 0.01 to 0.03.
 """
 
 from __future__ import annotations
@@ -32,27 +34,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import deprecation
 from ..loops.base import AdaptiveLoop, Job
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond, subset_or_none
 from ..numerics.files import prefixed
 from ..solvers.tuned import State, TunedSolver, write_state
 from ..tableau.executor import Run
-from .reference import Cond, distance, run_recorded, solve_reference, starts
-from .selection import rank, require, selected, summary
+from .reference import Cond, ReferenceSolution, distance, run_recorded, solve_reference, starts
+from .selection import rank, require_at_least, selected, summary
 
 
 @dataclass(frozen=True)
 class Level:
-    """One budget of a cascade.
+    """One solver of a cascade, with its calibrated bound.
 
     Attributes:
-        solver: what runs.
+        solver: the solver.
         nfe: its network calls.
         mean, theta: of the power law; `mean` is that of log e, then those of f.
         factor: q.
-        error, median: rms and median of the error over the starts of the calibration.
-        bounds: q s of those starts, sorted as they were drawn, `(n,)`.
+        error, median: rms and median of the error e over the n starts.
+        bounds: q s of the n starts, in the order in which they were drawn, `(n,)`.
     """
 
     solver: TunedSolver
@@ -70,7 +73,7 @@ class Level:
 
 
 def error_features(data: Sequence[Tensor]) -> Tensor:
-    """f of the last two or three data predictions, oldest first, `(B, 3)` float64; `(B, 1)` where there are but two."""
+    """f of the last three data predictions, oldest first, `(B, 3)` float64. Of two predictions its first entry alone, `(B, 1)`."""
     new, old, *older = data[::-1][:3]
     zero = torch.zeros_like(new)
     differences = [new - old]
@@ -85,7 +88,7 @@ def power_law(features: Tensor, mean: Tensor, theta: Tensor) -> Tensor:
 
 
 def fit_power_law(features: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean, theta) from f `(n, p)` and e `(n,)`, with a slight ridge as the features are nearly collinear."""
+    """(mean, theta) from f `(n, p)` and e `(n,)`, with a ridge of 1 %, as the features are nearly collinear."""
     log_error = error.clamp(min=1e-30).log()
     mean = torch.cat([log_error.mean()[None], features.mean(0)])
     centred = features - mean[1:]
@@ -95,7 +98,7 @@ def fit_power_law(features: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def conformal(ratios: Tensor, confidence: float) -> float:
-    """The k-th smallest of n ratios, k = ceil((n + 1) confidence).
+    """q: the k-th smallest of n ratios, k = ceil((n + 1) confidence).
 
     Raises:
         ValueError: n is too small for this confidence.
@@ -113,29 +116,46 @@ class Cascade:
 
     Attributes:
         levels: cheapest first.
-        confidence: of every level's bound.
-        teacher_steps, discrepancy: of the reference, see `ReferenceSolution`.
+        confidence: of the bound of every level.
+        reference_steps, discrepancy: of the reference, see `ReferenceSolution`.
     """
 
     levels: tuple[Level, ...]
     confidence: float
-    teacher_steps: int
+    reference_steps: int
     discrepancy: float
 
+    @property
+    def rungs(self) -> tuple[Level, ...]:
+        """Deprecated: `levels`."""
+        deprecation.warn("Cascade.rungs", "Cascade.levels")
+        return self.levels
+
+    @property
+    def teacher_steps(self) -> int:
+        """Deprecated: `reference_steps`."""
+        deprecation.warn("Cascade.teacher_steps", "Cascade.reference_steps")
+        return self.reference_steps
+
+    def at(self, tol: float) -> CascadeSolver:
+        """Deprecated: `within`."""
+        deprecation.warn("Cascade.at", "Cascade.within")
+        return self.within(tol)
+
     def state_dict(self) -> State:
-        """What `save` writes."""
+        """The tensors and the JSON of its file, with the names of scoresde 0.1: a cascade is a ladder there, a level a rung."""
         tensors: dict[str, Tensor] = {}
-        levels = []
+        rungs = []
         for k, level in enumerate(self.levels):
             solver, meta = level.solver.state_dict()
-            law = {"mean": level.mean, "theta": level.theta, "bounds": level.bounds}
-            tensors |= prefixed(f"{k}", law) | prefixed(f"{k}/solver", solver)
-            levels.append({"solver": meta, "nfe": level.nfe, "factor": level.factor, "error": level.error, "median": level.median})
-        meta = {"kind": "ladder", "rungs": levels, "confidence": self.confidence}
-        return tensors, meta | {"teacher_steps": self.teacher_steps, "discrepancy": self.discrepancy}
+            bound = {"mean": level.mean, "theta": level.theta, "bounds": level.bounds}
+            tensors |= prefixed(f"{k}", bound) | prefixed(f"{k}/solver", solver)
+            rungs.append({"solver": meta, "nfe": level.nfe, "factor": level.factor, "error": level.error, "median": level.median})
+        meta = {"kind": "ladder", "rungs": rungs, "confidence": self.confidence}
+        return tensors, meta | {"teacher_steps": self.reference_steps, "discrepancy": self.discrepancy}
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whose metadata are JSON. `solvers.load` gives the same cascade, to the bit."""
+        """Write a safetensors file, whose metadata are JSON. `tuning.load` gives the same cascade, to the bit."""
         write_state(self.state_dict(), path)
 
     def within(self, tol: float) -> CascadeSolver:
@@ -143,31 +163,37 @@ class Cascade:
         return CascadeSolver(self, tol)
 
     def cheapest(self, tol: float) -> int:
-        """The level to start at: the one for which the starts of the calibration would have cost the fewest calls in all.
+        """The level to start at.
 
-        Of those alone from which as many of them come below the tolerance as from the first.
+        Starting higher can leave more starts of the calibration above the tolerance. Among the levels that leave the fewest, the total number
+        of calls decides.
         """
-        late = torch.stack([level.bounds > tol for level in self.levels])
+        nfe = torch.tensor([level.nfe for level in self.levels])
+        exceeds = torch.stack([level.bounds > tol for level in self.levels])
+        return min(range(len(self.levels)), key=lambda first: failures_and_calls(nfe[first:], exceeds[first:]))
 
-        def calls(first: int) -> float:
-            waiting, total = torch.ones_like(late[0]), 0.0
-            for level, exceeds in zip(self.levels[first:], late[first:], strict=True):
-                total += level.nfe * int(waiting.sum())
-                waiting = waiting & exceeds
-            return total
 
-        failed = [int(late[first:].all(0).sum()) for first in range(len(self.levels))]
-        return min((first for first, count in enumerate(failed) if count == failed[0]), key=calls)
+def failures_and_calls(nfe: Tensor, exceeds: Tensor) -> tuple[int, int]:
+    """The starts that no level solves, and the network calls for all starts.
+
+    Args:
+        nfe: network calls of each level, `(L,)`.
+        exceeds: whether the bound of a start exceeds the tolerance at a level, `(L, n)`.
+    """
+    unsolved = exceeds.long().cumprod(0)  # after this level
+    waiting = torch.cat([torch.ones_like(unsolved[:1]), unsolved[:-1]])  # before it
+    return int(unsolved[-1].sum()), int((nfe * waiting.sum(1)).sum())
 
 
 @dataclass(frozen=True)
 class CascadeSolver(AdaptiveLoop):
     """A cascade with a tolerance.
 
-    The first level, `Cascade.cheapest`, solves all samples; the next, from the same starts, those whose bound exceeds the tolerance; and so on.
+    The first level, `Cascade.cheapest`, solves all samples. Each next level solves, from the same starts, those whose bound exceeds the
+    tolerance.
 
-    Its `Run` has the bound of every sample in `bound`, which exceeds the tolerance where the last level's does, and in `calls` the calls of
-    every sample. Its `path` are the starts and the results after every level that was tried.
+    `Run.bound` has the bound of every sample, which exceeds the tolerance where that of the last level does. `Run.calls` has the network calls
+    of every sample, `Run.path` the starts and the results after every level that ran.
 
     Raises:
         ValueError: the tolerance is not positive.
@@ -181,12 +207,18 @@ class CascadeSolver(AdaptiveLoop):
         if not self.tol > 0:
             raise ValueError(f"tol must be positive, got {self.tol}")
 
+    @property
+    def ladder(self) -> Cascade:
+        """Deprecated: `cascade`."""
+        deprecation.warn("CascadeSolver.ladder", "CascadeSolver.cascade")
+        return self.cascade
+
     def solve(self, job: Job) -> Run:
-        model, z, count = job.model, job.z, len(job.z)
         if job.max_steps is not None:
             raise ValueError(f"a cascade brings its own steps: give tol= alone, not steps={job.max_steps}")
         if float(job.times[0]) != 1:
             raise ValueError(f"a cascade is calibrated for starts at t=1, got t={float(job.times[0]):g}")
+        z, count = job.z, len(job.z)
         x, data = z.clone(), torch.zeros_like(z)
         bound = torch.full((count,), torch.inf, dtype=torch.float64)
         calls = torch.zeros(count, dtype=torch.long)
@@ -195,13 +227,13 @@ class CascadeSolver(AdaptiveLoop):
             active = (bound > self.tol).nonzero().flatten()
             if not len(active):
                 break
-            level.solver.check(model)
+            level.solver.check(job.model)
             device_index = active.to(z.device)
-            active_cond = index_cond(job.cond, subset_or_none(active, count), count)
-            tableau = level.solver.tableau(model.sde, level.solver.grid)
-            out, outputs = run_recorded(tableau, model, z[device_index], active_cond)
-            x, data = x.index_copy(0, device_index, out.x), data.index_copy(0, device_index, outputs[-1])
-            bound[active] = level.bound(outputs)
+            cond = index_cond(job.cond, subset_or_none(active, count), count)
+            tableau = level.solver.tableau(job.model.sde, level.solver.grid)
+            out, predictions = run_recorded(tableau, job.model, z[device_index], cond)
+            x, data = x.index_copy(0, device_index, out.x), data.index_copy(0, device_index, predictions[-1])
+            bound[active] = level.bound(predictions)
             calls[active] += level.nfe
             path.append(x)
             if job.callback is not None:
@@ -210,6 +242,7 @@ class CascadeSolver(AdaptiveLoop):
         return Run(x, torch.stack(path) if job.trajectory else None, times, int(calls.max()) if count else 0, calls, bound)
 
 
+@deprecation.renamed_keywords(rungs="levels", teacher_steps="reference_steps")
 @torch.no_grad()
 def calibrate(
     model: Model,
@@ -221,52 +254,58 @@ def calibrate(
     levels: Sequence[TunedSolver] | None = None,
     cond: Cond | None = None,
     seed: int = 0,
-    teacher_steps: int | None = None,
+    reference_steps: int | None = None,
     t_end: float | None = None,
     batch_size: int = 256,
 ) -> Cascade:
-    """A cascade for `model`; the module's docstring says what its bounds mean.
+    """A cascade for `model`; the module's docstring states its guarantee.
 
     Args:
         model: anything with a data prediction.
         shape: the event, without the batch.
         nfes: the budgets, network calls per sample.
-        confidence: of the bound of each.
-        noises: starts of the calibration, half for the estimate and half for its factor.
+        confidence: of the bound of each level.
+        noises: starts of the calibration, half for the power law and half for q.
         levels: the solvers, such as fitted ones, in place of `nfes`; by default the winners of a pilot as in `select`, on the first half.
         cond: reaches the network untouched; a tensor whose first dimension is `noises` has one row a start.
         seed: of the starts.
-        teacher_steps: as in `select`.
+        reference_steps: as in `select`.
         t_end: as in `select`.
         batch_size: samples that the network sees at once.
 
     Raises:
         ValueError: a budget below 2, no budgets, a confidence outside (0, 1), or too few noises for it.
     """
-    require(noises=(noises, 4), nfes=(len(nfes) if levels is None else len(levels), 1), nfe=(min(nfes), 2))
+    require_at_least(noises=(noises, 4), nfes=(len(nfes) if levels is None else len(levels), 1), nfe=(min(nfes), 2))
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     cond = cond or {}
     half = noises // 2
+    # Too few noises raise here, before the first network call.
     conformal(torch.zeros(noises - half), confidence)
     z = starts(model, shape, noises, seed, "calibrate")
-    teacher = solve_reference(model, z, cond, steps=teacher_steps, t_end=t_end, batch_size=batch_size)
+    reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     if levels is None:
         pilot = min(32, half)
-        levels = [selected(teacher, rank(model, nfe, teacher, pilot, cond, batch_size)) for nfe in sorted(set(nfes))]
+        levels = [selected(reference, rank(model, nfe, reference, pilot, cond, batch_size)) for nfe in sorted(set(nfes))]
+    calibrated = [calibrate_level(model, solver, reference, half, confidence, cond, batch_size) for solver in levels]
+    calibrated.sort(key=lambda level: level.nfe)
+    return Cascade(tuple(calibrated), confidence, reference.steps, reference.discrepancy)
 
-    def level(solver: TunedSolver) -> Level:
-        tableau = solver.tableau(model.sde, solver.grid)
-        ends, features = [], []
-        for part in batches(noises, batch_size):
-            out, data = run_recorded(tableau, model, z[part], index_cond(cond, part, noises))
-            ends.append(out.x)
-            features.append(error_features(data))
-        error, f = distance(torch.cat(ends), teacher.x), torch.cat(features)
-        mean, theta = fit_power_law(f[:half], error[:half])
-        estimate = power_law(f[half:], mean, theta)
-        factor = conformal(error[half:] / estimate, confidence)
-        return Level(solver, tableau.nfe, mean, theta, factor, *summary(error[half:]), factor * estimate)
 
-    cascade = sorted((level(solver) for solver in levels), key=lambda r: r.nfe)
-    return Cascade(tuple(cascade), confidence, teacher.steps, teacher.discrepancy)
+def calibrate_level(
+    model: Model, solver: TunedSolver, reference: ReferenceSolution, half: int, confidence: float, cond: Cond, batch_size: int
+) -> Level:
+    """The level of one solver, with the power law from the first `half` starts of the reference and q from the others."""
+    tableau, z = solver.tableau(model.sde, solver.grid), reference.states[0]
+    endpoints, features = [], []
+    for part in batches(len(z), batch_size):
+        out, data = run_recorded(tableau, model, z[part], index_cond(cond, part, len(z)))
+        endpoints.append(out.x)
+        features.append(error_features(data))
+    error, f = distance(torch.cat(endpoints), reference.x), torch.cat(features)
+    mean, theta = fit_power_law(f[:half], error[:half])
+    s = power_law(f[half:], mean, theta)
+    q = conformal(error[half:] / s, confidence)
+    rms, median = summary(error[half:])
+    return Level(solver, tableau.nfe, mean, theta, q, rms, median, q * s)

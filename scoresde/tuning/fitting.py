@@ -1,23 +1,24 @@
-"""A solver fitted to one model: coefficients in closed form (`regression`), searched times and joint refinement (`refinement`).
+"""A solver fitted to one model. `regression` gives the coefficients, this module searches the times and the ridge, `gauss_newton` refines all.
 
-The interior times are searched one by one, as far as the error on starts that the coefficients have not seen falls; so is the ridge.
+The interior times are searched one by one. A time moves for as long as the error on held-out starts falls. The ridge is chosen in the same way.
 
-Trained by gradient, such a form (`multistep`) is the solver of Shaul et al. 2024 (arXiv 2403.01329). Held-out times are added here.
+The solvers of Shaul et al. 2024 (arXiv 2403.01329) have the form of `multistep` too. They are trained by gradient, without held-out starts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import deprecation
 from ..models.base import Model
+from ..numerics.progress import progress_bar
 from ..sde.base import SDE
 from ..solvers.base import Solver
 from ..solvers.tuned import State, TunedSolver, schedule_fingerprint
@@ -26,71 +27,37 @@ from ..tableau.tableau import Tableau
 from .gauss_newton import refined
 from .reference import Cond, distance, solve_reference, starts
 from .regression import FeatureMap, Fit, Problem, regress
-from .selection import Ranked, rank, require, solve, summary
+from .selection import Ranked, rank, require_at_least, solve, summary
 
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
 
 
-MOVES = (0.4, 0.2, 0.1)
+# How far a time moves at once, as a share of the interval on that side, in three rounds.
+TIME_MOVES = (0.4, 0.2, 0.1)
 
 
-LEAST_GAIN = 0.01
+# A fit whose held-out score is lower by less than this share is not taken: the training-free solver is.
+MIN_GAIN = 0.01
 
 
-# What a file says of a fitted solver beside its tensors.
-KEPT = ("improved", "error", "median", "baseline", "settings", "model")
-
-
-def _moved(times: Tensor, m: int, fraction: float, t_min: float) -> Tensor:
-    """Time m shifted by this fraction of the gap towards its neighbour: positive towards noise."""
-    moved = times.clone()
-    gap = times[m - 1] - times[m] if fraction > 0 else times[m] - times[m + 1]
-    moved[m] += fraction * gap
-    if m == len(times) - 2:
-        moved[m] = moved[m].clamp(min=t_min)
-    return moved
-
-
-def _search(problem: Problem, solver: Solver, fit: Fit, tick: Callable[[], object]) -> Fit:
-    """Coordinate search of the interior times; a direction is followed while the held-out score falls."""
-    sde, steps = problem.model.sde, len(fit.form.a)
-
-    def follow(fit: Fit, m: int, fraction: float) -> Fit:
-        """Move time m for as long as that helps."""
-        while True:
-            times = _moved(fit.form.times, m, fraction, sde.t_min)
-            if torch.equal(times, fit.form.times):
-                return fit
-            # The steps before m - 1 do not see time m.
-            trial = regress(problem, multistep(solver.tableau(sde, times)), fit.weights, fit.ridge, fit, m - 1)
-            tick()
-            if not trial.score < fit.score:
-                return fit
-            fit = trial
-
-    for move in MOVES:
-        # With a better fit the weights see better which starts change their mode.
-        reweighted = regress(problem, multistep(solver.tableau(sde, fit.form.times)), problem.weights(fit.x), fit.ridge)
-        fit = min(fit, reweighted, key=lambda f: f.score)
-        for m in range(1, steps):
-            up = follow(fit, m, move)
-            fit = up if up is not fit else follow(fit, m, -move)
-    return fit
+# The attributes of a fitted solver that its file holds beside tensors.
+STORED_FIELDS = ("improved", "error", "median", "baseline", "settings", "model")
 
 
 @dataclass(frozen=True, eq=False)
 class FittedSolver(TunedSolver):
-    """A solver fitted to one model, for its process and its number of calls: an ordinary table. `str` says what the fit was worth.
+    """A solver fitted to one model, for its process and its number of calls. `str` compares it with the best training-free solver.
 
     Attributes:
         form: the coefficients.
         process: see `TunedSolver`.
-        improved: the fit is better than the best training-free solver on the held-out starts; where it is not, `form` is that solver.
-        error: rms distance per coordinate to the teacher on the held-out starts. They chose the times: over starts never seen the median is
-            about the same, but the rms, ruled by a start in a hundred that ends in another mode, can be several times larger.
-        median: the median of that distance.
+        improved: whether the fit is better than the best training-free solver on the held-out starts. If not, `form` is that solver.
+        error: the rms over the held-out starts of the distance per coordinate to the reference. On fresh starts it can be several times
+            larger, as one start in a hundred ends in another mode and determines it.
+        median: the median of that distance. On fresh starts it is about the same.
         baseline: name, rms and median of the best training-free solver on the same starts.
-        settings: what the fit was asked for and what it took: event, trajectories, seed, teacher steps and discrepancy, ridge.
+        settings: arguments and outcomes of the fit: event, trajectories, seed, steps and discrepancy of the reference ("teacher_steps",
+            "discrepancy"), name of the initial solver and grid ("theory"), ridge, refine.
         model: `fingerprint` of the model.
     """
 
@@ -127,7 +94,7 @@ class FittedSolver(TunedSolver):
         return f"{name} with {self.nfe} calls, which the fit did not improve on: {fitted}"
 
     def state_dict(self) -> State:
-        meta = {"kind": "fitted", "nfe": self.nfe} | {name: getattr(self, name) for name in KEPT}
+        meta = {"kind": "fitted", "nfe": self.nfe} | {name: getattr(self, name) for name in STORED_FIELDS}
         return {"times": self.form.times, "a": self.form.a, "b": self.form.b, "process": self.process}, meta
 
     @classmethod
@@ -135,12 +102,12 @@ class FittedSolver(TunedSolver):
         """The inverse of `state_dict`."""
         tensors, meta = state_dict
         form = Multistep(tensors["times"], tensors["a"], tensors["b"])
-        values = {name: meta[name] for name in KEPT} | {"baseline": tuple(meta["baseline"])}
+        values = {name: meta[name] for name in STORED_FIELDS} | {"baseline": tuple(meta["baseline"])}
         return cls(form, tensors["process"], **values)
 
 
 def fingerprint(model: Model) -> str:
-    """What a model is recognised by: the shapes of its parameters with four values of each, hashed; without parameters its class alone."""
+    """A hash of the shapes of a model's parameters and of four values of each; of the class's name where there are no parameters."""
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     digest = hashlib.sha256(type(model).__name__.encode() if not parameters else b"")
     for p in parameters:
@@ -150,6 +117,7 @@ def fingerprint(model: Model) -> str:
     return digest.hexdigest()[:16]
 
 
+@deprecation.renamed_keywords(teacher_steps="reference_steps")
 @torch.no_grad()
 def fit(
     model: Model,
@@ -162,15 +130,17 @@ def fit(
     progress: bool = True,
     refine: int = 6,
     feature_map: FeatureMap | None = None,
-    teacher_steps: int | None = None,
+    reference_steps: int | None = None,
     t_end: float | None = None,
     batch_size: int = 256,
 ) -> FittedSolver:
     """Fit a solver of `nfe` calls to `model`; the module's docstring says how.
 
-    Half of the starts are regressed on, half choose the start from the portfolio of `select` (a grid and the theory of its best solver), the
-    ridge and the times. For 8 calls that is some 600 calls a start in all, half of them for the times, and as many again for the refinement.
-    Memory: 2 S + 2 nfe copies of all states, S the steps of the teacher; with `refine`, nfe^2 copies in float64 of `batch_size` of them.
+    The coefficients are regressed on half of the starts. The other half is held out and chooses the grid and the initial coefficients from the
+    portfolio of `select`, the ridge and the times.
+
+    Cost at 8 calls: about 600 network calls a start, half of them for the times, and as many again for the refinement.
+    Memory: 2 S + 2 nfe copies of all states, S the steps of the reference. The refinement adds nfe^2 copies of `batch_size` states in float64.
 
     Args:
         model: anything with a data prediction: a network, a guided one, an exact score.
@@ -180,11 +150,11 @@ def fit(
         cond: reaches the network untouched; a tensor whose first dimension is `trajectories` has one row a start.
         seed: of the starts.
         progress: show a progress bar.
-        refine: most rounds of joint refinement of coefficients and times after the closed form, at 8 calls of 270 calls a start of the fit;
-            they end where the held-out error no longer falls. For a network in float32 or float64.
-        feature_map: a linear map of states `(B, *event)`; the regression compares what it returns, in place of the states themselves.
-        teacher_steps: S; by default as many as needed, see `solve_reference`.
-        t_end: time of the teacher's last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
+        refine: the most rounds of joint refinement of coefficients and times. At 8 calls a round takes 270 calls a start of the fit. Rounds
+            end where the held-out error no longer falls. The network must run in float32 or float64.
+        feature_map: a linear map of states `(B, *event)`; the regression compares its results in place of the states themselves.
+        reference_steps: S. By default the first starts decide, see `solve_reference`.
+        t_end: time of the reference's last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
         batch_size: samples that the network sees at once.
 
     Returns:
@@ -193,63 +163,98 @@ def fit(
     Raises:
         ValueError: `nfe` below 2 or fewer than 8 trajectories.
     """
-    require(nfe=(nfe, 2), trajectories=(trajectories, 8))
+    require_at_least(nfe=(nfe, 2), trajectories=(trajectories, 8))
     cond = cond or {}
-    teacher = solve_reference(
-        model, starts(model, shape, trajectories, seed, "fit"), cond, steps=teacher_steps, t_end=t_end, batch_size=batch_size
-    )
-    problem = Problem(model, teacher, cond, trajectories // 2, batch_size, feature_map)
-    with _counter(progress) as tick:
-        ranking = rank(model, nfe, teacher, min(32, trajectories), cond, batch_size)
-        best = ranking[0]
-        free = solve(model, best.solver.tableau(model.sde, best.grid), teacher.states[0], cond, batch_size)
-        entry, found = _start(problem, ranking, problem.weights(free), tick)
-        found = _best_ridge(problem, entry.solver, found, tick)
-        found = _search(problem, entry.solver, found, tick)
-        found = _best_ridge(problem, entry.solver, found, tick)
-        found = refined(problem, found, refine, tick)
-    improved = found.score < (1 - LEAST_GAIN) * problem.score(free)
+    z = starts(model, shape, trajectories, seed, "fit")
+    reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
+    problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
+    with progress_bar(progress, unit="fit") as bar:
+        ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size)
+        baseline = ranking[0]
+        baseline_table = baseline.solver.tableau(model.sde, baseline.grid)
+        baseline_x = solve(model, baseline_table, z, cond, batch_size)
+        initial, best = best_start(problem, ranking, problem.weights(baseline_x), bar.update)
+        best = best_ridge(problem, initial.solver, best, bar.update)
+        best = search_times(problem, initial.solver, best, bar.update)
+        best = best_ridge(problem, initial.solver, best, bar.update)
+        best = refined(problem, best, refine, bar.update)
+    improved = best.score < (1 - MIN_GAIN) * problem.score(baseline_x)
+    form, x = (best.form, best.x) if improved else (multistep(baseline_table), baseline_x)
     held_out = slice(problem.fitting, None)
-    rms, median = summary(distance(free[held_out], teacher.x[held_out]))
-    error, middle = summary(distance(found.x[held_out], teacher.x[held_out])) if improved else (rms, median)
-    form = found.form if improved else multistep(best.solver.tableau(model.sde, best.grid))
+    error, median = summary(distance(x[held_out], reference.x[held_out]))
+    baseline_errors = summary(distance(baseline_x[held_out], reference.x[held_out]))
     settings = {
-        "event": list(shape), "trajectories": trajectories, "seed": seed, "teacher_steps": teacher.steps,
-        "discrepancy": teacher.discrepancy, "theory": entry.name, "ridge": found.ridge, "refine": refine,
+        "event": list(shape), "trajectories": trajectories, "seed": seed, "teacher_steps": reference.steps,
+        "discrepancy": reference.discrepancy, "theory": initial.name, "ridge": best.ridge, "refine": refine,
     }  # fmt: skip
     return FittedSolver(
-        form, schedule_fingerprint(model.sde), improved, error, middle, (best.name, rms, median), settings, fingerprint(model)
+        form,
+        schedule_fingerprint(model.sde),
+        improved,
+        error,
+        median,
+        (baseline.name, *baseline_errors),
+        settings,
+        fingerprint(model),
     )
 
 
-def _start(problem: Problem, ranking: Sequence[Ranked], weights: Tensor, tick: Callable[[], object]) -> tuple[Ranked, Fit]:
-    """The best fit at the grids of the portfolio, each with the best of its solvers for theory."""
+def initial_form(problem: Problem, solver: Solver, times: Tensor) -> Multistep:
+    """The coefficients of a training-free solver at these times, which a regression corrects."""
+    return multistep(solver.tableau(problem.model.sde, times))
+
+
+def best_start(problem: Problem, ranking: Sequence[Ranked], weights: Tensor, advance: Callable[[], object]) -> tuple[Ranked, Fit]:
+    """The best fit on the grids of the ranking, each with the first solver that has this grid, and where in the ranking it began."""
     fits, grids = list[tuple[Ranked, Fit]](), list[Tensor]()
     for entry in ranking:
         if not any(torch.allclose(entry.grid, grid, rtol=1e-3) for grid in grids):
             grids.append(entry.grid)
-            form = multistep(entry.solver.tableau(problem.model.sde, entry.grid))
-            fits.append((entry, regress(problem, form, weights, RIDGES[1])))
-            tick()
+            fits.append((entry, regress(problem, initial_form(problem, entry.solver, entry.grid), weights, RIDGES[1])))
+            advance()
     return min(fits, key=lambda pair: pair[1].score)
 
 
-def _best_ridge(problem: Problem, solver: Solver, fit: Fit, tick: Callable[[], object]) -> Fit:
+def best_ridge(problem: Problem, solver: Solver, fit: Fit, advance: Callable[[], object]) -> Fit:
     """The fit at the same times with the ridge that is best on the held-out starts."""
-    form = multistep(solver.tableau(problem.model.sde, fit.form.times))
+    form = initial_form(problem, solver, fit.form.times)
     for ridge in RIDGES:
         fit = min(fit, regress(problem, form, fit.weights, ridge), key=lambda f: f.score)
-        tick()
+        advance()
     return fit
 
 
-@contextmanager
-def _counter(show: bool) -> Iterator[Callable[[], object]]:
-    """What to call after every regression; their number is not known beforehand."""
-    if not show:
-        yield lambda: None
-        return
-    from tqdm.auto import tqdm
+def search_times(problem: Problem, solver: Solver, fit: Fit, advance: Callable[[], object]) -> Fit:
+    """Coordinate search of the interior times by the held-out score."""
+    for fraction in TIME_MOVES:
+        # A better fit separates the starts that end in another mode more clearly.
+        reweighted = regress(problem, initial_form(problem, solver, fit.form.times), problem.weights(fit.x), fit.ridge)
+        fit = min(fit, reweighted, key=lambda f: f.score)
+        for m in range(1, len(fit.form.a)):
+            up = move_while_better(problem, solver, fit, m, fraction, advance)
+            fit = up if up is not fit else move_while_better(problem, solver, fit, m, -fraction, advance)
+    return fit
 
-    with tqdm(unit="fit") as bar:
-        yield bar.update
+
+def move_while_better(problem: Problem, solver: Solver, fit: Fit, m: int, fraction: float, advance: Callable[[], object]) -> Fit:
+    """Move time m in one direction until the held-out score no longer falls. `fit` itself where the first move does not help."""
+    while True:
+        times = move_time(fit.form.times, m, fraction, problem.model.sde.t_min)
+        if torch.equal(times, fit.form.times):
+            return fit
+        # Time m enters step m - 1 and those after it.
+        trial = regress(problem, initial_form(problem, solver, times), fit.weights, fit.ridge, fit, m - 1)
+        advance()
+        if not trial.score < fit.score:
+            return fit
+        fit = trial
+
+
+def move_time(times: Tensor, m: int, fraction: float, t_min: float) -> Tensor:
+    """The times with time m moved by a share of the interval on that side: towards noise where `fraction` is positive."""
+    moved = times.clone()
+    interval = times[m - 1] - times[m] if fraction > 0 else times[m] - times[m + 1]
+    moved[m] += fraction * interval
+    if m == len(times) - 2:
+        moved[m] = moved[m].clamp(min=t_min)
+    return moved

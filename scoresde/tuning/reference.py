@@ -1,16 +1,16 @@
-"""Reference solutions that other solvers are chosen by, fitted to and calibrated on.
+"""Reference solutions of the probability-flow ODE. Other solvers are selected, fitted and calibrated by their distance to them.
 
-UniPC-3 with exact coefficients on the cubic grid. Between its points s < t the exact solution
+The solver is UniPC-3 with exact coefficients on the cubic grid. Between its times s > t the exact solution is
 
-    z_t = sigma_t/sigma_s z_s + alpha_t int_0^h e^{u-h} D(lambda_s + u) du
+    z_t = sigma_t/sigma_s z_s + alpha_t int_0^h e^{u-h} D(lambda_s + u) du,        h = lambda_t - lambda_s.
 
-is evaluated with the cubic through the four nearest values of D, so a state is known at every time without another network call.
+Its integral is evaluated with the cubic through the four nearest values of D. The state at any time t costs no further network call.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,8 @@ from ..tableau.tableau import Tableau
 Cond = dict[str, object]
 
 
-FEWEST, MOST = 32, 256
+# The number of steps when the caller names none: the first that is tried, and the most.
+MIN_STEPS, MAX_STEPS = 32, 256
 
 
 def starts(model: Model, shape: Sequence[int], count: int, *keys: int | str) -> Tensor:
@@ -41,28 +42,33 @@ def starts(model: Model, shape: Sequence[int], count: int, *keys: int | str) -> 
 
 
 def predict(model: Model, z: Tensor, t: float, cond: Cond, batch_size: int) -> Tensor:
-    """The data prediction for all of `z`, a part of the batch at a time."""
+    """The data prediction for all of `z`, at most `batch_size` states at once."""
     return torch.cat([model.data(z[part], t, **index_cond(cond, part, len(z))) for part in batches(len(z), batch_size)])
 
 
 def run_recorded(tableau: Tableau, model: Model, z: Tensor, cond: Cond, *, trajectory: bool = False) -> tuple[Run, list[Tensor]]:
-    """A run of a deterministic table with the data predictions of its steps."""
+    """A run of a deterministic table, and the data prediction of every step."""
     data: list[Tensor] = []
 
-    def watch(n: int, t: Any, state: Tensor, prediction: Tensor) -> None:
+    def on_step(n: int, t: Any, state: Tensor, prediction: Tensor) -> None:
         data.append(prediction)
 
-    return run(tableau, model, z, BatchNoise(), callback=watch, trajectory=trajectory, cond=cond), data
+    return run(tableau, model, z, BatchNoise(), callback=on_step, trajectory=trajectory, cond=cond), data
 
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
-    """The root of the mean square over the coordinates of an event, `(B,)` float64."""
+    """The root of the mean square over the coordinates of an event, `(B,)` float64 on the CPU."""
     return (x.double() - y.double()).flatten(1).square().mean(1).sqrt().cpu()
+
+
+def rms_distance(x: Tensor, y: Tensor) -> float:
+    """The root of the mean square over all coordinates of all events."""
+    return float(distance(x, y).square().mean().sqrt())
 
 
 @dataclass(frozen=True)
 class ReferenceSolution:
-    """Solutions of the probability-flow ODE.
+    """Accurate solutions of the probability-flow ODE from M starts. Call it with a time t in [0, 1] for the states there, `(M, *event)`.
 
     Attributes:
         sde: the process.
@@ -89,28 +95,27 @@ class ReferenceSolution:
         """The states at time `t`, `(M, *event)`."""
         if t == 0:
             return self.x
-        lower = int((self.times[:-1] >= t).sum()) - 1  # the last time not below t
-        if float(self.times[lower]) == t:
-            return self.states[lower]
-        first = max(0, min(lower - 1, len(self.data) - 4))
-        used = range(first, min(first + 4, len(self.data)))
-        *nodes, s, to = grid_points(
-            self.sde, torch.stack([*self.times[list(used)], self.times[lower], torch.tensor(t, dtype=torch.float64)])
-        )
-        values = [
-            (k, node.half_log_snr - s.half_log_snr) for k, node in zip(used, nodes, strict=True) if math.isfinite(node.half_log_snr)
-        ]
+        k = int((self.times[:-1] >= t).sum()) - 1  # times[k] is the last time not below t
+        if float(self.times[k]) == t:
+            return self.states[k]
+        s, to = grid_points(self.sde, torch.stack([self.times[k], torch.tensor(t, dtype=torch.float64)]))
+        transport = (self.states[k], to.sigma / s.sigma)
         if not math.isfinite(s.half_log_snr):
-            # From alpha = 0 the solution is the data prediction's first-order step.
-            terms = [(self.states[lower], to.sigma / s.sigma), (self.data[lower], to.alpha)]
-            return combine(terms, self.states.dtype)
-        weights = adams_weights(to.half_log_snr - s.half_log_snr, [offset for _, offset in values])
-        terms = [(self.states[lower], to.sigma / s.sigma)]
-        terms += [(self.data[k], to.alpha * w) for (k, _), w in zip(values, weights, strict=True)]
-        return combine(terms, self.states.dtype)
+            # lambda_s is infinite where alpha_s = 0. The first-order step needs no lambda.
+            return combine([transport, (self.data[k], to.alpha)], self.states.dtype)
+        first = max(0, min(k - 1, len(self.data) - 4))
+        near = slice(first, first + 4)
+        nodes = [
+            (d, node.half_log_snr - s.half_log_snr)
+            for d, node in zip(self.data[near], grid_points(self.sde, self.times[:-1][near]), strict=True)
+            if math.isfinite(node.half_log_snr)
+        ]
+        weights = adams_weights(to.half_log_snr - s.half_log_snr, [offset for _, offset in nodes])
+        integral = [(d, to.alpha * weight) for (d, _), weight in zip(nodes, weights, strict=True)]
+        return combine([transport, *integral], self.states.dtype)
 
 
-def fine_tableau(sde: SDE, steps: int, t_end: float) -> Tableau:
+def reference_tableau(sde: SDE, steps: int, t_end: float) -> Tableau:
     """`steps` steps down to `t_end`, and one to 0."""
     grid = torch.cat([grids.cubic(sde, steps, t_end=t_end), torch.zeros(1, dtype=torch.float64)])
     return UniPC(order=3).tableau(sde, grid)
@@ -128,38 +133,29 @@ def solve_reference(
     batch_size: int = 256,
     pilot: int = 16,
 ) -> ReferenceSolution:
-    """Solve finely from the states `z` `(M, *event)` at t = 1.
+    """Solve accurately from the states `z` `(M, *event)` at t = 1.
 
-    Memory: 2 steps copies of `z`.
+    Memory: 2 S copies of `z`.
 
     Args:
         cond: conditions; a tensor whose first dimension is M has one row a state.
-        steps: S. By default 32 steps are doubled, up to 256, until the `pilot` first states come out as with half the steps.
+        steps: S. By default 32 steps are doubled, up to 256, until the first `pilot` endpoints agree with those of half the steps.
         t_end: the time of the last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
-        tolerance: the rms distance of those endpoints relative to their rms.
+        tolerance: endpoints agree when their rms distance is at most this share of their rms.
         batch_size: states that the network sees at once.
     """
     cond, sde = cond or {}, model.sde
     t_end = sde.t_min if t_end is None else t_end
-    few = slice(0, min(pilot, len(z)))
+    first = slice(0, min(pilot, len(z)))
 
-    def endpoint(steps: int) -> Tensor:
-        return run(fine_tableau(sde, steps, t_end), model, z[few], BatchNoise(), cond=index_cond(cond, few, len(z))).x
-
-    def apart(coarse: Tensor, fine: Tensor) -> float:
-        return float(distance(coarse, fine).square().mean().sqrt())
+    def pilot_endpoints(steps: int) -> Tensor:
+        return run(reference_tableau(sde, steps, t_end), model, z[first], BatchNoise(), cond=index_cond(cond, first, len(z))).x
 
     if steps is None:
-        steps, x = FEWEST, endpoint(FEWEST)
-        while steps < MOST:
-            steps, coarse = 2 * steps, x
-            x = endpoint(steps)
-            discrepancy = apart(coarse, x)
-            if discrepancy <= tolerance * float(x.double().square().mean().sqrt()):
-                break
+        steps, discrepancy = enough_steps(pilot_endpoints, tolerance)
     else:
-        discrepancy = apart(endpoint(max(1, steps // 2)), endpoint(steps))
-    tableau = fine_tableau(sde, steps, t_end)
+        discrepancy = rms_distance(pilot_endpoints(max(1, steps // 2)), pilot_endpoints(steps))
+    tableau = reference_tableau(sde, steps, t_end)
     paths, predictions = [], []
     for part in batches(len(z), batch_size):
         out, data = run_recorded(tableau, model, z[part], index_cond(cond, part, len(z)), trajectory=True)
@@ -167,3 +163,15 @@ def solve_reference(
         paths.append(out.path)
         predictions.append(torch.stack(data))
     return ReferenceSolution(sde, out.times, torch.cat(paths, 1), torch.cat(predictions, 1), steps, discrepancy)
+
+
+def enough_steps(endpoints: Callable[[int], Tensor], tolerance: float) -> tuple[int, float]:
+    """Double the steps until the endpoints agree with those of half the steps. Returns the steps and the rms distance of the two."""
+    steps, x, discrepancy = MIN_STEPS, endpoints(MIN_STEPS), math.inf
+    while steps < MAX_STEPS:
+        steps, coarse = 2 * steps, x
+        x = endpoints(steps)
+        discrepancy = rms_distance(coarse, x)
+        if discrepancy <= tolerance * float(x.double().square().mean().sqrt()):
+            break
+    return steps, discrepancy

@@ -1,24 +1,28 @@
 """The best training-free solver for one model and one budget, by a pilot run.
 
-Every entry of a portfolio of (solver, grid) pairs is run from a few starts and compared with a fine solve from the same. The score is the
-geometric mean of the rms and the median over the starts of the error per coordinate, sqrt(rms median). The rms alone is ruled by the few
-samples that end in another mode, and the median does not see them.
+Every (solver, grid) pair of a portfolio runs from a few starts, and so does a reference solver. The error of a start is the rms distance per
+coordinate between the two endpoints. The score of a pair is the geometric mean of the rms and the median of this error over the starts,
+
+    score = sqrt(rms median).
+
+The few starts that end in another mode determine the rms, and the median does not see them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import grids
+from .. import deprecation, grids
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond
+from ..numerics.files import prefixed, subset
 from ..numerics.random import BatchNoise
 from ..sde.base import SDE
 from ..solvers.adams import DEIS, IPNDM
@@ -28,14 +32,15 @@ from ..solvers.tuned import State, TunedSolver, schedule_fingerprint
 from ..solvers.velocity import VelocityAdams
 from ..tableau.executor import run
 from ..tableau.tableau import Tableau
+from ..tableau.tensors import from_tensors, to_tensors
 from .reference import Cond, ReferenceSolution, distance, solve_reference, starts
 
+# Grids by where their last call lies: one step of N before the end, or at t_min.
 TRAILING: dict[str, grids.Grid] = {f"trailing {p:g}": partial(grids.trailing, power=p) for p in (1.0, 1.5, 2.0, 2.5, 3.0)}
-
-
 TO_T_MIN: dict[str, grids.Grid] = {name: grids.get(name) for name in ("half_log_snr", "tangent", "quadratic", "cubic")}
 
 
+# Every solver with the grids that it is tried on.
 PORTFOLIO: dict[str, tuple[Solver, tuple[str, ...]]] = {
     "ipndm2": (IPNDM(order=2), ("trailing 1.5", "trailing 2", "trailing 3", "half_log_snr")),
     "ipndm3": (IPNDM(order=3), (*TRAILING, "quadratic", "cubic")),
@@ -53,7 +58,7 @@ PORTFOLIO: dict[str, tuple[Solver, tuple[str, ...]]] = {
 
 
 class Ranked(NamedTuple):
-    """An entry of the portfolio with its errors per coordinate."""
+    """A (solver, grid) pair with its errors per coordinate."""
 
     name: str
     solver: Solver
@@ -69,80 +74,99 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Selected(TunedSolver):
-    """The winner of a pilot, as a solver.
+    """The winner of a pilot, as a solver. A file holds its coefficients, so that it outlives its entry in the portfolio.
 
     Attributes:
         name: of the solver and the grid.
-        solver, grid: what runs.
-        process: see `TunedSolver`.
-        error: its rms distance per coordinate to the teacher.
+        solver: the solver that won; None where it comes from a file and is no longer in the portfolio.
+        grid, process: see `TunedSolver`.
+        error: the rms over the starts of its distance per coordinate to the reference.
         median: the median of that distance.
-        ranking: all that was tried, best first; a file keeps the winner alone.
-        teacher_steps: steps of the teacher.
-        discrepancy: of the teacher, see `ReferenceSolution`.
+        ranking: all pairs that were tried, best first. From a file, the winner alone, or nothing where `solver` is None.
+        reference_steps: steps of the reference.
+        discrepancy: of the reference, see `ReferenceSolution`.
+        coefficients: its table on this process, as `tableau.tensors` writes it. Empty for a file of scoresde 0.1, which names the solver alone.
     """
 
     name: str
-    solver: Solver
+    solver: Solver | None
     grid: Tensor
     process: Tensor
     error: float
     median: float
     ranking: tuple[Ranked, ...]
-    teacher_steps: int
+    reference_steps: int
     discrepancy: float
+    coefficients: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def teacher_steps(self) -> int:
+        """Deprecated: `reference_steps`."""
+        deprecation.warn("Selected.teacher_steps", "Selected.reference_steps")
+        return self.reference_steps
 
     def table(self, sde: SDE) -> Tableau:
+        if self.coefficients:
+            return from_tensors(sde, self.coefficients)
+        assert self.solver is not None
         return self.solver.tableau(sde, self.grid)
 
     def state_dict(self) -> State:
-        """What `save` writes.
+        """The tensors and the JSON of its file.
 
         Raises:
-            ValueError: the solver is not the portfolio's of this name, by which a file knows it.
+            ValueError: there are no coefficients, and the portfolio has no solver of this name from which to make them.
         """
-        if PORTFOLIO.get(self.name.split()[0], (None,))[0] != self.solver:
+        if not self.coefficients and portfolio_solver(self.name) != self.solver:
             raise ValueError(f"only solvers of the portfolio can be kept in a file, not {self.name}: {self.solver}")
         meta = {
             "kind": "selected", "solver": repr(self.solver), "name": self.name, "error": self.error, "median": self.median,
-            "teacher_steps": self.teacher_steps, "discrepancy": self.discrepancy,
+            "teacher_steps": self.reference_steps, "discrepancy": self.discrepancy,
         }  # fmt: skip
-        return {"grid": self.grid, "process": self.process}, meta
+        return {"grid": self.grid, "process": self.process} | prefixed("table", self.coefficients), meta
 
     @classmethod
     def from_state_dict(cls, state_dict: State) -> Selected:
         """The inverse of `state_dict`.
 
         Raises:
-            ValueError: the portfolio has no such solver.
+            ValueError: the file has no coefficients, and the portfolio no such solver.
         """
         tensors, meta = state_dict
-        name = meta["name"]
-        solver, _ = PORTFOLIO.get(name.split()[0], (None, ()))
-        if solver is None or repr(solver) != meta["solver"]:
+        name, grid, error, median = meta["name"], tensors["grid"], meta["error"], meta["median"]
+        coefficients = subset("table", tensors)
+        solver = portfolio_solver(name)
+        if repr(solver) != meta["solver"]:
+            solver = None
+        if solver is None and not coefficients:
             raise ValueError(
                 f"the file's solver is {name}: {meta['solver']}, which this version of scoresde does not have in its portfolio"
             )
-        winner = Ranked(name, solver, tensors["grid"], meta["error"], meta["median"])
+        ranking = (Ranked(name, solver, grid, error, median),) if solver is not None else ()
         return cls(
-            name, solver, tensors["grid"], tensors["process"], meta["error"], meta["median"], (winner,), meta["teacher_steps"],
-            meta["discrepancy"],
-        )  # fmt: skip
+            name, solver, grid, tensors["process"], error, median, ranking, meta["teacher_steps"], meta["discrepancy"], coefficients
+        )
+
+
+def portfolio_solver(name: str) -> Solver | None:
+    """The solver of the portfolio in a pair's name such as "ipndm3 trailing 2"; None where the portfolio has none."""
+    solver, _ = PORTFOLIO.get(name.split()[0], (None, ()))
+    return solver
 
 
 def candidates(sde: SDE, nfe: int) -> Iterator[tuple[str, Solver, Tensor]]:
-    """The portfolio's entries that make exactly `nfe` calls on this process."""
-    for name, (solver, names) in PORTFOLIO.items():
-        for grid in names:
-            # A grid that has no room for so many steps above t_min is left out.
+    """The name, solver and grid of the portfolio's pairs that make exactly `nfe` calls on this process."""
+    for name, (solver, grid_names) in PORTFOLIO.items():
+        for grid_name in grid_names:
+            # A grid raises where it has no room for so many steps above t_min.
             with suppress(ValueError):
-                times = {**TRAILING, **TO_T_MIN}[grid](sde, nfe)
-                if solver.tableau(sde, times).nfe == nfe:
-                    yield f"{name} {grid}", solver, times
+                grid = {**TRAILING, **TO_T_MIN}[grid_name](sde, nfe)
+                if solver.tableau(sde, grid).nfe == nfe:
+                    yield f"{name} {grid_name}", solver, grid
 
 
 def solve(model: Model, tableau: Tableau, z: Tensor, cond: Cond, batch_size: int) -> Tensor:
-    """The endpoints from `z` of a deterministic table."""
+    """The endpoints of a deterministic table from `z`, at most `batch_size` states at once."""
     runs = (run(tableau, model, z[part], BatchNoise(), cond=index_cond(cond, part, len(z))) for part in batches(len(z), batch_size))
     return torch.cat([out.x for out in runs])
 
@@ -152,35 +176,29 @@ def summary(error: Tensor) -> tuple[float, float]:
     return float(error.square().mean().sqrt()), float(error.median())
 
 
-def rank(model: Model, nfe: int, teacher: ReferenceSolution, count: int, cond: Cond, batch_size: int) -> list[Ranked]:
-    """The portfolio by its errors on the first `count` of the teacher's solutions, best first."""
-    z, x = teacher.states[0], teacher.x[:count]
-    few = slice(0, count)
+def rank(model: Model, nfe: int, reference: ReferenceSolution, count: int, cond: Cond, batch_size: int) -> list[Ranked]:
+    """The portfolio by its errors on the first `count` starts of the reference, best first."""
+    z, x = reference.states[0], reference.x[:count]
+    pilot = slice(0, count)
     ranking = []
     for name, solver, grid in candidates(model.sde, nfe):
-        out = solve(model, solver.tableau(model.sde, grid), z[few], index_cond(cond, few, len(z)), batch_size)
+        out = solve(model, solver.tableau(model.sde, grid), z[pilot], index_cond(cond, pilot, len(z)), batch_size)
         rms, median = summary(distance(out, x))
         if rms < float("inf"):
             ranking.append(Ranked(name, solver, grid, rms, median))
     return sorted(ranking, key=lambda entry: entry.score)
 
 
-def selected(teacher: ReferenceSolution, ranking: Sequence[Ranked]) -> Selected:
-    """The first of the ranking."""
-    best = ranking[0]
+def selected(reference: ReferenceSolution, ranking: Sequence[Ranked]) -> Selected:
+    """The first of the ranking, as a solver."""
+    best, sde = ranking[0], reference.sde
     return Selected(
-        best.name,
-        best.solver,
-        best.grid,
-        schedule_fingerprint(teacher.sde),
-        best.rms,
-        best.median,
-        tuple(ranking),
-        teacher.steps,
-        teacher.discrepancy,
-    )
+        best.name, best.solver, best.grid, schedule_fingerprint(sde), best.rms, best.median, tuple(ranking), reference.steps,
+        reference.discrepancy, to_tensors(best.solver.tableau(sde, best.grid)),
+    )  # fmt: skip
 
 
+@deprecation.renamed_keywords(teacher_steps="reference_steps")
 @torch.no_grad()
 def select(
     model: Model,
@@ -190,13 +208,13 @@ def select(
     *,
     cond: Cond | None = None,
     seed: int = 0,
-    teacher_steps: int | None = None,
+    reference_steps: int | None = None,
     t_end: float | None = None,
     batch_size: int = 256,
 ) -> Selected:
-    """The best of about forty (solver, grid) pairs at `nfe` network calls, by `noises` starts.
+    """The best of about forty (solver, grid) pairs at `nfe` network calls, by its errors from `noises` starts.
 
-    It costs about 40 nfe + 3 S network calls a noise, S the steps of the teacher.
+    The pilot takes about 40 nfe + 3 S network calls a start, S the steps of the reference.
 
     Args:
         model: anything with a data prediction.
@@ -205,22 +223,21 @@ def select(
         noises: starts of the pilot.
         cond: reaches the network untouched; a tensor whose first dimension is `noises` has one row a start.
         seed: of the starts.
-        teacher_steps: S; by default as many as the pilot's first states need, see `solve_reference`.
-        t_end: time of the teacher's last network call, by default `model.sde.t_min`.
+        reference_steps: S. By default the first starts decide, see `solve_reference`.
+        t_end: time of the reference's last network call, by default `model.sde.t_min`.
         batch_size: samples that the network sees at once.
 
     Raises:
-        ValueError: `nfe` below 2 or no noises.
+        ValueError: `nfe` or `noises` below 2.
     """
-    require(nfe=(nfe, 2), noises=(noises, 2))
-    teacher = solve_reference(
-        model, starts(model, shape, noises, seed, "select"), cond, steps=teacher_steps, t_end=t_end, batch_size=batch_size
-    )
-    return selected(teacher, rank(model, nfe, teacher, noises, cond or {}, batch_size))
+    require_at_least(nfe=(nfe, 2), noises=(noises, 2))
+    z = starts(model, shape, noises, seed, "select")
+    reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
+    return selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size))
 
 
-def require(**values: tuple[int, int]) -> None:
-    """Raise where a value lies below its least.
+def require_at_least(**values: tuple[int, int]) -> None:
+    """Raise where a (value, minimum) is too small.
 
     Raises:
         ValueError: names the first.

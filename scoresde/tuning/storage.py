@@ -1,12 +1,14 @@
-"""Solvers that were made for a model, from the files that they were kept in."""
+"""Read the files of selected solvers, fitted solvers and cascades.
+
+The "kind" of a file is "selected", "fitted" or "ladder": the names are those of scoresde 0.1, whose files are read too.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ..numerics.files import subset
-from ..solvers.tuned import State, TunedSolver, read_state
+from ..solvers.tuned import State, read_state
 from .calibration import Cascade, Level
 from .fitting import FittedSolver
 from .selection import Selected
@@ -20,7 +22,8 @@ def load(path: str | Path) -> FittedSolver | Selected | Cascade:
         FileNotFoundError: there is no file.
     """
     state = read_state(path)
-    return _cascade(state) if state[1]["kind"] == "ladder" else _solver(state)
+    _, meta = state
+    return _cascade(state) if meta["kind"] == "ladder" else _solver(state)
 
 
 def load_solver(path: str | Path) -> FittedSolver | Selected:
@@ -30,25 +33,26 @@ def load_solver(path: str | Path) -> FittedSolver | Selected:
         ValueError: the file holds none, or a cascade.
         FileNotFoundError: there is no file.
     """
-    made = load(path)
-    if isinstance(made, Cascade):
-        raise ValueError(f"{path} holds a cascade, not a solver: give `solvers.load` of it to `sample`, with tol=")
-    return made
+    loaded = load(path)
+    if isinstance(loaded, Cascade):
+        raise ValueError(f"{path} holds a cascade, not a solver: give `tuning.load` of it to `sample`, with tol=")
+    return loaded
 
 
 def _solver(state: State) -> FittedSolver | Selected:
-    return Selected.from_state_dict(state) if state[1]["kind"] == "selected" else FittedSolver.from_state_dict(state)
+    _, meta = state
+    return Selected.from_state_dict(state) if meta["kind"] == "selected" else FittedSolver.from_state_dict(state)
 
 
 def _cascade(state: State) -> Cascade:
-    tensors, about = state
-
-    def level(k: int, about: dict[str, Any]) -> Level:
-        law = subset(f"{k}", tensors)
-        solver: TunedSolver = _solver((subset("solver", law), about["solver"]))
-        return Level(
-            solver, about["nfe"], law["mean"], law["theta"], about["factor"], about["error"], about["median"], law["bounds"]
+    tensors, meta = state
+    levels = []
+    for k, rung in enumerate(meta["rungs"]):
+        own = subset(f"{k}", tensors)
+        solver = _solver((subset("solver", own), rung["solver"]))
+        levels.append(
+            Level(
+                solver, rung["nfe"], own["mean"], own["theta"], rung["factor"], rung["error"], rung["median"], own["bounds"]
+            )
         )  # fmt: skip
-
-    levels = tuple(level(k, each) for k, each in enumerate(about["rungs"]))
-    return Cascade(levels, about["confidence"], about["teacher_steps"], about["discrepancy"])
+    return Cascade(tuple(levels), meta["confidence"], meta["teacher_steps"], meta["discrepancy"])
