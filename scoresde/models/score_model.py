@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, 
 
 
 class NetworkTime(NamedTuple):
-    """A time as the network sees it, `(B,)`, the scale of its input (None: 1) and the dtype that it computes in."""
+    """A time as the network sees it, `(B, ...)`, the scale of its input (None: 1) and the dtype that it computes in."""
 
     time: Tensor
     scale: Tensor | None
@@ -55,16 +55,21 @@ class NetworkTime(NamedTuple):
 class ScoreModel(nn.Module, Model):
     """A network `network(z, time, **cond)` as a score model.
 
+    The network gets a copy of the state, so it may work in place on it. It may not change its conditions.
+
     Args:
-        network: any callable module; returns a tensor of the shape of `z`. Its time has shape `(B,)`. A network with a method
-            `declare_time(name)` (as ours have) is told which convention it will see.
+        network: any callable module. It returns a tensor of the shape of `z`, or a tuple, dict or dataclass that holds one (`as_output`). Its
+            time has shape `(B,)`. Modules with a method `declare_time(name)` (as ours have) are told which convention they will see, also
+            inside a wrapper such as `DataParallel`.
         sde: the path that the network was trained on.
         prediction: what the network returns: "noise", "data", "velocity", "score" or "edm" (F of Karras et al., whose input is scaled too;
             `Preconditioned(sigma_data)` for data of another standard deviation than 0.5).
         time: what the network takes as time: "t", "index" (0..T-1 of a chain), "half_log_snr", "edm" (log(sigma/alpha)/4), or a function of
-            `(sde, t)`. By default "edm" for that prediction, "index" on a chain and "t" elsewhere.
+            `(sde, t)` with t `(n,)` in float64. Such a function may return integers, for an embedding table, and more axes, `(n, 1)`. By
+            default "edm" for that prediction, "index" on a chain and "t" elsewhere.
 
     Raises:
+        TypeError: a network that is not callable, or a path that is no `SDE`.
         ValueError: an unknown prediction or time convention, or "index" where there is no chain.
     """
 
@@ -76,30 +81,37 @@ class ScoreModel(nn.Module, Model):
         time: TimeConvention | None = None,
     ) -> None:
         super().__init__()
+        if not callable(network) or isinstance(network, type):
+            raise TypeError(f"network must be a module, called with (z, time), got {network!r}")
+        if not isinstance(sde, SDE):
+            raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
         if prediction == "edm":
             prediction = Preconditioned()
         if not isinstance(prediction, Preconditioned) and prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, edm; got {prediction!r}")
         if time is None:
             time = "edm" if isinstance(prediction, Preconditioned) else "index" if isinstance(sde, VPChain) else "t"
-        if isinstance(time, str) and time not in TIMES:
+        if not callable(time) and time not in TIMES:
             raise ValueError(f"time must be one of {', '.join(TIMES)} or a function of (sde, t); got {time!r}")
         self.network, self.sde, self.prediction = network, sde, prediction
-        self._network_time: Callable[[SDE, Tensor], Tensor] = TIMES[time] if isinstance(time, str) else time
-        self._network_time(sde, as_time(sde.t_max))
-        declare = getattr(network, "declare_time", None)
-        if isinstance(time, str) and callable(declare):
-            declare(time)
+        self._network_time: Callable[[SDE, Tensor], Tensor] = time if callable(time) else TIMES[time]
+        self._network_time(sde, as_time(sde.t_max).reshape(1))
+        if isinstance(time, str) and isinstance(network, nn.Module):
+            for module in network.modules():
+                declare = getattr(module, "declare_time", None)
+                if callable(declare):
+                    declare(time)
 
     def network_time(self, t: Time) -> Tensor:
-        """The time that the network sees, in float64."""
+        """The time that the network sees at the times `t`: float64, or integers where `time=` returns these."""
         return self._network_time(self.sde, as_time(t))
 
     def output(self, z: Tensor, t: Time | NetworkTime, **cond: object) -> Tensor:
         """`network(z, time, **cond)`, with the state cast to the network's dtype; time comes in float32 at least.
 
         Raises:
-            ValueError: the network's output has another shape than `z`.
+            TypeError: the network returned no tensor.
+            ValueError: the network's output has another shape than `z`, or the network changed a condition in place.
         """
         out: Tensor = self(z, t, **cond)
         if out.shape != z.shape:
@@ -107,29 +119,39 @@ class ScoreModel(nn.Module, Model):
         return out
 
     def forward(self, z: Tensor, t: Time | NetworkTime, **cond: object) -> Tensor:
-        """What `output` returns, before its shape is looked at; a method of its own so that hooks fire."""
+        """The network's output, before its shape is checked; a method of its own so that hooks fire."""
         if not isinstance(t, NetworkTime):
-            time, scale, dtype = self._seen(as_time(t), z)
-            t = NetworkTime(time.expand(len(z)), scale, dtype)
+            time, scale, dtype = self._network_inputs(as_time(t), z)
+            t = NetworkTime(time.expand(len(z), *time.shape[1:]), scale, dtype)
         # A subclass may call the network on a larger batch, as guidance does.
-        time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z))
-        seen = z if t.scale is None else expand(t.scale, z) * z
-        out: Tensor = self.network(seen if seen.dtype == t.dtype else seen.to(t.dtype), time, **cond)
+        time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z), *t.time.shape[1:])
+        x = z if t.scale is None else expand(t.scale, z) * z
+        x = x if x.dtype == t.dtype else x.to(t.dtype)
+        before = versions(cond)
+        out = as_output(self.network(x.clone() if x is z else x, time, **cond))
+        if versions(cond) != before:
+            raise ValueError(
+                f"the network changed one of its conditions {', '.join(cond)} in place: later calls would see another one"
+            )
         return out
 
     def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[NetworkTime]:
         """The network's time and the scale of its input at each of the `times`, on the device of `z`: two copies for all of them."""
-        time, scale, dtype = self._seen(as_time(torch.tensor(times, dtype=torch.float64)), z)
+        time, scale, dtype = self._network_inputs(as_time(torch.tensor(times, dtype=torch.float64)), z)
         scales = [None] * len(times) if scale is None else scale.unbind()
-        repeated = time[:, None].expand(-1, len(z)).unbind()
+        repeated = time[:, None].expand(-1, len(z), *time.shape[1:]).unbind()
         return [NetworkTime(*each, dtype) for each in zip(repeated, scales, strict=True)]
 
-    def _seen(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None, torch.dtype]:
-        """The entries of `NetworkTime`, with one time for each of `t`."""
+    def _network_inputs(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None, torch.dtype]:
+        """The entries of `NetworkTime` at the times `t`, a scalar or `(n,)`: the network's time is `(n, ...)`, `(1, ...)` for a scalar."""
         parameter = next(self.parameters(), z)
         dtype = parameter.dtype if parameter.is_floating_point() else z.dtype
-        # Half precision would round the index 999 to 1000.
-        time = to_device(self.network_time(t).to(torch.promote_types(dtype, torch.float32)), z.device)
+        time = self._network_time(self.sde, t.reshape(-1))
+        if not isinstance(time, Tensor) or time.shape[:1] != (t.numel(),):
+            raise ValueError(f"time= must return a tensor with one entry for each of {t.numel()} times, got {time!r}")
+        # Half precision would round the index 999 to 1000. A copy: the function may hand back the caller's own times.
+        precise = torch.promote_types(dtype, torch.float32) if time.is_floating_point() else time.dtype
+        time = to_device(time.to(precise, copy=True), z.device)
         if not isinstance(self.prediction, Preconditioned):
             return time, None, dtype
         scale = self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t))
@@ -151,3 +173,32 @@ class ScoreModel(nn.Module, Model):
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.parameters(), torch.empty(0)).device
+
+
+def as_output(out: Any) -> Tensor:
+    """The tensor in what a network returned: itself, `out.sample`, `out["sample"]`, the first entry of a tuple, or the only one of a dict.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if isinstance(out, Tensor):
+        return out
+    if isinstance(out, Mapping):
+        found = out.get("sample", next(iter(out.values())) if len(out) == 1 else None)
+    elif isinstance(out, tuple | list) and out and not hasattr(out, "sample"):
+        found = out[0]
+    else:
+        found = getattr(out, "sample", None)
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"the network returned {type(out).__name__}, in which no tensor is found: return the prediction itself, a tuple that starts with "
+            "it, or an object with the attribute sample"
+        )
+    return found
+
+
+def versions(cond: Mapping[str, object]) -> list[int]:
+    """How often each tensor among the conditions was written to; empty where torch does not count."""
+    if not cond or torch.compiler.is_compiling():
+        return []
+    return [value._version for value in cond.values() if isinstance(value, Tensor) and not value.is_inference()]

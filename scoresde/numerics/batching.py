@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 Index = Tensor | slice | None
 
@@ -26,8 +27,8 @@ def batches(count: int, size: int | None) -> list[slice]:
 def index_cond(cond: dict[str, object], index: Index, count: int) -> dict[str, object]:
     """The conditions of some samples of a batch of `count`.
 
-    A tensor whose first dimension is the batch has one row a sample and is indexed. Everything else is passed as it is, also a structure with
-    such tensors inside it. None and the slice of all samples pass `cond` itself.
+    A tensor or an array whose first dimension is the batch has one row a sample and is indexed, also inside dicts, lists and tuples. All else
+    is passed as it is. None and the slice of all samples pass `cond` itself.
 
     Args:
         index: indices of the samples (on the CPU), or a slice.
@@ -35,12 +36,14 @@ def index_cond(cond: dict[str, object], index: Index, count: int) -> dict[str, o
     if index is None or (isinstance(index, slice) and index.indices(count) == (0, count, 1)):
         return cond
 
-    def rows(value: object) -> object:
-        if not isinstance(value, Tensor) or value.shape[:1] != (count,):
+    def rows(value: Any) -> Any:
+        if getattr(value, "shape", ())[:1] != (count,):
             return value
-        return value[index] if isinstance(index, slice) else value[index.to(value.device)]
+        if isinstance(index, slice):
+            return value[index]
+        return value[index.to(value.device) if isinstance(value, Tensor) else index.numpy()]
 
-    return {name: rows(value) for name, value in cond.items()}
+    return {name: tree_map(rows, value) for name, value in cond.items()}
 
 
 def cond_to_device(cond: Mapping[str, object], device: torch.device) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where noise comes from. The global random state of torch is neither read nor changed.
 
-Three sources, chosen by the caller: a `generator` (one stream for the whole batch), `seeds` (one stream per sample, so that
-sample i does not depend on its batch mates), or neither (a fresh stream seeded by the operating system).
+The caller chooses the source: a `generator` (one stream for the whole batch), a list of generators (one a sample), `seeds` (one stream a
+sample, so that sample i does not depend on its batch mates), or none of them (a fresh stream seeded by the operating system).
 A generator draws on its own device and the noise is then moved: a CPU generator gives the same noise on every device.
 Seeded noise is a function of (seed, number of the draw, position in the event), `philox`, computed for the whole batch at once where the
 state is: its random bits are the same on every device.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
@@ -163,7 +164,10 @@ class SeededNoise:
     AHEAD = 1 << 16
 
     def __init__(self, seeds: Iterable[int]) -> None:
-        self.seeds = [int(seed) for seed in seeds]
+        try:
+            self.seeds = [operator.index(seed) for seed in seeds]
+        except TypeError:
+            raise TypeError(f"seeds must be integers, one a sample, got {seeds!r}") from None
         signed = [((seed & (1 << 64) - 1) ^ 1 << 63) - (1 << 63) for seed in self.seeds]
         self._keys = torch.tensor(signed, dtype=torch.int64)
         self._next, self._drawn = 0, list[Tensor]()
@@ -193,3 +197,30 @@ class SeededNoise:
 
     def part(self, start: int, stop: int, size: int) -> NoiseSource:
         return SeededNoise(self.seeds[start:stop])
+
+
+class GeneratorsNoise:
+    """One generator a sample; sample i depends on `generators[i]` alone."""
+
+    def __init__(self, generators: Sequence[Generator]) -> None:
+        self.generators = list(generators)
+        self._starts = [generator.get_state() for generator in self.generators]
+
+    def draw(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, std: float = 1.0) -> Tensor:
+        if shape[0] != len(self.generators):
+            raise ValueError(f"{len(self.generators)} generators were given for a batch of shape {tuple(shape)}")
+        rows = [
+            torch.empty(tuple(shape[1:]), dtype=dtype, device=generator.device).normal_(0.0, std, generator=generator).to(device)
+            for generator in self.generators
+        ]
+        return torch.stack(rows) if rows else torch.empty(tuple(shape), dtype=dtype, device=device)
+
+    def rewind(self) -> None:
+        for generator, state in zip(self.generators, self._starts, strict=True):
+            generator.set_state(state)
+
+    def part(self, start: int, stop: int, size: int) -> NoiseSource:
+        part = GeneratorsNoise(self.generators[start:stop])
+        part._starts = self._starts[start:stop]
+        part.rewind()
+        return part

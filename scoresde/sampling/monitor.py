@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..numerics.inputs import as_callback
 from ..numerics.progress import Bar, progress_bar
 from ..tableau.executor import Callback, Run
 
 
 @contextmanager
 def monitor(callback: Callback | None, progress: bool, steps: int | None, parts: int) -> Iterator[Callback | None]:
-    """The callback of a run in `parts` parts of `steps` steps each: `callback`, with a progress bar moved before it if asked for."""
+    """The callback of a run in `parts` parts of `steps` steps each: `callback`, with a progress bar moved before it if asked for.
+
+    Raises:
+        TypeError: the callback is no function of four arguments.
+    """
+    callback = as_callback("callback", callback, 4)
     if not progress:
         yield callback
         return

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from .. import deprecation, grids
 from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
 from ..models.base import Model
+from ..numerics.inputs import as_count, as_number, as_numbers
 from ..sde.base import SDE
 from ..solvers.base import Solver
 from ..solvers.tuned import TunedSolver, require_same_process
@@ -166,13 +168,30 @@ class Request:
     grid: GridLike | None = None
     t_start: float | None = None
 
+    @classmethod
+    def checked(cls, steps: Any, nfe: Any, grid: Any, t_start: Any) -> Request:
+        """The request with its numbers converted.
+
+        Raises:
+            TypeError: an argument of another type; names it.
+            ValueError: a number that no grid can have; names it.
+        """
+        if grid is not None and not isinstance(grid, str) and not callable(grid):
+            grid = as_numbers("grid", grid)
+        return cls(
+            None if steps is None else as_count("steps", steps),
+            None if nfe is None else as_count("nfe", nfe),
+            grid,
+            None if t_start is None else as_number("t_start", t_start, high=1.0, above=0.0),
+        )
+
     def __bool__(self) -> bool:
         return any(value is not None for value in vars(self).values())
 
 
 def plan(
     sde: SDE,
-    solver: str | AnySolver | Tableau | Plan | None = None,
+    solver: str | PathLike[str] | AnySolver | Tableau | Plan | None = None,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -187,11 +206,14 @@ def plan(
     Raises:
         ValueError: the arguments contradict each other, or no step fits into `nfe`.
     """
-    request = Request(steps, nfe, grid, t_start)
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
+    request = Request.checked(steps, nfe, grid, t_start)
+    steps, nfe, grid, t_start = request.steps, request.nfe, request.grid, request.t_start
     if isinstance(solver, Plan | Tableau):
         return _ready(solver if isinstance(solver, Plan) else TablePlan.of(solver), request, tol)
-    if isinstance(solver, str):
-        solver = registry.get(solver)
+    if isinstance(solver, str | PathLike):
+        solver = registry.get(str(solver))
     if solver is None:
         calls = len(grid) - 1 if isinstance(grid, Tensor) else nfe or steps or 0
         solver, suited = default(calls)
@@ -199,8 +221,7 @@ def plan(
     if isinstance(solver, Cascade) != (tol is not None):
         raise ValueError("a cascade needs tol=, the error to stay below, and no other solver takes it")
     if isinstance(solver, Cascade):
-        assert tol is not None
-        solver = solver.within(tol)
+        solver = solver.within(as_number("tol", tol, above=0.0))
     if isinstance(solver, AdaptiveLoop):
         return _adaptive(sde, solver, request)
     if isinstance(solver, GridLoop):
@@ -229,8 +250,6 @@ def _adaptive(sde: SDE, solver: AdaptiveLoop, request: Request) -> AdaptivePlan:
             raise ValueError(
                 f"{name}= means nothing to {solver}, which chooses its steps by its tolerances; steps= is the most that it may try"
             )
-    if request.steps is not None and request.steps < 1:
-        raise ValueError(f"steps must be at least 1, got {request.steps}")
     times = torch.tensor([1.0 if request.t_start is None else float(request.t_start), solver.t_end], dtype=torch.float64)
     return AdaptivePlan(sde, solver, times, request.steps)
 
@@ -273,8 +292,6 @@ def _on_times(times: Tensor, request: Request, build: Callable[[Tensor], P]) -> 
 
 def _within(nfe: int, solver: Solver | GridLoop, at: Callable[[int], P]) -> P:
     """The plan `at(steps)` of as many steps as fit into `nfe` network calls."""
-    if nfe < 1:
-        raise ValueError(f"nfe must be at least 1, got {nfe}")
     steps = max(1, nfe // solver.calls_per_step)
     planned = at(steps)
     while planned.nfe > nfe and steps > 1:

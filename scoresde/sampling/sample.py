@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from typing import Any, Literal, overload
 
 import torch
@@ -10,15 +11,17 @@ from torch import Generator, Tensor
 
 from ..loops.base import Job
 from ..models.base import Model
+from ..models.training_mode import warn_if_training
 from ..models.wrappers import compiled, graphed
 from ..numerics.batching import batches, index_cond
+from ..numerics.inputs import as_count, as_shape
 from ..tableau.executor import Callback, Run
 from ..tableau.tableau import Tableau
 from .monitor import monitor, raise_non_finite
 from .planning import AnySolver, GridLike, Plan, plan
 from .start import Start, noise_source
 
-SolverLike = str | AnySolver | Tableau | Plan
+SolverLike = str | PathLike[str] | AnySolver | Tableau | Plan
 
 
 @overload
@@ -45,7 +48,7 @@ def sample(
     nfe: int | None = None,
     grid: GridLike | None = None,
     tol: float | None = None,
-    generator: Generator | None = None,
+    generator: Generator | Sequence[Generator] | None = None,
     seeds: Iterable[int] | None = None,
     z: Tensor | None = None,
     t_start: float | None = None,
@@ -76,7 +79,7 @@ def sample(
 
         Other arguments.
 
-        generator: one stream of noise for the batch.
+        generator: one stream of noise for the batch, or a list with one generator a sample.
         seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
         z: the state to start from, `(B, *event)`; by default the prior of `model.sde`, at `t_start` < 1 with the noise scale of that time.
             It is not changed.
@@ -92,18 +95,28 @@ def sample(
             batch size; the noise is the same to the bit. Tensors in `cond` with one row a sample are split too.
         compile: run `models.compiled(model)`; its first call compiles the network.
         cuda_graph: run `models.graphed(model)`, which replays the network from a CUDA graph: for small networks on a GPU.
-        **cond: reaches the network untouched.
+        **cond: reaches the network untouched. With `batch_size` or an adaptive solver, tensors with one row a sample are split, also inside
+            dicts, lists and tuples.
 
     Returns:
         The samples, `(B, *event)`, or a `Run` where `trajectory` is set.
 
     Raises:
+        TypeError: an argument of a wrong type, or a state that holds no real numbers; names it.
         ValueError: arguments that contradict each other, a grid that does not decrease, a prediction that is undefined on the grid.
         FloatingPointError: a state became infinite or NaN; names the step and the time.
         StepLimitError: an adaptive solver needs more than `steps`; names the time that it reached.
     """
-    shape = tuple(shape)
-    if z is not None and t_start is None and not isinstance(grid, Tensor) and not isinstance(solver, Plan | Tableau):
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    shape = as_shape("shape", shape)
+    warn_if_training(model)
+    if (
+        z is not None
+        and t_start is None
+        and (grid is None or isinstance(grid, str) or callable(grid))
+        and not isinstance(solver, Plan | Tableau)
+    ):
         t_start = 1.0
     planned = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start)
     planned.check(model)
@@ -111,7 +124,7 @@ def sample(
     noise = noise_source(generator, seeds, shape[0])
     start = Start.of(model, planned.t_start, shape, z, dtype, device)
     network = compiled(model) if compile else model
-    parts = batches(shape[0], batch_size)
+    parts = batches(shape[0], None if batch_size is None else as_count("batch_size", batch_size))
 
     def solve(on_step: Callback | None) -> Run:
         def solve_part(part: slice) -> Run:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from ..models.base import Model
-from ..numerics.random import BatchNoise, NoiseSource, SeededNoise
+from ..numerics.inputs import as_device, as_dtype, as_state
+from ..numerics.random import BatchNoise, GeneratorsNoise, NoiseSource, SeededNoise
 from ..sde.base import SDE
 
 
-def noise_source(generator: Generator | None, seeds: Iterable[int] | None, batch: int) -> NoiseSource:
+def noise_source(generator: Generator | Sequence[Generator] | None, seeds: Iterable[int] | None, batch: int) -> NoiseSource:
     """One stream for the batch, or one for each sample.
 
     Raises:
-        ValueError: both are given, or the seeds are not one a sample.
+        TypeError: the seeds are no integers, or the generator is none.
+        ValueError: both are given, or there is not one for each sample.
     """
     if generator is not None and seeds is not None:
         raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
+    if isinstance(generator, list | tuple) and all(isinstance(each, Generator) for each in generator):
+        if len(generator) != batch:
+            raise ValueError(f"{len(generator)} generators were given for a batch of {batch}")
+        return GeneratorsNoise(generator)
     if seeds is None:
+        if generator is not None and not isinstance(generator, Generator):
+            raise TypeError(f"generator must be a torch.Generator or a list of them, one a sample, got {generator!r}")
         return BatchNoise(generator)
     noise = SeededNoise(seeds)
     if len(noise) != batch:
@@ -57,13 +65,16 @@ class Start:
         """The start at time `t` for these arguments of `sample`.
 
         Raises:
+            TypeError: `z` or `dtype` is not of real numbers.
             ValueError: `z` has another shape, or none is given where a state still depends on the data.
         """
+        dtype, device = as_dtype("dtype", dtype), as_device("device", device)
         if z is not None:
+            z = as_state("z", z)
             if z.shape != shape:
                 raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
-            return cls(shape, z, 0.0, dtype, None if device is None else torch.device(device))
-        return cls(shape, None, start_std(model.sde, t), dtype or model.dtype, torch.device(device or model.device))
+            return cls(shape, z, 0.0, dtype, device)
+        return cls(shape, None, start_std(model.sde, t), dtype or model.dtype, device or model.device)
 
     def draw(self, part: slice, noise: NoiseSource) -> Tensor:
         """The states of a part of the batch, a new tensor."""

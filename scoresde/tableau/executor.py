@@ -92,12 +92,14 @@ def execute(
     """
     shape, dtype, device, layout = z.shape, z.dtype, z.device, channels_last(z)
     held: dict[Operand, Tensor] = {("z", 0): z}
-    for k, (evaluate, convert, draw, terms, in_place, release, result) in enumerate(tableau.program(prediction)):
+    for k, (evaluate, keep, convert, draw, terms, in_place, release, result) in enumerate(tableau.program(prediction)):
         if evaluate:
             at, out = evaluate
             held[out] = yield Call(k, held[at])
             if convert:
                 held[out] = combine([(held[at], convert[0]), (held[out], convert[1])], dtype)
+            elif keep:
+                held[out] = held[out].clone()
         for xi, std in draw:
             held[xi] = noise.draw(shape, dtype, device, std)
         new = combine([(held[operand], c) for operand, c in terms], dtype, in_place)
@@ -152,7 +154,12 @@ def run(
             out = model.output(state, next(network_times), **cond)
             if callback is not None and k in step_of:
                 t = tableau.times[k]
+                version = state._version if not state.is_inference() else 0
                 callback(step_of[k], t, state, data_prediction(model, t, state, out))
+                if not state.is_inference() and state._version != version:
+                    raise ValueError(
+                        f"the callback changed the state of step {step_of[k]} in place: use on_state of scoresde.tableau.run"
+                    )
             k, state = loop.send(out)
     except StopIteration as end:
         x: Tensor = end.value

@@ -21,6 +21,7 @@ class Instruction(NamedTuple):
 
     Attributes:
         evaluate: the state at which the network is called and the name of its output; None where this row calls nothing.
+        keep: a later row needs the output too, so it is copied: a network may use one memory for all its outputs.
         convert: (c_z, c_out) that turn the output into what the terms multiply; None where they multiply the output itself.
         draw: noises to draw, each with a standard deviation.
         terms: coefficients by operand; 1 for a noise that was drawn with its coefficient as standard deviation.
@@ -30,6 +31,7 @@ class Instruction(NamedTuple):
     """
 
     evaluate: tuple[Operand, Operand] | None
+    keep: bool
     convert: tuple[float, float] | None
     draw: tuple[tuple[Operand, float], ...]
     terms: tuple[tuple[Operand, float], ...]
@@ -75,7 +77,14 @@ def compile_rows(
         evaluate: tuple[Operand, Operand] | None = (("z", k), ("data", k)) if k in evaluated else None
         program.append(
             Instruction(
-                evaluate, conversions.get(k), tuple(draw), tuple(ordered.items()), bool(single_use), tuple(release[k]), ("z", k + 1)
+                evaluate,
+                evaluate is not None and last_use["data", k] > k,
+                conversions.get(k),
+                tuple(draw),
+                tuple(ordered.items()),
+                bool(single_use),
+                tuple(release[k]),
+                ("z", k + 1),
             )
         )
     return tuple(program)
