@@ -29,7 +29,6 @@ napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # a solver lists what it adds to its base class
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"Prediction": "Prediction"}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
