@@ -1,4 +1,4 @@
-"""DDPM is an SDE, exactly; and a sampler of one is a sampler of the other.
+"""DDPM is an SDE, exactly, and a sampler of the SDE samples DDPM.
 
     python examples/ddpm_is_an_sde.py [--short] [--out ddpm_is_an_sde.png]
 
@@ -6,9 +6,9 @@ The chain z_i = sqrt(1 - beta_i) z_{i-1} + sqrt(beta_i) eps, i = 1..T, is the SD
 
     dz = -beta(t)/2 z dt + sqrt(beta(t)) dw,      beta(t) = -T log(1 - beta_i) on ((i-1)/T, i/T],
 
-looked at in the times t = i/T. Part 1 checks this without using the solution of the SDE: it integrates the SDE's moment equations.
-Part 2 samples one model, whose score is exact, with five solvers. The energy distance to exact draws tells whether the mass lies in
-the right places; the mean log density whether it is spread rightly: above that of exact draws is too narrow, below it too wide.
+at the times t = i/T. Part 1 checks this without the solution of the SDE: it integrates the moment equations of the SDE.
+Part 2 samples one model, whose score is exact, with five solvers. The energy distance to exact draws is 0 only for equal distributions.
+A mean log density above that of exact draws means samples that are too narrow, one below it samples that are too wide.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import scoresde as ss
-from scoresde import analytic, solvers
-from scoresde.sampling import plan
+from scoresde import analytic
 
 SOLVERS = (("ancestral", 1000), ("euler-maruyama", 250), ("ddim", 50), ("heun", 25), ("dpm++2m", 20))
 
@@ -44,7 +43,7 @@ def chain_moments(betas: torch.Tensor) -> torch.Tensor:
 
 
 def sde_moments(sde: ss.SDE, steps: int, substeps: int = 4) -> torch.Tensor:
-    """The same of the SDE, from da/dt = f a and dv/dt = 2 f v + g^2 by the Runge-Kutta method of order 4."""
+    """(a, v) of the SDE, from da/dt = f a and dv/dt = 2 f v + g^2 by the Runge-Kutta method of order 4: `(T, 2)`."""
     moments, rows = torch.tensor([1.0, 0.0], dtype=torch.float64), []
     h = 1 / (steps * substeps)
     for i in range(steps):
@@ -63,7 +62,7 @@ def sde_moments(sde: ss.SDE, steps: int, substeps: int = 4) -> torch.Tensor:
 
 
 def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
-    """sqrt( 2 E|X - Y| - E|X - X'| - E|Y - Y'| ) of two samples (Szekely and Rizzo 2013): 0 only for equal samples."""
+    """sqrt( 2 E|X - Y| - E|X - X'| - E|Y - Y'| ) of two sets of samples (Szekely and Rizzo 2013)."""
 
     def mean_distance(a: torch.Tensor, b: torch.Tensor) -> float:
         return sum(float(torch.cdist(part, b).sum()) for part in a.split(1000)) / (len(a) * len(b))
@@ -83,7 +82,7 @@ def save_panels(panels: dict[str, torch.Tensor], path: str) -> None:
 
 
 def main() -> None:
-    """Both parts."""
+    """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="ddpm_is_an_sde.png", help="picture of the samples")
     parser.add_argument("--short", action="store_true", help="fewer samples")
@@ -92,7 +91,7 @@ def main() -> None:
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     ddpm, classical = ss.VPSDE.from_betas(betas), ss.VPSDE(beta_min=0.1, beta_max=20.0)
 
-    # Part 1. z_t | x is Gaussian, so equal moments at every t are equal marginals, whatever the data.
+    # Part 1. z_t | x is Gaussian, so equal moments at every t are equal marginals for any data.
     chain, sde = chain_moments(betas), sde_moments(ddpm, len(betas))
     print("z_t | x ~ N(a x, v I)    a, chain    a, SDE      v, chain    v, SDE")
     for i in (1, 250, 500, 750, 1000):
@@ -106,7 +105,7 @@ def main() -> None:
     print(f"  alpha(t) and sigma(t)^2 of the library   {float((closed - chain).abs().max()):.1e}")
     print(f"  the classical VP SDE with a linear rate  {float((linear - chain).abs().max()):.1e}\n")
 
-    # Part 2. The score is exact, so what separates the samples from exact draws is the solver's error, and chance.
+    # Part 2. The score is exact: samples differ from exact draws by the solver's error and by chance.
     n = 3000 if options.short else 10000
     mixture = ring()
     model = mixture.model(ddpm)
@@ -115,7 +114,7 @@ def main() -> None:
     panels = {"exact draws": exact}
     print(f"{f'{n} samples each':20s}        NFE   energy distance     mean log density in nats")
     for name, steps in SOLVERS:
-        nfe = plan(ddpm, solvers.get(name), steps=steps).nfe
+        nfe = ss.plan(ddpm, name, steps=steps).nfe
         x = ss.sample(model, (n, 2), name, steps=steps, generator=generator, dtype=torch.float64)
         distance = energy_distance(x, exact)
         panels[f"{name}, {nfe} calls: distance {distance:.3f}"] = x

@@ -2,9 +2,9 @@
 
     python examples/likelihood.py [--short]
 
-A score model is a density too: the probability-flow ODE carries a point to noise, whose density is known, and the divergence along the way is
-the change of volume. For a mixture of Gaussians the truth is in closed form. Part 1 takes the exact score, so that what is left is the error of
-the solver, the prior and the probes; part 2 a small network, trained on draws from the mixture, whose density is compared point by point.
+A score model has a density: the probability-flow ODE carries a point to noise, whose density is known, and the divergence along the path is
+the change of volume. For a mixture of Gaussians the true density has a closed form. Part 1 takes the exact score: the error that is left comes
+from the solver, the prior and the probes. Part 2 trains a small network on draws from the mixture and compares its density point by point.
 """
 
 import argparse
@@ -14,12 +14,11 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, networks
-from scoresde.train.recipe import Recipe
-from scoresde.train.trainer import Trainer
+from scoresde.train import Recipe, Trainer
 
 
 def show(name: str, out: ss.Likelihood, truth: torch.Tensor) -> None:
-    """One row: the mean log density with its standard error, and how far the points are from the truth."""
+    """Print one row: the mean log density with its standard error, and the mean and the rms of the error."""
     error = out.nats - truth
     spread = float(out.nats.std()) / math.sqrt(len(truth))
     print(
@@ -29,7 +28,7 @@ def show(name: str, out: ss.Likelihood, truth: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Both parts."""
+    """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="fewer points and less training")
     options = parser.parse_args()
@@ -53,7 +52,7 @@ def main() -> None:
     show("exact score, sixteen probes", many, truth)
     print(f"{'  their standard error, rms':34s} {float(many.stderr.square().mean().sqrt()):.4f}")
 
-    torch.manual_seed(0)  # for the network's first weights; all else has seeds of its own
+    torch.manual_seed(0)  # for the initial weights; the trainer has a seed of its own
     model = ss.ScoreModel(networks.MLP(features=2, width=64), sde, prediction="velocity", time="half_log_snr")
     recipe = Recipe(iterations=iterations, batch_size=256, learning_rate=2e-3, warmup=50, weighting="velocity")
     trained = Trainer(model, mixture.sample(20_000, generator, torch.float32), recipe).run(progress=False)

@@ -2,9 +2,9 @@
 
     python examples/score_matching_family.py [--short] [--out score_matching.png]
 
-The forms have equal expected gradients, so that all of them lead to the exact score, which is known for a mixture of Gaussians. What differs is
-how much a batch's gradient varies around that mean, and what it costs. Each form trains the same network from the same weights, at one noise
-level, for as many steps; the table also shows the variance of each gradient at equal compute.
+All forms have the same expected gradient, so that all lead to the exact score, which is known for a mixture of Gaussians. They differ in the
+variance of the gradient of a batch and in its cost. Each form trains the same network from the same weights, at one noise level, for the same
+number of steps. The table also shows the variance of each gradient at equal cost.
 """
 
 import argparse
@@ -25,8 +25,8 @@ EXACT = MIXTURE.model(SDE)
 
 
 def train(form: diagnostics.Estimator, iterations: int) -> ss.ScoreModel:
-    """The network after `iterations` steps on fresh data."""
-    torch.manual_seed(0)  # the same first weights for all
+    """The network after `iterations` steps, each on new data."""
+    torch.manual_seed(0)  # the same initial weights for all forms
     model = ss.ScoreModel(networks.MLP(features=2, width=48, layers=2), SDE, prediction="noise")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=iterations)
@@ -41,7 +41,7 @@ def train(form: diagnostics.Estimator, iterations: int) -> ss.ScoreModel:
 
 
 def main() -> None:
-    """Train, tabulate, draw."""
+    """Train with every form, print the table, save the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("score_matching.png"), help="picture of the score fields and their errors")
     parser.add_argument("--short", action="store_true", help="a few iterations: too few to see a difference")
@@ -63,8 +63,8 @@ def main() -> None:
         error = errors[name]
         print(f"{name:26s} {float(error.mean):8.4f} +- {float(error.stderr):.4f} {passes:7d} {variances[name].gradient:9.4f}")
     print(
-        "score error: sigma^2 E|s - S|^2 a coordinate on unseen data; passes: through the network for one value;\n"
-        "variance: of the gradient of a batch that costs 240 passes, at the network of the first row"
+        "score error: sigma^2 E|s - S|^2 per coordinate on held-out data; passes: through the network for one value;\n"
+        "variance: of the gradient of a batch that costs 240 passes, at the weights of the first row"
     )
     draw(models, errors, options.out)
     print(f"written: {options.out}")
@@ -72,7 +72,7 @@ def main() -> None:
 
 @torch.no_grad()
 def draw(models: dict[str, ss.ScoreModel], errors: dict[str, diagnostics.Curve], path: Path) -> None:
-    """For the truth and for each model the score field, over the size of its error in units of 1/sigma."""
+    """Save the score field of the mixture and of each model, over the norm of its error in units of 1/sigma."""
     axis = torch.linspace(-2.2, 2.2, 61)
     z = torch.cartesian_prod(axis, axis)
     arrows = torch.cartesian_prod(axis[::5], axis[::5])
@@ -83,10 +83,12 @@ def draw(models: dict[str, ss.ScoreModel], errors: dict[str, diagnostics.Curve],
     panels = figure.subplots(2, 4, sharex=True, sharey=True).flat
     for panel, (name, model) in zip(panels, {"the truth": EXACT, **models}.items(), strict=True):
         error = sigma * (model.score(z, T) - exact).norm(dim=1).reshape(61, 61).T
-        shown = panel.pcolormesh(axis, axis, error, cmap="Reds", vmin=0, vmax=1, shading="nearest", rasterized=True)
-        panel.contour(axis, axis, density, levels=4, colors="0.6", linewidths=0.7)
+        shown = panel.pcolormesh(
+            axis.numpy(), axis.numpy(), error.numpy(), cmap="Reds", vmin=0, vmax=1, shading="nearest", rasterized=True
+        )
+        panel.contour(axis.numpy(), axis.numpy(), density.numpy(), levels=4, colors="0.6", linewidths=0.7)
         s = model.score(arrows, T)
-        panel.quiver(*arrows.T, *s.T, scale=90, width=0.004)
+        panel.quiver(*arrows.T.numpy(), *s.T.numpy(), scale=90, width=0.004)
         panel.set(title=name if name == "the truth" else f"{name}: {float(errors[name].mean):.4f}", aspect="equal")
     figure.colorbar(shown, ax=list(figure.axes), shrink=0.6, label="error of the noise prediction, sigma |s - S|")
     figure.savefig(path, dpi=110)

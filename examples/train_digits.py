@@ -15,13 +15,11 @@ import torch
 import scoresde as ss
 from scoresde import networks
 from scoresde.cli import report
-from scoresde.train import data
-from scoresde.train.recipe import Recipe
-from scoresde.train.trainer import Trainer
+from scoresde.train import Recipe, Trainer, data
 
 
 def main() -> None:
-    """Load, train, sample, show."""
+    """Load the digits, train, sample, and save a picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("digits.png"), help="picture of the samples")
     parser.add_argument("--short", action="store_true", help="30 iterations: too few to see digits")
@@ -30,7 +28,7 @@ def main() -> None:
     training, held_out = data.load("digits").split(held_out=200)  # 1,797 images of 8 x 8 in [-1, 1]
     chain = ss.VPSDE.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
 
-    torch.manual_seed(0)  # for the network's first weights; all else has seeds of its own
+    torch.manual_seed(0)  # for the initial weights; the trainer and the samples have seeds of their own
     network = networks.UNet(channels=1, width=32, multipliers=(1, 2))
     model = ss.ScoreModel(network, chain, prediction="velocity")
     recipe = Recipe(iterations=30 if options.short else 1000, batch_size=64, weighting="velocity")

@@ -99,7 +99,18 @@ _SDE = {
     "expand": "numerics.arrays:expand",
     "to_device": "numerics.arrays:to_device",
 }
+_COMMANDS = ("compare", "diagnose", "fit", "sample", "train")
 MOVED_NAMES: dict[str, dict[str, str]] = {
+    "cli": {
+        **{name: f"cli.commands.{name}:{name}" for name in _COMMANDS},
+        "DEFAULT_ENTRIES": "cli.commands.compare:DEFAULT_ENTRIES",
+        "DeviceOption": "cli.options:DeviceOption",
+        "Run": "cli.options:RunFolder",
+        "default_device": "cli.options:default_device",
+        "to_device": "cli.options:usable_device",
+    },
+    "report": {"Density": "cli.report:DensityEstimate"},
+    "report.diagnosis": {"Density": "cli.report:DensityEstimate"},
     "solvers": {
         **{name: f"loops:{name}" for name in _LOOPS},
         **_TABLES,
@@ -109,8 +120,32 @@ MOVED_NAMES: dict[str, dict[str, str]] = {
         "Schedule": "legacy:Schedule",
         "StepLimitError": "loops:StepLimitError",
     },
+    "likelihood.flow": {
+        "ProbabilityFlow": "likelihood.flow:AngleODE",
+        "Tolerance": "numerics.dormand_prince:StepControl",
+    },
+    "losses": {
+        "Density": "losses.times:TimeDensity",
+        "TIME_SAMPLERS": "losses.times:TIME_SAMPLERS",
+        "TimeSampler": "losses.times:TimeSampler",
+        "UniformHalfLogSNR": "losses.times:UniformHalfLogSNR",
+        "WEIGHTINGS": "losses.weightings:WEIGHTINGS",
+        "WeightingLike": "losses.weightings:WeightingLike",
+        "debiased": "losses.weightings:debiased",
+        "discrete": "losses.times:discrete",
+        "gaussian_decoder": "losses.elbo:gaussian_decoder",
+        "gaussian_kl": "losses.elbo:gaussian_kl",
+        "low_discrepancy": "losses.times:low_discrepancy",
+        "posterior_terms": "losses.elbo:posterior_terms",
+        "sample_times": "losses.times:sample_times",
+        "stratified": "losses.times:stratified",
+        "uniform": "losses.times:uniform",
+        "variance_rule": "losses.elbo:variance_rule",
+    },
+    "losses.times": {"Density": "losses.times:TimeDensity"},
     "sde": _SDE,
     "sde.base": _SDE,
+    "sde.custom": {"Schedule": "sde.custom:ScalarFunction"},
     "solvers.adams": {
         "ADAMS_BASHFORTH": "numerics.quadrature:ADAMS_BASHFORTH",
         "blend": "solvers.adams:adams_bashforth",

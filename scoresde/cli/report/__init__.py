@@ -1,7 +1,7 @@
-"""What a person looks at: distances, tables and pictures."""
+"""Reports about a trained model: distances, densities, tables and pictures."""
 
 from .compare import Comparison, Entry, compare, parse_entry
-from .diagnosis import Density, Diagnosis, Field, diagnose
+from .diagnosis import DensityEstimate, Diagnosis, Field, diagnose
 from .features import Classifier, frechet_distance
 from .page import density_table, diagnosis_markdown, markdown
 from .pictures import is_image, save_diagnosis, save_error_plot, save_rows, save_samples
@@ -9,7 +9,7 @@ from .pictures import is_image, save_diagnosis, save_error_plot, save_rows, save
 __all__ = [
     "Classifier",
     "Comparison",
-    "Density",
+    "DensityEstimate",
     "Diagnosis",
     "Entry",
     "Field",

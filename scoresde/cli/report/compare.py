@@ -1,24 +1,30 @@
-"""One model, several solvers: what each costs and how close it comes."""
+"""One model, several solvers: the cost of each, and the distance of its samples to real data."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from ... import grids, solvers
+from ... import grids, sampling
 from ...models.score_model import ScoreModel
+from ...numerics.batching import batches, cond_to_device, index_cond
 from ...sampling import plan, sample
 from ...tuning import load_solver
 from .features import Classifier, frechet_distance
 
+# A sample counts as recognised where the classifier gives its class more than this probability.
+RECOGNISED = 0.9
+
+# The fine solve that `error_curves` measures against.
+FINE_SOLVER, FINE_STEPS = "dpm++3m", 200
+
 
 class Entry(NamedTuple):
-    """A solver, by name or file, with its number of steps and its grid (None: the solver's own)."""
+    """A solver, by name or by file, its number of steps, and its grid (None: the solver's own)."""
 
     solver: str
     steps: int
@@ -29,10 +35,10 @@ class Entry(NamedTuple):
 
 
 def parse_entry(text: str) -> Entry:
-    """`NAME:STEPS`, `NAME:STEPS:GRID` or the file of a fitted solver, as on the command line.
+    """The entry of a text `NAME:STEPS`, `NAME:STEPS:GRID` or of the file of a fitted solver, as on the command line.
 
     Raises:
-        ValueError: another form, or a name that does not exist.
+        ValueError: the text has another form, or no solver or grid has the name.
         FileNotFoundError: there is no such file.
     """
     if text.endswith(".safetensors"):
@@ -40,9 +46,9 @@ def parse_entry(text: str) -> Entry:
     name, *rest = text.split(":")
     if not 1 <= len(rest) <= 2 or not rest[0].isdigit() or int(rest[0]) < 1:
         raise ValueError(
-            f"{text!r} is not NAME:STEPS or NAME:STEPS:GRID, such as dpm++2m:10 or ddim:20:quadratic, nor a fitted solver's file"
+            f"{text!r} is not NAME:STEPS or NAME:STEPS:GRID (dpm++2m:10, ddim:20:quadratic), nor the .safetensors file of a solver"
         )
-    solvers.get(name)
+    sampling.get(name)
     if len(rest) == 2:
         grids.get(rest[1])
     return Entry(name, int(rest[0]), rest[1] if len(rest) == 2 else None)
@@ -50,14 +56,14 @@ def parse_entry(text: str) -> Entry:
 
 @dataclass
 class Comparison:
-    """What a comparison measured.
+    """The measurements of a comparison.
 
     Attributes:
-        rows: a table row for each entry.
-        samples: the samples of each entry, in the order of the seeds.
-        floor: the distance between two sets of real samples.
-        features: what the distance is taken between, in words.
-        curves: for each deterministic solver, `(nfe, rms distance to a fine solve from the same start)`.
+        rows: a table row for each entry, by column names.
+        samples: the samples of each entry, `(len(seeds), *event)` on the CPU, in the order of the seeds.
+        floor: the Frechet distance between two sets of real samples.
+        features: the name of the space in which distances are measured.
+        curves: for each deterministic solver, pairs `(nfe, error)` of `error_curves`.
     """
 
     rows: list[dict[str, object]] = field(default_factory=list)
@@ -84,12 +90,19 @@ def compare(
     """Sample with every entry from the same seeds and measure the distance to `reference`.
 
     Args:
-        reference: the real samples that the distance is taken from, `(M, *event)`.
+        model: the trained model.
+        entries: the solvers.
+        reference: real samples to measure the distance to, `(M, *event)`.
         real_pair: two sets of real samples without common members, for the floor.
-        seeds: one a sample.
-        classifier: measure in its features rather than in pixels; adds the share of samples that it is more than 90 % sure of.
-        conditions: what the network is told about each sample, tensors with one entry a seed.
-        curve_solvers, curve_nfe: what to measure against a fine solve (at most 64 samples).
+        seeds: one for each sample.
+        batch_size: samples drawn at once.
+        classifier: measure in its features rather than in pixels, and add the share of samples to which it gives a class with p > 0.9.
+        conditions: keyword arguments for the network, tensors with one row for each seed.
+        curve_solvers, curve_nfe: deterministic solvers and numbers of network calls for `error_curves`, on at most 64 samples.
+        progress: show a progress bar for entries of 100 steps or more.
+
+    Raises:
+        ValueError, FloatingPointError: as `sample`.
     """
     seeds, event = list(seeds), reference.shape[1:]
     result = Comparison(features="pixels" if classifier is None else "classifier features")
@@ -97,39 +110,38 @@ def compare(
     real = describe(reference)
     result.floor = frechet_distance(*(describe(part) for part in real_pair))
 
-    calls: list[int] = []
-    count = model.register_forward_hook(lambda *_: calls.append(1))
+    cond = cond_to_device(conditions or {}, model.device)
 
-    def draw(entry: Entry) -> Tensor:
-        parts = []
-        for start in range(0, len(seeds), batch_size):
-            chosen = seeds[start : start + batch_size]
-            cond: dict[str, Any] = {name: v[start : start + batch_size].to(model.device) for name, v in (conditions or {}).items()}
-            shape, show = (len(chosen), *event), progress and entry.steps >= 100
-            x = sample(model, shape, entry.solver, steps=entry.steps, grid=entry.grid, seeds=chosen, progress=show, **cond)
-            parts.append(x.cpu())
-        return torch.cat(parts)
+    def first(count: int) -> dict[str, Any]:
+        return index_cond(cond, slice(0, count), len(seeds))
 
     # The first calls of a network are slower than the rest.
-    warm: dict[str, Any] = {name: v[:1].to(model.device) for name, v in (conditions or {}).items()}
-    sample(model, (1, *event), "ddim", steps=2, **warm)
-    for entry in entries:
-        calls.clear()
-        began = time.perf_counter()
-        x = draw(entry)
-        row: dict[str, object] = {
-            "solver": entry.solver + (f" ({entry.grid})" if entry.grid else ""),
-            "steps": entry.steps,
-            "NFE": len(calls) // -(-len(seeds) // batch_size),
-            "seconds": time.perf_counter() - began,
-            "Frechet distance": frechet_distance(describe(x.clamp(-1, 1) if classifier is not None else x), real),
-        }
-        if classifier is not None:
-            row["sure"] = float((classifier.probabilities(x.clamp(-1, 1)).amax(1) > 0.9).float().mean())
-        result.rows.append(row)
-        result.samples[str(entry)] = x
-    count.remove()
-    result.curves = error_curves(model, event, curve_solvers, curve_nfe, conditions, min(64, len(seeds)))
+    sample(model, (1, *event), "ddim", steps=2, **first(1))
+    calls: list[int] = []
+    with model.register_forward_hook(lambda *_: calls.append(1)):
+        for entry in entries:
+            calls.clear()
+            began = time.perf_counter()
+            x = sample(
+                model, (len(seeds), *event), entry.solver, steps=entry.steps, grid=entry.grid, seeds=seeds, batch_size=batch_size,
+                progress=progress and entry.steps >= 100, **cond,
+            ).cpu()  # fmt: skip
+            seconds = time.perf_counter() - began
+            shown = x if classifier is None else x.clamp(-1, 1)
+            row: dict[str, object] = {
+                "solver": entry.solver + (f" ({entry.grid})" if entry.grid else ""),
+                "steps": entry.steps,
+                "NFE": len(calls) // len(batches(len(seeds), batch_size)),
+                "seconds": seconds,
+                "Frechet distance": frechet_distance(describe(shown), real),
+            }
+            if classifier is not None:
+                recognised = classifier.probabilities(shown).amax(1) > RECOGNISED
+                row[f"share with p > {RECOGNISED}"] = float(recognised.float().mean())
+            result.rows.append(row)
+            result.samples[str(entry)] = x
+    count = min(64, len(seeds))
+    result.curves = error_curves(model, event, curve_solvers, curve_nfe, first(count), count)
     return result
 
 
@@ -138,19 +150,32 @@ def error_curves(
     event: Sequence[int],
     names: Sequence[str],
     nfes: Sequence[int],
-    conditions: dict[str, Tensor] | None = None,
+    conditions: Mapping[str, object] | None = None,
     count: int = 64,
 ) -> dict[str, list[tuple[int, float]]]:
-    """For deterministic solvers: `(nfe, rms distance per coordinate to a solve of 200 order-3 steps)` from the same starts."""
+    """The error of deterministic solvers against their number of network calls.
+
+    Args:
+        model: the trained model.
+        event: the shape of a sample.
+        names: short names of deterministic solvers.
+        nfes: upper bounds on the network calls per sample.
+        conditions: keyword arguments for the network, tensors with one row for each of the `count` samples.
+        count: number of samples, with the seeds 0, 1, ...
+
+    Returns:
+        For each solver pairs `(nfe, error)`. The error is the rms distance per coordinate to a fine solve of 200 order-3 steps from the same
+        starting state.
+    """
     if not names or not nfes:
         return {}
     shape, seeds = (count, *event), range(count)
-    cond: dict[str, Any] = {name: value[:count].to(model.device) for name, value in (conditions or {}).items()}
-    exact = sample(model, shape, "dpm++3m", steps=200, seeds=seeds, **cond)
+    cond = cond_to_device(conditions or {}, model.device)
+    fine = sample(model, shape, FINE_SOLVER, steps=FINE_STEPS, seeds=seeds, **cond)
     curves: dict[str, list[tuple[int, float]]] = {}
     for name in names:
         for nfe in nfes:
             planned = plan(model.sde, name, nfe=nfe)
             x = sample(model, shape, planned, seeds=seeds, **cond)
-            curves.setdefault(name, []).append((planned.nfe or nfe, float((x - exact).square().mean().sqrt())))
+            curves.setdefault(name, []).append((planned.nfe or nfe, float((x - fine).square().mean().sqrt())))
     return curves

@@ -1,4 +1,4 @@
-"""What a trained model does to data that it has not seen: losses along the path, the laws of a score, densities."""
+"""Measurements of a trained model on held-out data: the loss along the path, two identities that a score satisfies, and densities."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from ...likelihood.dequantisation import Dequantised, bits_per_dim, dequantise
 from ...losses.elbo import DiscretisedDecoder, elbo, elbo_continuous, gaussian_decoder
 from ...losses.weightings import WeightingLike
 from ...models.score_model import ScoreModel
+from ...numerics.batching import index_cond
 from ...sde.vp import VPChain
 
-FIELD_SAMPLES = 16  # enough for a curve: these need second derivatives
-
-
-EXACT_SIZE = 16  # the largest event whose divergence is taken exactly
+# Few samples for the residual and the asymmetry: they take second derivatives of the network.
+FIELD_SAMPLES = 16
+# The largest event whose divergence is computed exactly.
+EXACT_SIZE = 16
 
 
 class Field(NamedTuple):
-    """How far the model is from being a score at one time.
+    """Two errors of the model as a score, at one time. Both are 0 for the score of a path's density.
 
     Attributes:
         t: the time.
         residual: rms residual of the Fokker-Planck equation over the rms of ds/dt.
-        asymmetry: |A|_F/|J|_F, the share of the Jacobian that no gradient has.
+        asymmetry: |A|_F/|J|_F, with A the antisymmetric part of the Jacobian J. The Jacobian of a gradient is symmetric.
     """
 
     t: float
@@ -39,14 +40,14 @@ class Field(NamedTuple):
     asymmetry: float
 
 
-class Density(NamedTuple):
-    """A log density, or for data in bins a log probability, of the held-out samples.
+class DensityEstimate(NamedTuple):
+    """An estimate of the mean log density of the held-out samples, or of their mean log probability where the data have bins.
 
     Attributes:
-        name: how it was got.
-        nats: mean over the samples.
-        stderr: its standard error.
-        bits_per_dim: None where the data have no bins.
+        name: the method.
+        nats: the mean over the samples.
+        stderr: its standard error, in nats.
+        bits_per_dim: the mean in bits per dimension, with its sign changed; None where the data have no bins.
         bits_stderr: its standard error.
     """
 
@@ -59,22 +60,22 @@ class Density(NamedTuple):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `diagnose` found.
+    """The results of `diagnose`.
 
     Attributes:
-        losses: of "training" and of "held-out" samples.
-        field: one entry a time.
+        losses: the losses by time of the "training" and of the "held-out" samples.
+        field: the errors of the score, one entry for each time.
         densities: the likelihood and its bounds.
-        samples: held-out samples used.
+        samples: number of held-out samples.
     """
 
     losses: dict[str, LossByTime]
     field: list[Field]
-    densities: list[Density]
+    densities: list[DensityEstimate]
     samples: int
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as lists and numbers."""
+        """All results as dictionaries, lists and numbers."""
         return {
             "samples": self.samples,
             "densities": [row._asdict() for row in self.densities],
@@ -104,13 +105,13 @@ def diagnose(
     """Diagnose a trained chain on training and on held-out samples.
 
     Args:
-        model: its path is a chain.
-        training, held_out: samples, `(N, *event)` and `(M, *event)`.
-        bins: levels from -1 to 1 that the data lie on: log probabilities of the bins, and bits per dimension; None for real numbers, whose log
-            density depends on the units.
+        model: a model whose path is a chain.
+        training, held_out: samples, `(N, *event)` and `(M, *event)`, on the model's device.
+        bins: number of levels from -1 to 1 of quantised data. The densities are then log probabilities of the bins, also in bits per
+            dimension. None for real numbers, whose log density depends on the units.
         weighting: of the losses.
-        training_cond, held_out_cond: what the network is told about each sample.
-        seed: of everything random.
+        training_cond, held_out_cond: keyword arguments for the network, tensors with one row a sample.
+        seed: of the noise, times and probes.
 
     Raises:
         TypeError: the path is no chain.
@@ -118,32 +119,34 @@ def diagnose(
     chain = model.sde
     if not isinstance(chain, VPChain):
         raise TypeError(f"a diagnosis is of a chain (VPSDE.from_betas), got {chain!r}")
-    seen: dict[str, Any] = training_cond or {}
-    unseen: dict[str, Any] = held_out_cond or {}
+    cond: dict[str, Any] = held_out_cond or {}
     generator = Generator().manual_seed(seed)
     times = _steps(chain, 16) / chain.steps
     losses = {
-        "training": loss_by_time(model, training, times, weighting, generator=generator, **seen),
-        "held-out": loss_by_time(model, held_out, times, weighting, generator=generator, **unseen),
+        "training": loss_by_time(model, training, times, weighting, generator=generator, **dict[str, Any](training_cond or {})),
+        "held-out": loss_by_time(model, held_out, times, weighting, generator=generator, **cond),
     }
-    densities = _densities(model, chain, held_out, bins, generator, unseen)
-    some = {name: value[:FIELD_SAMPLES] for name, value in unseen.items()}
-    return Diagnosis(losses, _field(model, chain, held_out[:FIELD_SAMPLES], generator, some), densities, len(held_out))
+    densities = _densities(model, chain, held_out, bins, generator, cond)
+    few = slice(0, FIELD_SAMPLES)
+    field = _field(model, chain, held_out[few], generator, index_cond(cond, few, len(held_out)))
+    return Diagnosis(losses, field, densities, len(held_out))
 
 
 def _steps(chain: VPChain, count: int) -> Tensor:
-    """Steps 1..T, evenly on the logarithmic scale: most happens at small noise."""
+    """Steps 1..T, evenly spaced on the logarithmic scale: the loss and the score change fastest at small noise."""
     return torch.logspace(0, math.log10(chain.steps), count, dtype=torch.float64).round().unique()
 
 
 def _field(model: ScoreModel, chain: VPChain, x: Tensor, generator: Generator, cond: dict[str, Any]) -> list[Field]:
-    model, x, half = copy.deepcopy(model).double(), x.double(), 0.5 / chain.steps  # float64, for the difference in time
+    """The two errors of the score at about ten times, on noisy versions of `x`."""
+    # Float64: the residual takes a difference in time.
+    model, x, half = copy.deepcopy(model).double(), x.double(), 0.5 / chain.steps
     divergence: Literal["exact", "hutchinson"] = "exact" if x[0].numel() <= EXACT_SIZE else "hutchinson"
     found = []
-    # Between the chain's times, where its rate jumps, and not below the smallest.
+    # Midway between two times of the chain: its rate jumps at those times.
     for t in (_steps(chain, 10).clamp(max=chain.steps - 1) / chain.steps + half).unique().tolist():
         z, _ = chain.perturb(x, t, generator)
-        # By random projections these are two independent estimates, whose product has no bias where a square has.
+        # Two independent estimates from random projections: their product is an unbiased estimate of the square.
         one, other = (
             fokker_planck_residual(model, z, t, divergence, projections=2, step=0.5 * half, generator=generator, **cond)
             for _ in range(2)
@@ -161,16 +164,16 @@ def _densities(
     bins: int | None,
     generator: Generator,
     cond: dict[str, Any],
-) -> list[Density]:
-    """By the probability flow, and the bounds of the chain and of its limit."""
+) -> list[DensityEstimate]:
+    """Estimates by the probability flow, by the bound of the chain and by its limit for infinitely many steps."""
     event = tuple(x.shape[1:])
 
-    def density(name: str, nats: Tensor) -> Density:
+    def density(name: str, nats: Tensor) -> DensityEstimate:
         mean, stderr = float(nats.double().mean()), float(nats.double().std()) / math.sqrt(len(nats))
         if bins is None:
-            return Density(name, mean, stderr, None, None)
-        # Log probabilities: the bins are in them already.
-        return Density(name, mean, stderr, bits_per_dim(mean, event, width=1), stderr / (math.prod(event) * math.log(2)))
+            return DensityEstimate(name, mean, stderr, None, None)
+        # These are log probabilities already: no width of a bin is left to multiply by.
+        return DensityEstimate(name, mean, stderr, bits_per_dim(mean, event, width=1), stderr / (math.prod(event) * math.log(2)))
 
     smoothing = float(chain.sigma(chain.t_min) / chain.alpha(chain.t_min))
     noisy = {"probability flow": Dequantised(x, x.new_zeros(len(x)))}
@@ -181,7 +184,7 @@ def _densities(
                 x, bins=bins, kind="truncated_normal", std=smoothing, generator=generator
             ),
         }
-    # The noise of one probe is in the standard error; at this tolerance that of the steps is below 1e-3 nats a dimension.
+    # The standard error covers the noise of the one probe. At this tolerance the steps err by less than 1e-3 nats a dimension.
     flow = {
         name: log_likelihood(model, data.x, divergence="hutchinson", rtol=1e-3, atol=1e-3, generator=generator, **cond).nats
         - data.log_density

@@ -1,8 +1,8 @@
-"""How far two sets of samples are from each other.
+"""The distance between two sets of samples.
 
-The Frechet distance between Gaussians fitted to features (Dowson and Landau 1982; used with Inception features as FID by Heusel et al. 2017).
-Here the features are the pixels, or the last hidden layer of a small classifier trained on the real data: never call it FID, and compare
-only numbers with the same features and the same number of samples.
+The Frechet distance between Gaussians fitted to features (Dowson and Landau 1982; with Inception features the FID of Heusel et al. 2017).
+Here the features are the pixels, or the last hidden layer of a small classifier trained on the real data. The distance is therefore not an
+FID, and two distances compare only with the same features and the same number of samples.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Classifier(nn.Module):
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
             for epoch in range(epochs):
                 order = torch.randperm(len(x), generator=Generator().manual_seed(seed + epoch))
-                for start in range(0, len(x) - batch_size + 1, batch_size):
-                    chosen = order[start : start + batch_size]
+                # The remainder of an epoch is dropped.
+                for chosen in order[: len(x) // batch_size * batch_size].split(batch_size):
                     loss = nn.functional.cross_entropy(classifier.head(classifier.body(x[chosen])), labels[chosen])
                     optimizer.zero_grad()
                     loss.backward()

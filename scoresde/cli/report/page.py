@@ -1,4 +1,4 @@
-"""The pages that a comparison and a diagnosis leave behind."""
+"""The Markdown pages of a comparison and of a diagnosis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .diagnosis import Diagnosis
 
 
 def markdown(run: Path, experiment: Experiment, table: str, note: str, curves: bool) -> str:
-    """`report.md`: what was trained, the table, the pictures."""
+    """The text of `report.md`: the training run, the table and the pictures."""
     plot = "\n## Error against network calls\n\n![error](error.png)\n" if curves else ""
     return f"""# {run.name}: one network, several solvers
 
@@ -23,14 +23,14 @@ def markdown(run: Path, experiment: Experiment, table: str, note: str, curves: b
 
 ## Samples
 
-One row a solver; the same column has the same seed.
+Each row is a solver, each column a seed.
 
 ![samples](compare.png)
 {plot}"""
 
 
 def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str) -> str:
-    """`diagnosis.md`: what was trained, densities, the picture."""
+    """The text of `diagnosis.md`: the training run, the densities and the picture."""
     return f"""# {run.name}: a diagnosis
 
 {_trained(experiment)}
@@ -45,17 +45,17 @@ def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str)
 
 ![loss, Fokker-Planck residual and asymmetry against t](diagnosis.png)
 
-A score would have no residual and no asymmetry. A held-out loss above that of training means that the network remembers its data.
+An exact score has no residual and no asymmetry. A held-out loss above the training loss means that the network has memorised training data.
 """
 
 
 def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
-    """The densities as a table, and what they are in words."""
+    """The densities as a table, and a note that explains its numbers."""
     columns = ["", "nats", "+-"] + (["bits per dimension", "+-"] if bins else [])
     rows = [[value for value in row if value is not None] for row in diagnosis.densities]
     note = f"Means over {diagnosis.samples} held-out samples with their standard errors. " + (
-        f"Log probabilities of the bins, {bins} levels from -1 to 1, all of them lower bounds: the density of the probability flow has to be "
-        "asked at points that noise spreads over the bin."
+        f"Log probabilities of the bins, {bins} levels from -1 to 1. All are lower bounds, those of the probability flow because its log "
+        "density is averaged over noise in the bin."
         if bins
         else "Log densities in the units of the data."
     )
@@ -63,6 +63,7 @@ def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
 
 
 def _trained(experiment: Experiment) -> str:
+    """A sentence about the training run."""
     recipe = experiment.recipe
     return f"""Trained on `{experiment.data}` ({experiment.held_out} samples held out): {experiment.process} chain of {experiment.steps} steps,
 {experiment.prediction} prediction, {recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}."""

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from .diagnosis import Diagnosis
 
-LINE = 3  # pixels between tiles
+# Pixels between two tiles.
+LINE = 3
 
 
 def _figure(width: float, height: float) -> Any:
-    # Without pyplot nothing is global, and no display is needed.
+    # Without pyplot: it keeps global state and may ask for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,7 +32,7 @@ def is_image(x: Tensor) -> bool:
 
 
 def tiles(x: Tensor, columns: int) -> Tensor:
-    """Images `(N, channels, h, w)` in [-1, 1] as one of `columns` columns, `(H, W, channels)` in [0, 1]: enlarged, with lines between."""
+    """Images `(N, channels, h, w)` in [-1, 1] as one image `(H, W, channels)` in [0, 1] of `columns` columns, enlarged, with lines between."""
     scale = max(1, round(64 / max(x.shape[2:])))
     x = (x.float().cpu().clamp(-1, 1) + 1) / 2
     x = repeat(x, "n c h w -> n c (h a) (w b)", a=scale, b=scale)
@@ -41,7 +42,7 @@ def tiles(x: Tensor, columns: int) -> Tensor:
 
 
 def save_samples(x: Tensor, path: Path) -> None:
-    """Images as a square of tiles; other data as a scatter plot of the first two coordinates (a histogram of the only one)."""
+    """Save images as a square of tiles, other data as a scatter plot of two coordinates or as a histogram of a single one."""
     if is_image(x):
         from PIL import Image
 
@@ -55,7 +56,7 @@ def save_samples(x: Tensor, path: Path) -> None:
 
 
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
-    """One row of samples for each name: the same seeds stand below each other. Scatter plots where the data are no images."""
+    """Save one row of samples for each name, so that a column shows one seed. Data that are no images become scatter plots."""
     first = next(iter(rows.values()))
     if is_image(first):
         figure = _figure(0.62 * len(first) + 2.2, 0.68 * len(rows) + 0.2)
@@ -78,13 +79,13 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
 
 
 def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
-    """Error against network calls, both logarithmic; `curves` maps a solver to its `(nfe, error)` pairs."""
+    """Save a plot of error against network calls, both logarithmic. `curves` maps the name of a solver to its `(nfe, error)` pairs."""
     figure = _figure(6, 4.2)
     axis = figure.subplots()
     for (name, pairs), marker in zip(curves.items(), "osD^v<>Pp*", strict=False):
         axis.loglog(*zip(*pairs, strict=True), marker=marker, label=name)
     axis.set(xlabel="network calls per sample", ylabel="rms distance to a fine solve, same start")
-    # Solvers of two calls a step fall between the others' ticks.
+    # Ticks at the calls of one solver only: a solver of two calls a step has odd numbers between them.
     finest = max(curves.values(), key=lambda pairs: pairs[0][0] + pairs[-1][0])
     axis.set_xticks([nfe for nfe, _ in finest], [str(nfe) for nfe, _ in finest])
     axis.minorticks_off()
@@ -94,7 +95,7 @@ def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Pat
 
 
 def save_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
-    """Three panels against t, logarithmic: losses, residual of the Fokker-Planck equation, asymmetry of the Jacobian."""
+    """Save three panels against t: the losses, the residual of the Fokker-Planck equation and the asymmetry of the Jacobian."""
     figure = _figure(13, 4)
     loss, residual, asymmetry = figure.subplots(1, 3)
     for name, marker in (("training", "o"), ("held-out", "s")):

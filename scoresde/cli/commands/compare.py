@@ -1,0 +1,81 @@
+"""`scoresde compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tabulate import tabulate
+
+from .. import report
+from ..options import BatchSizeOption, DeviceOption, FirstSeedOption, RunFolder, default_device, labels, load_run
+
+DEFAULT_ENTRIES = ("ancestral:1000", "ddim:50", "euler-maruyama:250", "heun:25", "dpm++2m:10", "dpm++2m:20")
+# Network calls per sample in the error plot.
+CURVE_NFE = (5, 8, 10, 15, 20, 30)
+
+
+def compare(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.md and pictures; by default RUN.")] = None,
+    solver: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--solver",
+            help="NAME:STEPS, NAME:STEPS:GRID or the file of a fitted solver; repeat the option for each solver. "
+            f"[default: {' '.join(DEFAULT_ENTRIES)}]",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Samples for each solver.")] = 256,
+    features: Annotated[
+        str, typer.Option(help="pixels, or classifier: the features of a small network, trained first on the labels.")
+    ] = "pixels",
+    against: Annotated[str, typer.Option(help="The real data of the distance: held-out or all.")] = "held-out",
+    batch_size: BatchSizeOption = 256,
+    seed: FirstSeedOption = 0,
+    curves: Annotated[bool, typer.Option(help="Plot the error against the number of network calls.")] = True,
+    device: DeviceOption = default_device(),
+) -> None:
+    """Compare solvers on a trained RUN.
+
+    All solvers sample from the same seeds. Prints a table and writes report.md, a picture with a row of samples for each solver, and a plot of
+    the error against the number of network calls.
+    """
+    entries = [report.parse_entry(text) for text in solver or DEFAULT_ENTRIES]
+    if features not in ("pixels", "classifier"):
+        raise ValueError(f"--features {features}: must be pixels or classifier")
+    if against not in ("held-out", "all"):
+        raise ValueError(f"--against {against}: must be held-out or all")
+    experiment, model = load_run(run, device)
+    training, held_out = experiment.load_data()
+    if against == "held-out":
+        reference, real_pair = held_out.x, (training.x[:samples], held_out.x)
+    else:
+        reference = torch.cat([training.x, held_out.x])
+        real_pair = (reference[::2], reference[1::2])
+    classifier = None
+    if features == "classifier":
+        if training.labels is None or training.x.ndim != 4:
+            raise ValueError("--features classifier needs images with labels")
+        classifier = report.Classifier.trained(training.x, training.labels)
+    seeds = range(seed, seed + samples)
+    result = report.compare(
+        model, entries, reference, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
+        conditions=labels(experiment, seeds), curve_nfe=CURVE_NFE if curves else (),
+    )  # fmt: skip
+    out = out or run
+    out.mkdir(parents=True, exist_ok=True)
+    rows = {name: x[:16] if report.is_image(x) else x for name, x in result.samples.items()}
+    report.save_rows(rows, out / "compare.png")
+    if result.curves:
+        report.save_error_plot(result.curves, out / "error.png")
+    table = tabulate(result.rows, headers="keys", tablefmt="github", floatfmt=".3g")
+    note = (
+        f"Frechet distance in {result.features} between {samples} samples of each solver and {len(reference)} real ones "
+        f"({against} data). Floor: {len(real_pair[0])} real samples are at {result.floor:.3g} from {len(real_pair[1])} others. "
+        "Not an FID: compare only numbers of one table."
+    )
+    (out / "report.md").write_text(report.markdown(run, experiment, table, note, bool(result.curves)))
+    print(f"{table}\n\n{note}\n\nwritten: {out}/report.md, compare.png" + (", error.png" if result.curves else ""))

@@ -1,0 +1,42 @@
+"""`scoresde diagnose`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...numerics.batching import cond_to_device
+from .. import report
+from ..options import DeviceOption, RunFolder, default_device, load_run
+
+
+def diagnose(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Folder for diagnosis.md, .json and .png; by default RUN.")] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Most held-out samples, and most training samples, to use.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise, times and probes.")] = 0,
+    device: DeviceOption = default_device(),
+) -> None:
+    """Diagnose a trained RUN on held-out samples.
+
+    Prints the held-out log-likelihood and its bounds in nats, and in bits per dimension for quantised data. Plots the loss against time, and
+    two errors of the network as a score: the residual of the Fokker-Planck equation and the asymmetry of the Jacobian.
+    """
+    experiment, model = load_run(run, device)
+    training, held_out = (part[:samples] for part in experiment.load_data())
+    result = report.diagnose(
+        model, training.x.to(model.device), held_out.x.to(model.device), bins=held_out.bins, weighting=experiment.recipe.weighting,
+        seed=seed,
+        training_cond=cond_to_device(experiment.condition(training), model.device),
+        held_out_cond=cond_to_device(experiment.condition(held_out), model.device),
+    )  # fmt: skip
+    out = out or run
+    out.mkdir(parents=True, exist_ok=True)
+    report.save_diagnosis(result, out / "diagnosis.png")
+    (out / "diagnosis.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
+    table, note = report.density_table(result, held_out.bins)
+    (out / "diagnosis.md").write_text(report.diagnosis_markdown(run, experiment, table, note))
+    print(f"{table}\n\n{note}\n\nwritten: {out}/diagnosis.md, diagnosis.json, diagnosis.png")

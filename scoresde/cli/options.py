@@ -1,0 +1,55 @@
+"""The arguments that several commands share, and the objects that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from ..models.score_model import ScoreModel
+from ..train.experiment import Experiment
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, ...; by default a GPU if there is one.")]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Samples drawn at once. The samples do not depend on it.")
+]
+FirstSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the first sample; the next has seed + 1.")]
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: this machine has none, or torch cannot use it.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def load_run(run: Path, device: str) -> tuple[Experiment, ScoreModel]:
+    """The experiment of a folder, and its trained model on `device`.
+
+    Raises:
+        ValueError: the folder holds no training run, or the device cannot be used.
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    experiment = Experiment.read(run)
+    return experiment, experiment.load_model(run, usable_device(device))
+
+
+def labels(experiment: Experiment, seeds: range, label: int | None = None) -> dict[str, Tensor]:
+    """The class of each sample of a conditional model, `(len(seeds),)`: `label`, or the seeds modulo the number of classes."""
+    if not experiment.conditional or experiment.classes is None:
+        return {}
+    return {"label": torch.tensor([seed % experiment.classes if label is None else label for seed in seeds])}
