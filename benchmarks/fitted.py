@@ -5,7 +5,7 @@
 The targets are those of solvers.py and two more. For every number of network calls: `solvers.fit`, without and with refinement;
 `solvers.select`, chosen by a pilot as a user would; the best entry of its portfolio and the best configuration of diffusers, k-diffusion and
 azula, these two chosen in hindsight on the very starts that are reported, for the rms and for the median alone. Errors as in solvers.py. Then
-the errors of fits to more and fewer trajectories, and the ladders: how often a bound holds, and what a tolerance costs, beside the fewest
+the errors of fits to more and fewer trajectories, and the cascades: how often a bound holds, and what a tolerance costs, beside the fewest
 calls of a single solver that brings as many samples below it. Writes fitted.json and prints the tables; `pages.py` makes docs/fitted.md of it.
 """
 
@@ -109,13 +109,13 @@ def by_trajectories(model: ss.Model, z: torch.Tensor, exact: torch.Tensor, nfe: 
     return results
 
 
-def ladders(model: ss.Model, features: int, n: int) -> dict[str, dict]:
-    """Coverage of every rung on fresh starts, bound over error, and calls, coverage and errors of the tolerances.
+def cascades(model: ss.Model, features: int, n: int) -> dict[str, dict]:
+    """Coverage of every level on fresh starts, bound over error, and calls, coverage and errors of the tolerances.
 
     Means over some calibrations: what is promised is an average over them too. "least covered" is the worst of them.
     """
     each = [
-        _ladder(solvers.calibrate(model, (features,), noises=512, seed=seed), model, features, n) for seed in range(CALIBRATIONS)
+        _cascade(solvers.calibrate(model, (features,), noises=512, seed=seed), model, features, n) for seed in range(CALIBRATIONS)
     ]
     means = {
         key: {name: sum(results[key][name] for results in each) / len(each) for name in values} for key, values in each[0].items()
@@ -125,30 +125,30 @@ def ladders(model: ss.Model, features: int, n: int) -> dict[str, dict]:
     return means
 
 
-def _ladder(ladder: ss.tuning.Cascade, model: ss.Model, features: int, n: int) -> dict[str, dict]:
+def _cascade(cascade: ss.tuning.Cascade, model: ss.Model, features: int, n: int) -> dict[str, dict]:
     z = torch.randn(n, features, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    x = solve_reference(model, z, steps=ladder.teacher_steps).x
+    x = solve_reference(model, z, steps=cascade.reference_steps).x
     results: dict[str, dict] = {}
     errors = {}
-    for rung in ladder.rungs:
+    for level in cascade.levels:
         data: list[torch.Tensor] = []
-        out = ss.sample(model, z.shape, rung.solver, z=z, callback=lambda n, t, s, d, data=data: data.append(d))
-        errors[rung.nfe] = error = distance(out, x)
-        bound = rung.bound(data)
-        results[f"{rung.nfe} calls"] = {
-            "calls": rung.nfe,
+        out = ss.sample(model, z.shape, level.solver, z=z, callback=lambda n, t, s, d, data=data: data.append(d))
+        errors[level.nfe] = error = distance(out, x)
+        bound = level.bound(data)
+        results[f"{level.nfe} calls"] = {
+            "calls": level.nfe,
             "covered": float((error <= bound).double().mean()),
             "bound/error": float((bound / error).median()),
         }
     for tol in TOLERANCES:
-        out = ss.sample(model, z.shape, ladder, tol=tol, z=z, trajectory=True)
+        out = ss.sample(model, z.shape, cascade, tol=tol, z=z, trajectory=True)
         error = distance(out.x, x)
         share = float((error <= tol).double().mean())
         # The 1 % allows for samples that differ in the third digit of their error.
         enough = [nfe for nfe, fixed in errors.items() if float((fixed <= tol).double().mean()) >= share - 0.01]
         results[f"tol {tol:g}"] = {
             "calls": float(out.calls.double().mean()),
-            "calls of one rung": min(enough, default=math.inf),
+            "calls of one level": min(enough, default=math.inf),
             "covered": float((error <= out.bound).double().mean()),
             "bound below tol": float((out.bound <= tol).double().mean()),
             "error below tol": share,
@@ -206,7 +206,7 @@ def main() -> None:
             mixture = make().model(PROCESSES["VP, linear chain"])
             z = torch.randn(options.noises, features, dtype=torch.float64, generator=generator)
             shown[name] = measure(mixture, z, exact_flow(mixture, z, 1000), **common, t_end=1e-6)
-            held = results.setdefault("ladders", {})[name] = ladders(mixture, features, 4 * options.noises)
+            held = results.setdefault("cascades", {})[name] = cascades(mixture, features, 4 * options.noises)
             results.setdefault("exact", {})[name] = shown[name]
             results.setdefault("trajectories", {})[name] = counts = by_trajectories(mixture, z, exact_flow(mixture, z, 1000))
             print(

@@ -122,16 +122,16 @@ def main() -> None:
 
 def fine(experiment: Experiment, run: Path, x: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
     """log p(x) in float64 at tolerance 1e-7, with the given probes."""
-    from scoresde.likelihood.divergence import Hutchinson
-
     from scoresde.likelihood.density import solve
-    from scoresde.likelihood.flow import Tolerance, flows
+    from scoresde.likelihood.flow import flows
+    from scoresde.numerics.dormand_prince import StepControl
+    from scoresde.numerics.jacobian import Hutchinson
 
     model = experiment.load_model(run, torch.device("cpu")).double().requires_grad_(False)
     x, probe = x.double(), probe.double().reshape(len(x), 1, -1)
     with torch.no_grad():
         ((flow, part),) = flows(model, x, T_END, None, {})
-        return solve(flow, part, Hutchinson(probe), Tolerance(1e-7, 1e-7), 1, False).nats
+        return solve(flow, part, Hutchinson(probe), StepControl(1e-7, 1e-7), 1, False).nats
 
 
 if __name__ == "__main__":

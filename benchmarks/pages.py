@@ -116,7 +116,7 @@ are in `benchmarks/results/solvers.json`.
 
 "Best" is chosen in hindsight for each target, budget and statistic: of {sum(peers.values())} configurations of the peers
 ({counted}), and of {len(exact["ours"]) - 1} of ours. The default is one fixed rule,
-`scoresde/default.py`; it was chosen with these targets and networks in view, so they are no held-out test of it. Below 1 is better than the
+`scoresde/sampling/default.py`; it was chosen with these targets and networks in view, so they are no held-out test of it. Below 1 is better than the
 best peer. The rms is dominated by the few starts that change mode; none of these is a measure of how pictures look.
 
 {comparison(results["exact"])}
@@ -246,16 +246,16 @@ def fitted_page(results: dict) -> str:
             yield [count, *(f"{geometric_mean(t[count][s] for t in targets):.4f}" for s in ("rms", "median"))]
 
     def bounds() -> Iterable[list[str]]:
-        for name, rungs in results["ladders"].items():
-            for key, entry in rungs.items():
+        for name, levels in results["cascades"].items():
+            for key, entry in levels.items():
                 if key.endswith("calls"):
                     yield [name, key, f"{entry['covered']:.3f}", f"{entry['least covered']:.3f}", f"{entry['bound/error']:.1f}"]
 
     def tolerances() -> Iterable[list[str]]:
-        for name, rungs in results["ladders"].items():
-            for key, entry in rungs.items():
+        for name, levels in results["cascades"].items():
+            for key, entry in levels.items():
                 if key.startswith("tol"):
-                    one = entry["calls of one rung"]
+                    one = entry["calls of one level"]
                     shares = (f"{entry[share]:.3f}" for share in ("covered", "error below tol"))
                     yield [
                         name,
@@ -299,17 +299,17 @@ The error at 8 calls of fits to so many starts, without refinement, geometric me
 
 {table(["trajectories", "rms", "median"], by_count())}
 
-## Ladders
+## Cascades
 
 The share of fresh starts whose bound of confidence 0.95 holds, mean and least of four calibrations, and the median of bound / error. From one
-calibration to the next the share varies with a standard deviation of 0.014, that of its 256 starts, and the rungs of a ladder share them.
+calibration to the next the share varies with a standard deviation of 0.014, that of its 256 starts, and the levels of a cascade share them.
 
-{table(["target", "rung", "covered", "least", "bound / error"], bounds(), left=2)}
+{table(["target", "level", "covered", "least", "bound / error"], bounds(), left=2)}
 
-Calls per sample for a tolerance, beside those of the cheapest rung that brings as many samples below it when it solves them all (to 1 %).
-The ladder knows which sample is where; the one rung is chosen in hindsight.
+Calls per sample for a tolerance, beside those of the cheapest level that brings as many samples below it when it solves them all (to 1 %).
+The cascade decides sample by sample; the one level is chosen in hindsight.
 
-{table(["target", "tolerance", "calls", "one rung", "bound holds", "error below tolerance"], tolerances(), left=1)}
+{table(["target", "tolerance", "calls", "one level", "bound holds", "error below tolerance"], tolerances(), left=1)}
 """
 
 

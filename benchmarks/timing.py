@@ -29,8 +29,21 @@ T = 1000
 BETAS = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
 SOLVERS = ("ancestral", "ddim", "dpm++2m", "unipc2", "unipc3", "vab3", "ipndm3")
 
+
+class ThreeLayers(nn.Module):
+    """A network of 17,282 weights, small enough that the loop around it counts: linear layers 3-128-128-2 on the state and its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 2))
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.layers(torch.cat([z, t[:, None].to(z.dtype) / T], 1))
+
+
 # Name, network, shape of a batch, and the share of --steps that keeps a run short.
 CASES: tuple[tuple[str, Callable[[], nn.Module], tuple[int, ...], float], ...] = (
+    ("three linear layers, batch 256", ThreeLayers, (256, 2), 1.0),
     ("MLP(128), batch 1", lambda: networks.MLP(8, width=128), (1, 8), 1.0),
     ("MLP(128), batch 256", lambda: networks.MLP(8, width=128), (256, 8), 1.0),
     ("MLP(128), batch 4096", lambda: networks.MLP(8, width=128), (4096, 8), 0.2),
