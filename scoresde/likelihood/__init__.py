@@ -1,6 +1,6 @@
-"""Densities of a score model, and the map between data and noise that they come from.
+"""Densities of a score model by the probability-flow ODE.
 
-`encode` and `decode` run the probability-flow ODE (`flow`), `log_likelihood` its divergence along with it (`density`, `divergence`).
+`encode` and `decode` solve the ODE (`flow`), and `log_likelihood` integrates its divergence as well (`density`, `numerics.jacobian`).
 `dequantise` and `bits_per_dim` are for data in bins, such as images of bytes (`dequantisation`).
 """
 

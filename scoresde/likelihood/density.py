@@ -1,6 +1,6 @@
 """log p(x) by the probability flow, in nats.
 
-Along dv/dtheta = F(v, theta) of `flow`, with v = z/rho and x = z/alpha = v/cos(theta) at the start, densities follow
+Along dv/dtheta = F(v, theta) of `flow`, with v = z/rho and x = z/alpha = v/cos(theta) at the start, the density changes by
 
     d log p(v_theta) / dtheta = -tr dF/dv                                                          Chen et al. 2018, arXiv 1806.07366, theorem 1
 
@@ -8,13 +8,12 @@ so that with the angles theta_end and theta_1 of the times t_end and 1 and the p
 
     log p(x) = log pi(z_1) + d log rho_1 + d log cos(theta_end) + int_{theta_end}^{theta_1} tr dF/dv dtheta.
 
-The changes of scale from z to v are in closed form, whatever the sizes of alpha and sigma. What is integrated numerically is bounded at both
-ends: in tr dF/dv = (d cos(theta) - rho tr dD/dz)/sin(theta) the two terms, each infinite towards the data, cancel. The integral is part of the
-state and under error control, in nats per dimension.
+The changes of scale from z to v are in closed form. The integrand tr dF/dv = (d cos(theta) - rho tr dD/dz)/sin(theta) is bounded at both ends:
+its two terms, each infinite towards the data, cancel. The integral is part of the state, in nats per dimension, and under error control.
 
-p is the density of the model's law at t_end, scaled to the data: that of data smoothed by noise of standard deviation r =
-sigma(t_end)/alpha(t_end). Where log p is smooth the difference is about r^2 (laplace log p + |grad log p|^2)/2. An exact model may be asked at
-any t_end > 0; a network should not be asked below the smallest time it was trained at, `sde.t_min`, which is the default.
+p is the density of the model at t_end, scaled to the data: the density of data smoothed by noise of standard deviation r =
+sigma(t_end)/alpha(t_end). Where log p is smooth the difference is about r^2 (laplace log p + |grad log p|^2)/2. An exact model allows any
+t_end > 0. A network should not be evaluated below the smallest time of its training, `sde.t_min`, which is the default.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..models.base import Model
-from ..numerics.dormand_prince import DEFAULT_STEP_CAP, integrate, rms
-from ..numerics.jacobian import Divergence, Exact, Hutchinson, HutchPlusPlus, Linearisation
+from ..numerics.arrays import event_sum
+from ..numerics.dormand_prince import DEFAULT_STEP_CAP, StepControl, integrate, rms
+from ..numerics.jacobian import Divergence, Exact, Hutchinson, HutchPlusPlus, Linearisation, differentiable_attention
 from ..numerics.random import BatchNoise, NoiseSource, SeededNoise
 from ..sde.base import SDE
-from .flow import ProbabilityFlow, Tolerance, at_least_float32, flows
+from .flow import AngleODE, at_least_float32, flows
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class Likelihood:
     Attributes:
         nats: `(B,)` log densities; for K probes the mean over them.
         stderr: `(B,)` standard errors of `nats` over the probes: 0 for the exact divergence, NaN for one probe, whose error is unknown. The
-            mean over a batch has a standard error all the same: that of its B values.
-        nfe: `(B,)` evaluations of the network. Each is followed by the backward passes of the divergence: d for "exact", one a probe for
-            "hutchinson", three a probe for "hutch++".
+            mean over a batch still has a standard error, from the spread of its B values.
+        nfe: `(B,)` evaluations of the network. Each is followed by the backward passes of the divergence: d for "exact", one per probe for
+            "hutchinson", three per probe for "hutch++".
         prior_mismatch: `(B,)` KL( q(z_1 | x) || prior ) in nats, see `prior_mismatch`.
         z: `(B, *event)` the states at t = 1, as from `encode`.
     """
@@ -76,31 +75,32 @@ def log_likelihood(
     grad: bool = False,
     **cond: object,
 ) -> Likelihood:
-    """log p(x) of each sample of `x`, `(B, *event)`, in nats, in the model's units: no rescaling, no bins (see `bits_per_dim`).
+    """log p(x) of each sample of `x`, `(B, *event)`, in nats and in the model's units. `bits_per_dim` converts it for data in bins.
 
     Args:
         model: a `ScoreModel`, or anything with the same four calls.
-        x: any event shape; not changed. Half precision is worked on in float32.
-        divergence: "exact" costs d backward passes an evaluation; "hutchinson" and "hutch++" are unbiased estimates from random probes.
-        probes: K, of each sample. They are drawn once, and fixed along the ODE.
-        probe_law: of "hutchinson": "rademacher" (signs; the smaller variance) or "gaussian", which "hutch++" always takes.
+        x: data of any event shape; not changed. Half precision is computed in float32.
+        divergence: "exact" costs d backward passes per evaluation; "hutchinson" and "hutch++" are unbiased estimates from random probes.
+        probes: K, the number of probes of each sample. They are drawn once and stay fixed along the ODE.
+        probe_law: the distribution of the probes of "hutchinson": "rademacher" (signs; the smaller variance) or "gaussian". "hutch++" always
+            takes Gaussian probes.
         rtol, atol: tolerances of a step for each sample alone, in v = z/sqrt(alpha^2 + sigma^2) and in the log density in nats per dimension.
-        t_end: the time that `x` is put at, as z = alpha(t_end) x; by default `model.sde.t_min`. The module says what it means.
-        steps: the most steps that may be tried.
-        chunk: backward passes that are batched: memory grows with it and not with d. 1 for a network that vmap cannot run.
-        batch_size: how many samples to work on at once; all by default. The result is the same.
+        t_end: the time at which the path starts, from z = alpha(t_end) x; by default `model.sde.t_min`. See the docstring of the module.
+        steps: the maximum number of tried steps.
+        chunk: backward passes that are batched. Memory grows with `chunk` and not with d. Take 1 for a network that vmap cannot run.
+        batch_size: samples that are computed at once; all by default. The result is the same.
         generator: one stream of probes for the batch.
-        seeds: one integer a sample; the probes of sample i then depend on `seeds[i]` alone. With neither, every call differs.
-        grad: make `nats` (and `z`) differentiable by `x`, the network and `cond`. The graph of all steps is kept; scaled_dot_product_attention
-            runs in its mathematical form, the only one that can be differentiated twice.
-        **cond: reaches the network untouched, but for tensors with one row a sample, of which it gets the rows of the samples it sees.
+        seeds: one integer per sample; the probes of sample i then depend on `seeds[i]` alone. With neither, every call differs.
+        grad: make `nats` (and `z`) differentiable by `x`, the network and `cond`. The graph of all steps is kept, and
+            scaled_dot_product_attention runs by its formula, because the fused kernels have no second derivative.
+        **cond: passed to the network. A tensor with one row per sample is indexed with the samples of each call.
 
     Raises:
         ValueError: an unknown divergence or law, arguments that contradict each other, `t_end` outside (0, 1), a prediction undefined at t = 1.
         TypeError: `x` holds integers.
         RuntimeError: called in inference mode, or with `grad` for a network that cannot be differentiated twice.
         StepLimitError: more than `steps` are needed.
-        FloatingPointError: a prediction is not finite; names the time.
+        FloatingPointError: a prediction is not finite; the message names the time.
     """
     if torch.is_inference_mode_enabled():
         raise RuntimeError("a divergence needs derivatives, which torch.inference_mode() forbids: use torch.no_grad() instead")
@@ -108,10 +108,10 @@ def log_likelihood(
         raise ValueError(f"chunk must be at least 1, got {chunk}")
     if generator is not None and seeds is not None:
         raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
-    x, tolerance = at_least_float32(x), Tolerance(rtol, atol, steps)
+    x, control = at_least_float32(x), StepControl(rtol, atol, steps or DEFAULT_STEP_CAP)
     trace = _divergence(divergence, probes, probe_law, BatchNoise(generator) if seeds is None else SeededNoise(seeds), x)
-    with torch.set_grad_enabled(grad), sdpa_kernel(SDPBackend.MATH) if grad else nullcontext():
-        parts = [solve(flow, part, trace, tolerance, chunk, grad) for flow, part in flows(model, x, t_end, batch_size, cond)]
+    with torch.set_grad_enabled(grad), differentiable_attention() if grad else nullcontext():
+        parts = [solve(flow, part, trace, control, chunk, grad) for flow, part in flows(model, x, t_end, batch_size, cond)]
     return Likelihood(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Likelihood)))
 
 
@@ -120,17 +120,16 @@ def prior_mismatch(sde: SDE, x: Tensor) -> Tensor:
 
         d/2 ( r - 1 - log r ) + alpha_1^2 |x|^2 / (2 s^2),      r = (sigma_1/s)^2.
 
-    Its mean over the data bounds KL( q(z_1) || prior ): what the data's mean log density loses, even with the exact score, because the prior is
-    not the law of z_1. On a VE path, whose prior is centred at 0, it shows that the data are not.
+    Its mean over the data is an upper bound of KL( q(z_1) || prior ). The mean log density of the data is too low by that divergence, even with
+    the exact score. On a VE path the prior is centred at 0, so that data with another mean increase it.
     """
     ratio = float(sde.sigma(1.0) / sde.prior_std) ** 2
-    flat = x.reshape(len(x), -1)
     shift = float(sde.alpha(1.0) / sde.prior_std) ** 2
-    return 0.5 * (flat.shape[1] * (ratio - 1 - math.log(ratio)) + shift * flat.square().sum(1))
+    return 0.5 * (x.shape[1:].numel() * (ratio - 1 - math.log(ratio)) + shift * event_sum(x.square()))
 
 
 def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor) -> Divergence:
-    """The divergence of that name, with the probes of the whole batch."""
+    """The divergence of that name, with probes for the whole batch."""
     if probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes}")
     if law not in ("rademacher", "gaussian"):
@@ -150,8 +149,8 @@ def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor)
     raise ValueError(f"divergence must be 'exact', 'hutchinson' or 'hutch++', got {name!r}")
 
 
-def solve(flow: ProbabilityFlow, x: Tensor, divergence: Divergence, tolerance: Tolerance, chunk: int, grad: bool) -> Likelihood:
-    """`Likelihood` of a part of the batch. The state is v and, for each column of the divergence, its integral per dimension."""
+def solve(flow: AngleODE, x: Tensor, divergence: Divergence, control: StepControl, chunk: int, grad: bool) -> Likelihood:
+    """`Likelihood` of a part of the batch. The state is v and the integral of each column of the divergence, per dimension."""
     d, unchecked = x[0].numel(), grad
 
     def slope(theta: Tensor, y: Tensor, active: Tensor | None) -> Tensor:
@@ -168,11 +167,9 @@ def solve(flow: ProbabilityFlow, x: Tensor, divergence: Divergence, tolerance: T
         flow.theta_end,
         flow.theta_1,
         torch.cat([flow.cos_end * x.reshape(len(x), -1), x.new_zeros(len(x), divergence.columns)], 1),
-        rtol=tolerance.rtol,
-        atol=tolerance.atol,
-        max_steps=tolerance.steps or DEFAULT_STEP_CAP,
+        control,
         time=flow.time,
-        # Neither the state nor the density may hide the other's error.
+        # The larger error counts: in a common mean the state of many dimensions would hide the error of the density.
         norm=lambda error: torch.maximum(rms(error[:, :d]), rms(error[:, d:])),
     )
     z, integrals = (flow.rho_1 * y[:, :d]).reshape(x.shape), d * y[:, d:]

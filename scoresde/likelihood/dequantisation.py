@@ -1,13 +1,13 @@
 """Data in bins: from the density of real numbers to the probability of a bin, and to bits per dimension.
 
-A value that was rounded to the middle of a bin of width w, a pixel of 8 bits say, has a probability P and no density. With noise u of density
-q(u) within the bins of all d dimensions, a density p of the real numbers x + u gives (Theis et al. 2016, arXiv 1511.01844, section 3.1)
+A value rounded to the middle of a bin of width w, such as a pixel of 8 bits, has a probability P and no density. With noise u of density q(u)
+within the bins of all d dimensions, a density p of the real numbers x + u gives (Theis et al. 2016, arXiv 1511.01844, section 3.1)
 
     log P(x) = log int p(x + u) du >= E_q[ log p(x + u) - log q(u) ],
 
-and with K draws log P(x) >= E[ log 1/K sum_k p(x + u_k)/q(u_k) ], which becomes exact as K grows. Uniform noise has log q = -d log w. But the
-density that an ODE gives is that of data smoothed by normal noise of standard deviation r (see `density`), so that the noise to add is just
-this one, cut off at the bin (Zheng et al. 2023, arXiv 2305.03935, section 4.3): with tau = w/(2r),
+and with K draws log P(x) >= E[ log 1/K sum_k p(x + u_k)/q(u_k) ], which becomes exact as K grows. Uniform noise has log q = -d log w. The
+density from an ODE, however, is that of data smoothed by normal noise of standard deviation r (see `density`). The matching noise is normal
+too, truncated at the bin (Zheng et al. 2023, arXiv 2305.03935, section 4.3): with tau = w/(2r),
 
     u = r eps,   eps ~ N(0, 1) on [-tau, tau],      log q = -sum( eps^2/2 + log( r sqrt(2 pi) erf(tau/sqrt 2) ) ).
 
@@ -24,6 +24,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Generator, Tensor
 
+from ..numerics.arrays import event_sum
 from ..numerics.random import rand
 
 Nats = TypeVar("Nats", float, Tensor)
@@ -57,9 +58,9 @@ def dequantise(
     Args:
         x: `(B, *event)` in the model's units; not changed.
         bins: levels, evenly spaced from -1 to 1 with both ends, as `scoresde.data` makes them: 256 for bytes, 2/255 apart.
-        width: of a bin, for all other scales. Give one of the two.
-        kind: "uniform", or "truncated_normal" of standard deviation `std` before it is cut off.
-        std: r = sigma(t_end)/alpha(t_end) of the density that is to be asked.
+        width: width of a bin, for all other scales. Exactly one of `bins` and `width` is needed.
+        kind: "uniform", or "truncated_normal" of standard deviation `std` before the truncation.
+        std: r = sigma(t_end)/alpha(t_end) of the density that is evaluated on the result.
         generator: one stream of noise; by default every call differs.
 
     Raises:
@@ -90,23 +91,23 @@ def dequantise(
         inside = math.erf(tau / math.sqrt(2))
         eps = (math.sqrt(2) * torch.erfinv((2 * unit - 1) * inside)).clamp(-tau, tau)
         noise = std * eps
-        log_density = -0.5 * eps.reshape(len(x), -1).square().sum(1) - d * math.log(std * math.sqrt(2 * math.pi) * inside)
+        log_density = -0.5 * event_sum(eps.square()) - d * math.log(std * math.sqrt(2 * math.pi) * inside)
     else:
         raise ValueError(f"kind must be 'uniform' or 'truncated_normal', got {kind!r}")
     return Dequantised((x.double() + noise).to(x.dtype), log_density.to(x.dtype))
 
 
 def bits_per_dim(nats: Nats, event_shape: Sequence[int], *, bins: int | None = None, width: float | None = None) -> Nats:
-    """-( nats/d + log w )/log 2: bits per dimension of data in bins of width w whose log density, with uniform noise in the bins, is `nats`.
+    """Bits per dimension, -( nats/d + log w )/log 2, of data in bins of width w from their log density `nats` with uniform noise in the bins.
 
-    A density changes with the units, so that the width of a bin in the units of the data is needed and is not guessed.
+    A density depends on the units. The width of a bin must therefore be in the units of the data, and is never guessed.
 
     Args:
         nats: a number, or any tensor of log densities of whole events.
         event_shape: shape of one event, without the batch.
         bins: levels, evenly spaced from -1 to 1 with both ends, as `scoresde.data` makes them: 256 for bytes, 2/255 apart.
-        width: of a bin, for all other scales: 2/256 for 2 (byte + 1/2)/256 - 1; 1 where `nats` is a log probability already. Give one of the
-            two.
+        width: width of a bin, for all other scales: 2/256 for 2 (byte + 1/2)/256 - 1; 1 where `nats` is a log probability already. Exactly one
+            of `bins` and `width` is needed.
 
     Raises:
         ValueError: not one of `bins` and `width`.
@@ -115,10 +116,10 @@ def bits_per_dim(nats: Nats, event_shape: Sequence[int], *, bins: int | None = N
 
 
 def bin_width(bins: int | None, width: float | None) -> float:
-    """The width of a bin, from the one of the two that is given.
+    """The width of a bin, from `bins` or from `width`.
 
     Raises:
-        ValueError: neither or both are given, or no such bin exists.
+        ValueError: neither or both are set, fewer than two bins, or a width that is not positive.
     """
     if (bins is None) == (width is None):
         raise ValueError(

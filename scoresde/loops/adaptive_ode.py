@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..numerics.arrays import expand
 from ..numerics.batching import index_cond
-from ..numerics.dormand_prince import DEFAULT_STEP_CAP, integrate
+from ..numerics.dormand_prince import DEFAULT_STEP_CAP, StepControl, integrate
 from ..tableau.executor import Run
 from .base import AdaptiveLoop, Job, stack_or_none
 
@@ -78,9 +78,7 @@ class AdaptiveODE(AdaptiveLoop):
             q_start,
             q_stop,
             z.reshape(batch, -1) / expand(sde.sigma(start), z),
-            rtol=self.rtol,
-            atol=self.atol,
-            max_steps=job.max_steps or DEFAULT_STEP_CAP,
+            StepControl(self.rtol, self.atol, job.max_steps or DEFAULT_STEP_CAP),
             time=time,
             on_step=on_step,
         )

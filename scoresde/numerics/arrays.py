@@ -1,4 +1,4 @@
-"""Arrays of coefficients: float64 until they meet a state."""
+"""Coefficients in float64, cast when they multiply a state; and sums over the coordinates of an event."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> 
         )
     coefficient = to_device(coefficient.to(dtype=dtype or z.dtype), z.device)
     return coefficient.reshape(coefficient.shape + (1,) * (z.ndim - 1)) if coefficient.ndim else coefficient
+
+
+def event_sum(a: Tensor) -> Tensor:
+    """The sum over the coordinates of each event of `(B, *event)`, `(B,)`. `event_sum(a * b)` is the inner product."""
+    return a.reshape(len(a), -1).sum(1)
+
+
+def event_mean(a: Tensor) -> Tensor:
+    """The mean over the coordinates of each event of `(B, *event)`, `(B,)`."""
+    return a.reshape(len(a), -1).mean(1)

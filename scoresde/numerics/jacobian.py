@@ -6,15 +6,16 @@ With M = dF/dv of a field F and unit vectors e_i or random probes p of covarianc
     hutchinson   tr M = E[ p^T M p ]                                               one product a probe; Hutchinson 1989, Commun. Stat. 18, 1059
     hutch++      tr M = tr Q^T M Q + E[ p^T P M P p ],   P = I - Q Q^T             three a probe; Meyer et al. 2021, arXiv 2010.09649, alg. 1
 
-where Q, `(d, K)`, is a basis of the range of M^T on K other probes, so that the noise of Hutch++ is only that of the rest. For symmetric M
-Hutchinson's variance is 2 (|M|_F^2 - sum_i M_ii^2) with signs and 2 |M|_F^2 with Gaussian probes. In Hutch++ the probes are Gaussian and P p
-is scaled to the length sqrt(d - K), which is unbiased because length and direction are independent, and takes away the noise of every multiple
-of the identity (Epperly, Tropp and Webber 2024, arXiv 2301.07825, section 2.3). It wins where a few directions make up M; where M is nearly
-diagonal, as for images with constant pixels, signs do. Estimates come as one column a probe: the mean is the estimate, the spread its error.
+where the columns of Q, `(d, K)`, span M^T times K other probes, so that only the rest P M P adds noise to Hutch++. For symmetric M Hutchinson's
+variance is 2 (|M|_F^2 - sum_i M_ii^2) with random signs and 2 |M|_F^2 with Gaussian probes. In Hutch++ the probes are Gaussian, and P p is
+scaled to the length sqrt(d - K). The estimate stays unbiased, because length and direction are independent, and multiples of the identity add
+no noise (Epperly, Tropp and Webber 2024, arXiv 2301.07825, section 2.3). Hutch++ wins where a few directions make up M. Where M is nearly
+diagonal, as for images with constant pixels, random signs win. Each probe gives one column of estimates: their mean is the estimate, and their
+spread shows its error.
 
-All products are taken from the left, w^T M, by reverse-mode differentiation: one evaluation of F serves all of them, every network that can be
-trained has it (forward mode has no rule for fused attention), and it costs as much as forward mode: one backward pass a product, in which the
-gradients of the weights are not computed. `chunk` products are batched by vmap, so that memory does not grow with d.
+All products are vector-Jacobian products w^T M by reverse-mode differentiation. One evaluation of F serves all of them, and every network that
+can be trained supports them (forward mode has no rule for fused attention). A product costs one backward pass, as in forward mode, without the
+gradients of the weights. vmap batches `chunk` products, so that memory does not grow with d.
 """
 
 from __future__ import annotations
@@ -22,10 +23,45 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .batching import Index
+
+
+def differentiable_attention() -> AbstractContextManager[None]:
+    """Run scaled_dot_product_attention by its formula: the fused kernels have no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def random_signs(like: Tensor, generator: Generator) -> Tensor:
+    """-1 or 1 with equal probability (Rademacher), with the shape, dtype and device of `like`."""
+    bits = torch.randint(0, 2, like.shape, generator=generator, device=generator.device)
+    return (2 * bits - 1).to(like.device, like.dtype)
+
+
+def vector_jacobian_products(out: Tensor, v: Tensor, w: Tensor, chunk: int, create_graph: bool) -> Tensor:
+    """w^T (d out/dv) for each of the m vectors `w`, `(m, *out.shape)`; the result is `(m, *v.shape)`.
+
+    Args:
+        out: a function of `v`, with its graph, which is kept.
+        v: the tensor to differentiate by.
+        w: the vectors.
+        chunk: products that vmap batches. With 1 nothing is batched, so that every network works.
+        create_graph: keep the products differentiable.
+    """
+    products = []
+    for part in w.split(chunk):
+        batched = len(part) > 1
+        (product,) = torch.autograd.grad(
+            out, v, part if batched else part[0], is_grads_batched=batched, retain_graph=True, create_graph=create_graph
+        )
+        products.append(product if batched else product[None])
+    return torch.cat(products)
 
 
 class Linearisation:
@@ -34,7 +70,7 @@ class Linearisation:
     Args:
         field: F, from `(b, d)` to `(b, d)`; row i of F depends on row i of v only.
         v: `(b, d)`.
-        chunk: products at once. With 1 nothing is batched, which every network can do.
+        chunk: products that vmap batches. With 1 nothing is batched, so that every network works.
         grad: keep `value` and the products differentiable.
 
     Attributes:
@@ -48,27 +84,15 @@ class Linearisation:
             self._out = field(self._v)
         self.value = self._out if grad else self._out.detach()
 
-    def pull(self, w: Tensor) -> Tensor:
+    def vjp(self, w: Tensor) -> Tensor:
         """w^T M for vectors w, `(m, b, d)`."""
-        parts = []
-        for part in w.split(self.chunk):
-            batched = len(part) > 1
-            (product,) = torch.autograd.grad(
-                self._out,
-                self._v,
-                part if batched else part[0],
-                is_grads_batched=batched,
-                retain_graph=True,
-                create_graph=self.grad,
-            )
-            parts.append(product if batched else product[None])
-        return torch.cat(parts)
+        return vector_jacobian_products(self._out, self._v, w, self.chunk, self.grad)
 
     def require_second_derivatives(self, trace: Tensor) -> None:
-        """Differentiate a trace once, so that a network that cannot do it is found out before the solve and not after it.
+        """Differentiate a trace once: a network without second derivatives is refused before the solve instead of after it.
 
         Raises:
-            RuntimeError: it cannot.
+            RuntimeError: the network cannot be differentiated twice.
         """
         try:
             if trace.requires_grad:
@@ -81,20 +105,20 @@ class Linearisation:
 
 
 class Divergence(ABC):
-    """How a trace is got, with what must stay the same along an ODE.
+    """An estimator of the trace. Its probes stay fixed along an ODE.
 
     Attributes:
-        columns: estimates that one evaluation gives.
+        columns: estimates per evaluation.
     """
 
     columns: int = 1
 
     @abstractmethod
-    def trace(self, at: Linearisation, active: Tensor | None) -> Tensor:
-        """`(b, columns)` estimates of tr M, for the samples `active` of the batch (None: all)."""
+    def trace(self, at: Linearisation, samples: Index) -> Tensor:
+        """Estimates of tr M, `(b, columns)`. `samples` says which of the batch `at` holds, in order; None for all."""
 
     def stderr(self, estimates: Tensor) -> Tensor:
-        """The standard error, `(B,)`, of the mean of estimates `(B, columns)`; NaN where one alone does not show it."""
+        """The standard error, `(B,)`, of the mean of estimates `(B, columns)`; NaN for one column, which does not show it."""
         if self.columns == 1:
             return torch.full_like(estimates[:, 0], torch.nan)
         return estimates.std(1) / math.sqrt(self.columns)
@@ -102,9 +126,9 @@ class Divergence(ABC):
 
 @dataclass(frozen=True)
 class Exact(Divergence):
-    """One product a coordinate."""
+    """sum_i e_i^T M e_i: one product per coordinate."""
 
-    def trace(self, at: Linearisation, active: Tensor | None) -> Tensor:
+    def trace(self, at: Linearisation, samples: Index) -> Tensor:
         b, d = at.value.shape
         total = at.value.new_zeros(b)
         for start in range(0, d, at.chunk):
@@ -112,7 +136,7 @@ class Exact(Divergence):
             i = torch.arange(size, device=at.value.device)
             unit = at.value.new_zeros(size, b, d)
             unit[i, :, start + i] = 1
-            total = total + at.pull(unit)[i, :, start + i].sum(0)
+            total = total + at.vjp(unit)[i, :, start + i].sum(0)
         return total[:, None]
 
     def stderr(self, estimates: Tensor) -> Tensor:
@@ -127,12 +151,12 @@ class Hutchinson(Divergence):
 
     @property
     def columns(self) -> int:  # type: ignore[override]
-        """One a probe."""
+        """One per probe."""
         return self.probes.shape[1]
 
-    def trace(self, at: Linearisation, active: Tensor | None) -> Tensor:
-        p = _rows(self.probes, active)
-        return (at.pull(p) * p).sum(-1).T
+    def trace(self, at: Linearisation, samples: Index) -> Tensor:
+        p = _rows(self.probes, samples)
+        return (at.vjp(p) * p).sum(-1).T
 
 
 @dataclass(frozen=True)
@@ -144,19 +168,21 @@ class HutchPlusPlus(Divergence):
 
     @property
     def columns(self) -> int:  # type: ignore[override]
-        """One a probe."""
+        """One per probe."""
         return self.probes.shape[1]
 
-    def trace(self, at: Linearisation, active: Tensor | None) -> Tensor:
-        # The identity holds for every orthonormal Q, so no gradient has to pass through its making, which is singular where M is.
-        image = at.pull(_rows(self.sketch, active)).detach()
+    def trace(self, at: Linearisation, samples: Index) -> Tensor:
+        # The identity holds for every orthonormal Q, so Q needs no gradient. The gradient of the QR factors is singular where M is.
+        image = at.vjp(_rows(self.sketch, samples)).detach()
         q = torch.linalg.qr(image.permute(1, 2, 0)).Q.permute(2, 0, 1)
-        p = _rows(self.probes, active)
+        p = _rows(self.probes, samples)
         rest = p - torch.einsum("jbd,kbj->kbd", q, torch.einsum("jbd,kbd->kbj", q, p))
         rest = math.sqrt(q.shape[-1] - len(q)) * torch.nn.functional.normalize(rest, dim=-1)
-        return ((at.pull(q) * q).sum((0, 2)) + (at.pull(rest) * rest).sum(-1)).T
+        return ((at.vjp(q) * q).sum((0, 2)) + (at.vjp(rest) * rest).sum(-1)).T
 
 
-def _rows(probes: Tensor, active: Tensor | None) -> Tensor:
-    """`(K, b, d)` of `(B, K, d)`."""
-    return (probes if active is None else probes[active.to(probes.device)]).transpose(0, 1)
+def _rows(probes: Tensor, samples: Index) -> Tensor:
+    """The probes `(K, b, d)` of the samples, from `(B, K, d)`."""
+    if isinstance(samples, Tensor):
+        samples = samples.to(probes.device)
+    return (probes if samples is None else probes[samples]).transpose(0, 1)
