@@ -29,13 +29,14 @@ from torch import Generator, Tensor
 from .. import deprecation
 from ..numerics.arrays import Time, as_float64, expand
 from ..numerics.random import randn
+from .transitions import posterior_coefficients, variance_fraction
 
 
 def as_time(t: Time) -> Tensor:
     """`t` in float64.
 
     Raises:
-        ValueError: a time outside [0, 1] (not looked for on other devices than the CPU: the host would wait for it).
+        ValueError: a time outside [0, 1]. Only times on the CPU are checked: on another device the host would have to wait.
     """
     out = as_float64(t)
     if out.device.type == "cpu" and not bool(((out >= 0) & (out <= 1 + 1e-6)).all()):
@@ -44,13 +45,13 @@ def as_time(t: Time) -> Tensor:
 
 
 class SDE(ABC):
-    """A Gaussian path. A family gives `alpha` and `sigma`; this class derives the rest, and a family with closed forms overrides it.
+    """A Gaussian path. A family defines `alpha` and `sigma`, and this class derives the rest. A family with closed forms overrides them.
 
     Times are floats or tensors, scalar or `(B,)`; schedule functions return float64 of the same shape.
 
     Attributes:
         t_min: the smallest time at which a grid calls the network; from there one last step goes to sigma = 0.
-        t_max: 1, or where alpha(1) = 0 a time just below it: grids in lambda are spaced as if they started there.
+        t_max: 1, or a time just below 1 where alpha(1) = 0: there lambda is -inf, and grids in lambda are spaced from t_max instead.
         prior_std: standard deviation of the Gaussian that sampling starts from.
     """
 
@@ -82,7 +83,7 @@ class SDE(ABC):
         return -self.sigma(t), self.alpha(t)
 
     def half_log_snr(self, t: Time) -> Tensor:
-        """lambda(t) = log(alpha(t) / sigma(t)); +inf at sigma = 0, -inf at alpha = 0."""
+        """lambda(t) = log(alpha(t) / sigma(t)): inf at sigma = 0, and -inf at alpha = 0."""
         return self.alpha(t).log() - self.sigma(t).log()
 
     def drift_rate(self, t: Time) -> Tensor:
@@ -115,16 +116,14 @@ class SDE(ABC):
         s, t = _ordered(s, t)
         h = self.half_log_snr(t) - self.half_log_snr(s)
         mean = expand(self.alpha(t) / self.alpha(s), z) * z
-        return mean, expand(self.sigma(t) * (-torch.expm1(2 * h)).sqrt(), z)
+        return mean, expand(self.sigma(t) * variance_fraction(h).sqrt(), z)
 
     def posterior(self, z: Tensor, x: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (of the shape of `z`) and standard deviation of q(z_s | z_t = z, x), for s < t."""
         s, t = _ordered(s, t)
         h = self.half_log_snr(t) - self.half_log_snr(s)
-        shrink = -torch.expm1(2 * h)
-        # At s = 0 the product (sigma_s/sigma_t) e^h is 0 * 0: both factors vanish and the posterior is the data.
-        mean = expand(self.sigma(s) / self.sigma(t) * h.exp(), z) * z + expand(self.alpha(s) * shrink, z) * x
-        return mean, expand(self.sigma(s) * shrink.sqrt(), z)
+        a, b = posterior_coefficients(self.alpha(s), self.sigma(s), self.sigma(t), h)
+        return expand(a, z) * z + expand(b, z) * x, expand(self.sigma(s) * variance_fraction(h).sqrt(), z)
 
     def prior(
         self,
@@ -134,7 +133,7 @@ class SDE(ABC):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Noise of shape `(B, *event)` that sampling starts from: N(0, prior_std^2 I)."""
+        """A draw of N(0, prior_std^2 I), `(B, *event)`, from which sampling starts."""
         return self.prior_std * randn(shape, generator, dtype=dtype, device=device)
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
@@ -150,7 +149,7 @@ class SDE(ABC):
 
 def _ordered(s: Time, t: Time) -> tuple[Tensor, Tensor]:
     s, t = as_time(s), as_time(t)
-    # Looking at values on another device would make the host wait for it.
+    # Reading values of another device would make the host wait.
     if s.device.type == t.device.type == "cpu" and bool((s >= t).any()):
         raise ValueError(f"s must be smaller than t (time runs from data at 0 to noise at 1): got s={s} and t={t}")
     return s, t

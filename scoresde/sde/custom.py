@@ -1,4 +1,4 @@
-"""A path of one's own, from its scales or from its coefficients; the other pair is derived, and what is given is checked."""
+"""User-defined paths, from the scales alpha and sigma or from the coefficients f and g. The other pair follows; the arguments are checked."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 from ..numerics.arrays import Time
 from .base import SDE, as_time
 
-Schedule = Callable[[Tensor], Tensor]
+# A float64 tensor of times -> values of its shape.
+ScalarFunction = Callable[[Tensor], Tensor]
 
 
 class ScalesSDE(SDE):
-    """A path given by alpha(t) and sigma(t); drift and diffusion follow by automatic differentiation.
+    """A path from alpha(t) and sigma(t). Drift and diffusion follow by automatic differentiation.
 
     Args:
         alpha: signal scale, a differentiable function of a float64 tensor of times in [0, 1].
@@ -28,7 +29,9 @@ class ScalesSDE(SDE):
         ValueError: a scale is negative or not finite, the path does not start at the data, or alpha/sigma rises somewhere.
     """
 
-    def __init__(self, alpha: Schedule, sigma: Schedule, *, t_min: float = 1e-3, prior_std: float | None = None) -> None:
+    def __init__(
+        self, alpha: ScalarFunction, sigma: ScalarFunction, *, t_min: float = 1e-3, prior_std: float | None = None
+    ) -> None:
         self._alpha, self._sigma, self.t_min = alpha, sigma, t_min
         t = torch.linspace(0, 1, 1001, dtype=torch.float64)
         a, s = alpha(t), sigma(t)
@@ -51,7 +54,7 @@ class ScalesSDE(SDE):
 
 
 class CoefficientsSDE(SDE):
-    """A path given by f(t) and g(t) of dz = f z dt + g dw; the scales follow by quadrature (scipy, relative error 1e-9 above t_min).
+    """A path from f(t) and g(t) of dz = f z dt + g dw. The scales follow by quadrature (scipy, relative error 1e-9 above t_min).
 
     log alpha = int_0^t f,     (sigma/alpha)^2 = int_0^t (g/alpha)^2.
 
@@ -65,7 +68,9 @@ class CoefficientsSDE(SDE):
         ValueError: f or g is not finite on (0, 1], or g is not positive there.
     """
 
-    def __init__(self, drift_rate: Schedule, diffusion: Schedule, *, t_min: float = 1e-3, prior_std: float | None = None) -> None:
+    def __init__(
+        self, drift_rate: ScalarFunction, diffusion: ScalarFunction, *, t_min: float = 1e-3, prior_std: float | None = None
+    ) -> None:
         from scipy.integrate import solve_ivp
 
         self._drift_rate, self._diffusion, self.t_min = drift_rate, diffusion, t_min
@@ -78,7 +83,7 @@ class CoefficientsSDE(SDE):
             at = as_time(t)
             return [float(drift_rate(at)), float(diffusion(at) ** 2 * math.exp(-2 * y[0]))]
 
-        # Starting just inside lets f and g be undefined at 0; what is lost below 1e-12 is far below the tolerance.
+        # f and g may be undefined at 0, so the integrals start at 1e-12. Their values there are far below the tolerance.
         tiny = 1e-12
         begin = slopes(tiny, [0.0])
         solution: Any = solve_ivp(

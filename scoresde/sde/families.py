@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..numerics.arrays import Time, as_float64
 from .base import SDE, as_time
-from .vp import VPSDE, VPChain
+from .vp import VPSDE
 
 
 class SubVPSDE(VPSDE):
@@ -41,9 +41,9 @@ class SubVPSDE(VPSDE):
 class VESDE(SDE):
     """The variance-exploding SDE: alpha = 1, sigma^2 = sigma_min^2 (r^{2t} - 1) with r = sigma_max/sigma_min.
 
-    This is the exact kernel of dz = sigma_min r^t sqrt(2 log r) dw from z_0 = x (Song et al. 2021, arXiv 2011.13456, eq. 30 with the
-    variance at 0 taken off). Their sigma_min r^t, the scale of a path that starts at data with noise sigma_min, differs from it by less than
-    1 % for t with sigma > 7 sigma_min. The network is not called below sigma = sigma_min.
+    This is the exact kernel of dz = sigma_min r^t sqrt(2 log r) dw from z_0 = x (Song et al. 2021, arXiv 2011.13456, eq. 30, less the variance
+    at 0). Their scale sigma_min r^t belongs to a path that starts at data with noise sigma_min. The two differ by less than 1 % where
+    sigma > 7 sigma_min. Grids do not call the network below sigma = sigma_min.
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
@@ -76,7 +76,7 @@ class VESDE(SDE):
 class EDM(SDE):
     """The path of Karras et al. 2022, arXiv 2206.00364, table 1: alpha = 1 and sigma linear in time.
 
-    Their time is sigma itself, on [0, sigma_max]; ours is t = sigma/sigma_max, so that every path runs over [0, 1]. The network is not called
+    Their time is sigma itself, on [0, sigma_max]. Here t = sigma/sigma_max, so that every path runs over [0, 1]. Grids do not call the network
     below sigma_min.
     """
 
@@ -139,18 +139,3 @@ class RectifiedFlow(SDE):
 
     def __repr__(self) -> str:
         return "RectifiedFlow()"
-
-
-# Their schedules are functions of the numbers among their attributes, and of a chain's tables, which are its own copies.
-TABLES = {"betas", "_increments", "_integrals"}
-
-
-NAMED = (VPSDE, VPChain, SubVPSDE, VESDE, EDM, RectifiedFlow)
-
-
-def schedule_values(sde: SDE) -> tuple[tuple[str, float], ...] | None:
-    """The numbers, by name, that the schedule of this object depends on; None where it may depend on what can change unseen."""
-    values = {name: value for name, value in vars(sde).items() if name not in TABLES}
-    if type(sde) not in NAMED or not all(type(value) in (int, float) for value in values.values()):
-        return None
-    return tuple(values.items())

@@ -9,8 +9,8 @@ Data x and noise eps determine the state, and every prediction is a direction in
     velocity = alpha eps - sigma x      Salimans and Ho 2022, arXiv 2202.00512; eps - x on a rectified flow
     edm      = F with data = c_skip z/alpha + c_out F       Karras et al. 2022, arXiv 2206.00364, eq. 7
 
-Given the state and one prediction `a x + b eps`, any other quantity `a' x + b' eps` is their linear combination. So one
-2 x 2 system holds every conversion. It is singular where the prediction is parallel to the state and says nothing new (noise at alpha = 0).
+Any quantity `a' x + b' eps` is a linear combination of the state and one prediction `a x + b eps`. Every conversion is therefore the solution
+of one 2 x 2 system. The system is singular where the prediction is parallel to the state, as the noise is at alpha = 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .base import SDE, as_time
 
 @dataclass(frozen=True)
 class Preconditioned:
-    """The prediction of EDM's network F for data of standard deviation `sigma_data`, which also sees a scaled input.
+    """The prediction of EDM's network F for data of standard deviation `sigma_data`. F also sees a scaled input.
 
     With r = sigma/alpha, y = z/alpha and s = sigma_data (Karras et al. 2022, arXiv 2206.00364, table 1),
 
@@ -39,7 +39,7 @@ class Preconditioned:
     sigma_data: float = 0.5
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """c_in / alpha, what the state is multiplied by."""
+        """c_in / alpha, the factor on the state z."""
         return (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
 
 
@@ -55,7 +55,7 @@ def direction(sde: SDE, t: Time, prediction: Prediction) -> tuple[Tensor, Tensor
 
 
 def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """`direction` where alpha and sigma at `t` are known."""
+    """`direction` from alpha and sigma at `t`."""
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if isinstance(prediction, Preconditioned):
         scale, s = prediction.input_scale(alpha, sigma), prediction.sigma_data
@@ -75,7 +75,7 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
     """(c_z, c_out) in float64 with target = c_z z + c_out source, at each entry of `t`.
 
     Raises:
-        ValueError: at some t the source does not determine the target (looked for on the CPU only).
+        ValueError: at some t the source does not determine the target. Only times on the CPU are checked.
     """
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     if source == target:

@@ -21,8 +21,8 @@ from .base import SDE, as_time
 class VPSDE(SDE):
     """The classical variance-preserving SDE, beta(t) = beta_min + t (beta_max - beta_min).
 
-    (Song et al. 2021, arXiv 2011.13456, eq. 11 and appendix C.) It approaches a DDPM chain but does not pass through it;
-    `VPSDE.from_betas` does. The network is never called below `t_min` = 1e-3.
+    (Song et al. 2021, arXiv 2011.13456, eq. 11 and appendix C.) This path only approaches a DDPM chain; `VPSDE.from_betas` passes through it
+    exactly. Grids do not call the network below `t_min` = 1e-3.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
@@ -37,7 +37,7 @@ class VPSDE(SDE):
 
     @classmethod
     def from_alphas_bar(cls, alphas_bar: Tensor | Sequence[float]) -> VPChain:
-        """The chain with the given prod_{i <= t} (1 - beta_i), t = 1..T: strictly decreasing; the last may be 0."""
+        """The chain with alphas_bar[t - 1] = prod_{i <= t} (1 - beta_i), t = 1..T: strictly decreasing; the last may be 0."""
         bar = torch.as_tensor(alphas_bar, dtype=torch.float64)
         return VPChain(1 - bar / torch.cat([bar.new_ones(1), bar[:-1]]))
 
@@ -58,7 +58,7 @@ class VPSDE(SDE):
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
     def _time_of(self, integral: Tensor) -> Tensor:
-        """The inverse of `integrated_beta`, by the form of the quadratic formula that does not cancel."""
+        """The inverse of `integrated_beta`, by the form of the quadratic formula without cancellation."""
         discriminant = self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral
         return 2 * integral / (self.beta_min + discriminant.sqrt()).clamp(min=torch.finfo(torch.float64).tiny)
 
@@ -122,7 +122,7 @@ class VPChain(VPSDE):
     def beta(self, t: Time) -> Tensor:
         u = as_time(t) * self.steps
         increments, _ = self._tables(u.device)
-        # The interval is closed on the right; i/T times T may be a rounding error (of a float32 time) above i.
+        # Intervals are closed on the right. For a float32 time, i/T times T can exceed i by a rounding error.
         u = torch.where((u - u.round()).abs() < 1e-6 * self.steps, u.round(), u)
         i = (torch.ceil(u).long() - 1).clamp(0, self.steps - 1)
         rate = self.steps * increments[i]
@@ -134,7 +134,7 @@ class VPChain(VPSDE):
         i = u.detach().floor().long().clamp(0, self.steps - 1)
         step, part = increments[i], u - i
         finite = step.isfinite()
-        # Masked before use: 0 * inf in the branch not taken would poison gradients.
+        # Mask before the product: 0 * inf in the branch that is not taken would make gradients NaN.
         linear = part * torch.where(finite, step, 0.0)
         return integrals[i] + torch.where(finite, linear, -2 * torch.log1p(-torch.where(finite, 0.0, part)))
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ..models.base import Model
 from ..sde.base import SDE
+from ..sde.transitions import VarianceName, variance_exponent
 from ..tableau.builder import GridPoint
 from ..tableau.tableau import Tableau
 from .base import Solver, one_step
@@ -90,18 +90,17 @@ class Ancestral(Solver):
 
     Args:
         variance: "beta", that of the forward transition, sigma_s^2 (1 - e^{-2h}) = beta_t on the full chain, right for unit-variance
-            data; "posterior", sigma_t^2 (1 - e^{-2h}), right for a point mass; a number v between, beta^v posterior^{1-v} (Nichol and
+            data; "posterior", sigma_t^2 (1 - e^{-2h}), right for a point mass; a number u between, beta^u posterior^{1-u} (Nichol and
             Dhariwal 2021, arXiv 2102.09672, eq. 15); or a `NoisePower`: the optimal variance of a Gaussian step (Bao et al. 2022, arXiv
             2201.06503, theorem 1), sigma_t^2 [ 1 - e^{-2h} + (e^h - e^{-h})^2 (1 - Gamma_s) ].
     """
 
-    variance: Literal["beta", "posterior"] | float | NoisePower = "beta"
+    variance: VarianceName | NoisePower = "beta"
     default_grid = "uniform"
 
     def __post_init__(self) -> None:
-        v = self.variance
-        if not (v in ("beta", "posterior") or isinstance(v, NoisePower) or (isinstance(v, float) and 0 <= v <= 1)):
-            raise ValueError(f"variance must be 'beta', 'posterior', a number in [0, 1] or a NoisePower, got {v!r}")
+        if not isinstance(self.variance, NoisePower):
+            variance_exponent(self.variance, "a NoisePower")
 
     @property
     def stochastic(self) -> bool:
@@ -117,13 +116,10 @@ class Ancestral(Solver):
 
     def _scale(self, s: GridPoint, t: GridPoint, h: float) -> float:
         """The standard deviation in units of sqrt(1 - e^{-2h})."""
-        if self.variance == "beta":
-            return s.sigma
-        if self.variance == "posterior":
-            return t.sigma
         if isinstance(self.variance, NoisePower):
-            if s.alpha == 0:  # Gamma is 1 there whatever the data's variance
+            if s.alpha == 0:  # Gamma is 1 for data of any variance
                 return t.sigma
             # (e^h - e^{-h})^2 / (1 - e^{-2h}) = e^{2h} - 1
             return t.sigma * math.sqrt(1 + math.expm1(2 * h) * max(0.0, 1 - self.variance(s.half_log_snr)))
-        return s.sigma**self.variance * t.sigma ** (1 - self.variance)
+        u = variance_exponent(self.variance, "a NoisePower")
+        return s.sigma**u * t.sigma ** (1 - u)
