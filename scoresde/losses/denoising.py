@@ -4,9 +4,9 @@ With z = alpha x + sigma eps,
 
     L(x) = lambda(t) | s(z, t) - grad_z log q(z | x) |^2 / d,        grad_z log q(z | x) = -eps/sigma,
 
-a mean over the d coordinates of the event. For any other prediction a x + b eps the error is the score's times a known factor, so every
-loss is evaluated in the network's own output, where it does not cancel, and weighted by that factor in float64. The weighting "velocity" on a
-rectified flow is flow matching, |v - (eps - x)|^2 / d (Lipman et al. 2023, arXiv 2210.02747, eq. 23).
+a mean over the d coordinates of the event. The error of any other prediction a x + b eps is a known factor times that of the score. Every
+loss is therefore computed in the network's own output, where nothing cancels, and weighted by that factor in float64. The weighting "velocity"
+on a rectified flow is flow matching, |v - (eps - x)|^2 / d (Lipman et al. 2023, arXiv 2210.02747, eq. 23).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..models.base import Model
-from ..numerics.arrays import Time, expand
+from ..numerics.arrays import Time, event_mean, expand
 from ..numerics.random import fresh_generator, randn
 from ..sde.base import as_time
 from ..sde.prediction import direction
@@ -42,21 +42,21 @@ def denoising(
         model: a `ScoreModel`, or anything with the same calls.
         x: data, `(B, *event)`.
         weighting: "noise": the simple loss of Ho et al., eq. 14, |noise error|^2, which is 1 for a network that predicts no noise;
-            "data", "velocity": the squared error of those; "sigma2": lambda = sigma^2 on the score, the same as "noise";
-            "likelihood": lambda = g^2 on the score; "elbo": half of it; "min_snr", "p2", "edm", "debiased", or with knobs of one's own
+            "data", "velocity": the squared error of that quantity; "sigma2": lambda = sigma^2 on the score, the same as "noise";
+            "likelihood": lambda = g^2 on the score; "elbo": half of "likelihood"; "min_snr", "p2", "edm", "debiased", or with other parameters
             `losses.min_snr(gamma)`, `losses.p2(k, gamma)`, `losses.edm(sigma_data)`; or a function `(sde, t) -> lambda(t)` on the score's
             squared error. `scoresde.losses.weightings` has the table.
         time_sampler: "uniform" on [t_min, 1], "stratified", "low_discrepancy", "discrete" (a chain's own times), "likelihood" (importance
             sampling for that weighting, corrected), "log_normal" (EDM's density, not corrected), or a function
             `(sde, n, generator) -> times`, or `Times(times, weights)`. By default "discrete" on a chain and "uniform" elsewhere.
-        generator: where times and noise come from.
+        generator: the source of times and noise.
         t: times `(B,)` in place of random ones.
-        noise: noise of the shape of `x` in place of random noise; or "antithetic": the mean of the losses at eps and at -eps, for two calls of
-            the network. What is odd in eps cancels; |eps|^2 itself is even and stays.
-        **cond: reaches the network untouched.
+        noise: noise of the shape of `x` in place of random noise; or "antithetic": the mean of the losses at eps and at -eps, for two network
+            calls. Terms odd in eps cancel; |eps|^2 is even and stays.
+        **cond: passed to the network.
 
     Returns:
-        The loss of each sample, `(B,)`, at least in float32. Multiply by the event's size for the sum over coordinates.
+        The loss of each sample, `(B,)`, in float32 or higher precision. Multiply by the event's size for the sum over coordinates.
 
     Raises:
         ValueError: an unknown weighting or time sampler, a weight that is infinite at some t, or noise of another shape than `x`.
@@ -80,7 +80,7 @@ def denoising(
     target = expand(a, x) * x + expand(b, x) * noise
     error = model.output(z, t, **cond) - target
     error = error.to(torch.promote_types(error.dtype, torch.float32))
-    squared = (error**2).reshape(len(x), -1).mean(1)
+    squared = event_mean(error**2)
     return expand(output_weight(model.sde, t, model.prediction, weighting), squared) * squared
 
 
@@ -89,15 +89,15 @@ def denoising_at(
 ) -> Tensor:
     """Vincent's denoising score matching at one noise level, 1/2 |s(z, t) - grad_z log q(z | x)|^2 / d, of shape `(B,)`.
 
-    It is `explicit` at z plus a constant in the model, on average over x and z (Vincent 2011, eq. 11).
+    On average over x and z this loss is `explicit` at z plus a constant that does not depend on the model (Vincent 2011, eq. 11).
 
     Args:
         model: anything with the calls of a `ScoreModel`.
         x: data, `(B, *event)`.
-        t: the level, a number or `(B,)`.
-        generator: where the noise comes from.
+        t: the time, a number or `(B,)`.
+        generator: the source of the noise.
         noise: noise of the shape of `x` in place of random noise.
-        **cond: reaches the network untouched.
+        **cond: passed to the network.
     """
     t = as_time(t).expand(len(x))
     return 0.5 * denoising(model, x, lambda sde, t: torch.ones_like(t), generator=generator, t=t, noise=noise, **cond)

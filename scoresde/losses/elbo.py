@@ -1,22 +1,23 @@
 """Variational bounds on the log-likelihood, in nats (Ho et al. 2020, arXiv 2006.11239, eq. 5; Bishop, section 20.2.2).
 
-The generative chain p draws z at t = 1 from the prior and steps down a grid t_0 = 1 > t_1 > ... > t_N = 0; each step, from t to s, is the
+The generative chain p draws z at t = 1 from the prior and steps down a grid t_0 = 1 > t_1 > ... > t_N = 0. The step from t to s is the
 posterior of the forward path with the data prediction D in place of x. The bound is
 
     log p(x) >= E log p(x | z_1)  -  sum_{steps} KL( q(z_s | z_t, x) || p(z_s | z_t) )  -  KL( q(z_T | x) || p(z_T) )
                 reconstruction       diffusion                                             prior
 
-(z_1 is the state of the last time before 0.) With h = lambda_t - lambda_s < 0, q = sigma_s^2 (1 - e^{2h}) the variance of the posterior,
-b = alpha_s (1 - e^{2h}) the coefficient of x in its mean and v the variance of p,
+Here z_1 is the state at the last time before 0. Let q be the variance of the posterior, b the coefficient of x in its mean (`sde.transitions`),
+and v the variance of p. Then
 
     KL = 1/2 sum_coordinates [ q/v - 1 - log(q/v) + b^2 (x - D)^2 / v ].
 
-As steps become infinitely many the sum becomes an integral over the path (Kingma et al. 2021, arXiv 2107.00630, eq. 17; Song et al. 2021, arXiv
-2101.09258, theorem 3),
+In the limit of infinitely many steps the sum is an integral over the path (Kingma et al. 2021, arXiv 2107.00630, eq. 17; Song et al. 2021,
+arXiv 2101.09258, theorem 3),
 
     1/2 int_{t_min}^{t_max} g^2 E | s(z_t, t) - grad_z log q(z_t | x) |^2 dt  =  int E | noise error |^2 d lambda,
 
-the denoising loss with the weighting "elbo" times d (t_max - t_min), or the simple loss, uniform in lambda, times d times the range of lambda.
+which is d (t_max - t_min) times the denoising loss with the weighting "elbo", or d times the range of lambda times the simple loss with lambda
+uniform.
 """
 
 from __future__ import annotations
@@ -24,25 +25,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from ..models.base import Model
-from ..numerics.arrays import as_float64, expand
+from ..numerics.arrays import as_float64, event_sum, expand
 from ..numerics.random import fresh_generator, rand
 from ..sde.base import SDE, as_time
+from ..sde.transitions import VarianceName, posterior_coefficients, step_variance, variance_exponent
 from ..sde.vp import VPChain
 from .denoising import denoising
 
-# (s, t) -> the variance of p(z_s | z_t), float64 like them.
+# (s, t) -> the variance of p(z_s | z_t), float64 like s and t.
 VarianceRule = Callable[[Tensor, Tensor], Tensor]
-
-
-Variance = Literal["beta", "posterior"] | float | VarianceRule
-
-
+Variance = VarianceName | VarianceRule
 # (x, mean, std) -> log p(x) of each coordinate in nats.
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -53,9 +51,9 @@ class ELBO:
 
     Attributes:
         prior: KL(q(z_T | x) || p(z_T)), `(B,)`.
-        diffusion: the KL of each step, `(B, N - 1)`, from small noise to large: on a chain column i is L_{i+1} of Ho et al. Where terms were
-            sampled, `(B, terms)`, each scaled so that their sum is unbiased.
-        reconstruction: E log p(x | z_1), `(B,)`; a log density, which may have either sign, or for a discrete decoder a log probability.
+        diffusion: the KL of each step, `(B, N - 1)`, from small noise to large: on a chain column i is L_{i+1} of Ho et al. Sampled terms are
+            `(B, terms)`, scaled so that their sum is unbiased.
+        reconstruction: E log p(x | z_1), `(B,)`: a log density, of either sign, or a log probability for a discrete decoder.
     """
 
     prior: Tensor
@@ -73,7 +71,7 @@ class ContinuousELBO(ELBO):
     """The bound of infinitely many steps.
 
     Attributes:
-        stderr: standard error of `nats` from its own draws, `(B,)`.
+        stderr: standard error of `nats` over the draws of time and noise, `(B,)`.
     """
 
     stderr: Tensor
@@ -86,10 +84,10 @@ def gaussian_decoder(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DiscretisedDecoder:
-    """log of the mass that N(mean, std^2) puts in the bin of x, for data on `bins` equally spaced values from `low` to `high`.
+    """The log-probability of the bin of x under N(mean, std^2), for data on `bins` equally spaced values from `low` to `high`.
 
-    Bins are centred at the values; the first reaches to -inf and the last to +inf, so that the masses sum to 1 (Ho et al., eq. 13). 8-bit data
-    scaled to [-1, 1] are `DiscretisedDecoder(-1, 1, 256)`.
+    Bins are centred at the values. The first extends to -inf and the last to inf, so that the probabilities sum to 1 (Ho et al., eq. 13). 8-bit
+    data scaled to [-1, 1] are `DiscretisedDecoder(-1, 1, 256)`.
     """
 
     low: float
@@ -104,7 +102,7 @@ class DiscretisedDecoder:
         """Log-probability of each coordinate, of the shape of `x`.
 
         Raises:
-            ValueError: `x` is not on the values (looked for on the CPU only).
+            ValueError: an entry of `x` is none of the values. Only data on the CPU are checked.
         """
         width = (self.high - self.low) / (self.bins - 1)
         k = (x - self.low) / width
@@ -115,7 +113,7 @@ class DiscretisedDecoder:
             raise ValueError(f"data must be on the {self.bins} values from {self.low:g} to {self.high:g}, got {odd:g}")
         centre = self.low + nearest * width
         below, above = (centre - 0.5 * width - mean) / std, (centre + 0.5 * width - mean) / std
-        # log(Phi(above) - Phi(below)), looked at from the side where both are small.
+        # log(Phi(above) - Phi(below)), or the same difference of the mirrored bin, where both terms are small and do not cancel.
         flip = below + above > 0
         left, right = torch.where(flip, -above, below), torch.where(flip, -below, above)
         log_right = torch.special.log_ndtr(right)
@@ -125,18 +123,18 @@ class DiscretisedDecoder:
 
 
 def optimal_variance(sde: SDE, noise_power: Callable[[float], float]) -> VarianceRule:
-    """The variance that makes the bound largest, v = q + b^2 Var(x | z_t) (Bao et al. 2022, arXiv 2201.06503, theorem 1), as `variance=`.
+    """The variance with the largest bound, v = q + b^2 Var(x | z_t) (Bao et al. 2022, arXiv 2201.06503, theorem 1), for `variance=`.
 
     Args:
         sde: the path.
-        noise_power: Gamma(lambda) = E|noise prediction|^2 / d, such as `solvers.NoisePower`: Var(x | z) = sigma^2/alpha^2 (1 - Gamma).
+        noise_power: Gamma(lambda) = E|noise prediction|^2 / d, for example a `solvers.NoisePower`: Var(x | z) = sigma^2/alpha^2 (1 - Gamma).
     """
 
     def variance(s: Tensor, t: Tensor) -> Tensor:
         q, b = posterior_terms(sde, s, t)
         gamma = torch.tensor([noise_power(value) for value in sde.half_log_snr(t).flatten().tolist()], dtype=torch.float64)
         inside = (sde.sigma(t) / sde.alpha(t)) ** 2 * (1 - gamma.reshape(t.shape).clamp(max=1))
-        # Without signal Gamma is 1 whatever the data's variance.
+        # At alpha = 0 Gamma is 1 for data of any variance.
         return q + b**2 * torch.where(sde.alpha(t) > 0, inside, 0.0)
 
     return variance
@@ -153,32 +151,32 @@ def elbo(
     generator: Generator | None = None,
     **cond: Any,
 ) -> ELBO:
-    """The variational bound of a chain of steps, term by term, in nats; every term with one draw of z_t of its own.
+    """The variational bound of a chain of steps, term by term, in nats. Each term has its own draw of z_t.
 
-    Call it under `torch.no_grad()` unless the bound is to be differentiated.
+    Call it under `torch.no_grad()` unless you differentiate the bound.
 
     Args:
         model: anything with the calls of a `ScoreModel`.
         x: data, `(B, *event)`.
-        grid: strictly decreasing times from 1 to 0, as `grids.uniform(sde, steps)` gives them; by default a chain's own T steps.
-        variance: v of p(z_s | z_t): "beta", sigma_t^2 (1 - e^{2h}), which is beta_t on a chain; "posterior", q; a number u between, beta^u
-            posterior^{1-u}; or a function `(s, t) -> v`, such as `optimal_variance`.
+        grid: strictly decreasing times from 1 to 0, for example `grids.uniform(sde, steps)`; by default the T steps of a chain.
+        variance: v of p(z_s | z_t): "beta", the variance of the forward transition, which is beta_t on a chain; "posterior", q; a number u
+            between, beta^u posterior^{1-u}; or a function `(s, t) -> v`, for example `optimal_variance`.
         decoder: p(x | z_1), a function `(x, mean, std) -> log p` of each coordinate: `gaussian_decoder` for continuous data or a
-            `DiscretisedDecoder` for data on a grid. Its mean is D; its standard deviation sigma(t_1), which is sqrt(beta_1) on a chain, or the
-            root of `variance(0, t_1)` where that is a function.
-        terms: how many of the N - 1 steps are evaluated, drawn for each sample by strata; all by default. The sum stays unbiased.
-        generator: where noise and steps come from.
-        **cond: reaches the network untouched.
+            `DiscretisedDecoder` for data on a grid. The mean is D. The standard deviation is sigma(t_1), which is sqrt(beta_1) on a chain, or
+            sqrt(variance(0, t_1)) for a function `variance`.
+        terms: the number of evaluated steps of the N - 1, drawn for each sample by strata; all by default. The sum stays unbiased.
+        generator: the source of noise and steps.
+        **cond: passed to the network.
 
     Returns:
-        The terms; network calls: one for each term and one for the reconstruction.
+        The terms. The network is called once for each term and once for the reconstruction.
 
     Raises:
         ValueError: no grid for a path that is no chain, a grid that does not fall from 1 to 0, or terms outside 1..N-1.
     """
     sde, generator = model.sde, generator or fresh_generator()
     times = _ascending(sde, grid)
-    steps = len(times) - 2  # without the last, which is the decoder's
+    steps = len(times) - 2  # the decoder takes the last step
     terms = steps if terms is None else terms
     if not (0 < terms <= steps or terms == steps == 0):
         raise ValueError(f"terms must lie in 1..{steps}, got {terms}")
@@ -208,21 +206,21 @@ def elbo_continuous(
     generator: Generator | None = None,
     **cond: Any,
 ) -> ContinuousELBO:
-    """The bound of infinitely many steps between t_max and t_min, in nats, for any path; its value does not depend on a variance.
+    """The bound of infinitely many steps between t_max and t_min, in nats, for any path. It needs no variance.
 
-    With the exact score of the data's distribution it is tight but for the prior at t_max and the decoder at t_min.
+    With the exact score of the data the bound is tight, except for the prior at t_max and the decoder at t_min.
 
     Args:
         model: anything with the calls of a `ScoreModel`.
         x: data, `(B, *event)`.
-        samples: draws of time and noise for each sample, two network calls each. Times are uniform in lambda, by strata of two draws, from
-            which the standard error is known.
+        samples: draws of time and noise for each sample, with two network calls each. Times are uniform in lambda, in strata of two draws; the
+            difference of the two gives the standard error.
         decoder: p(x | z) at t_min, as in `elbo`, with standard deviation sigma(t_min).
-        generator: where times and noise come from.
-        **cond: reaches the network untouched.
+        generator: the source of times and noise.
+        **cond: passed to the network.
 
     Returns:
-        The terms; `diffusion` is `(B, samples)`, each an estimate of the integral over `samples`.
+        The terms. `diffusion` is `(B, samples)`; every column is an estimate of the integral divided by `samples`.
 
     Raises:
         ValueError: an odd number of samples, or none.
@@ -250,47 +248,36 @@ def gaussian_kl(x: Tensor, data: Tensor, q: Tensor, b: Tensor, v: Tensor) -> Ten
     """KL( N(m + b x, q) || N(m + b data, v) ) in nats, `(B,)`, float64.
 
     Args:
-        x: what the first mean is made of, `(B, *event)`.
-        data: what the second is made of.
+        x: data in the first mean, `(B, *event)`.
+        data: data in the second mean, `(B, *event)`.
         q: variance of the first, a scalar or `(B,)`.
-        b: coefficient of x and data in the means, likewise.
+        b: coefficient of `x` and `data` in the means, a scalar or `(B,)`.
         v: variance of the second: a scalar, `(B,)`, or of the shape of `x`.
     """
     x, data = as_float64(x), as_float64(data)
     v = v if v.shape == x.shape and v.ndim > 1 else expand(v, x)
     ratio = expand(q, x) / v
     terms = ratio - 1 - ratio.log() + (expand(b, x) * (x - data)) ** 2 / v
-    return 0.5 * terms.expand_as(x).reshape(len(x), -1).sum(1)
+    return 0.5 * event_sum(terms.expand_as(x))
 
 
 def posterior_terms(sde: SDE, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """q and b: the variance of the posterior q(z_s | z_t, x) and the coefficient of x in its mean."""
-    shrink = -torch.expm1(2 * (sde.half_log_snr(t) - sde.half_log_snr(s)))
-    return sde.sigma(s) ** 2 * shrink, sde.alpha(s) * shrink
+    h = sde.half_log_snr(t) - sde.half_log_snr(s)
+    _, b = posterior_coefficients(sde.alpha(s), sde.sigma(s), sde.sigma(t), h)
+    return step_variance(sde.sigma(s), sde.sigma(t), h, 0.0), b
 
 
 def variance_rule(sde: SDE, variance: Variance) -> VarianceRule:
-    """The function `(s, t) -> v` that a word or a number stands for.
+    """The function `(s, t) -> v` of a word, a number or a function.
 
     Raises:
-        ValueError: it is none of those that `elbo` takes.
+        ValueError: `variance` is none of those that `elbo` accepts.
     """
     if callable(variance):
         return variance
-    if isinstance(variance, str):
-        if variance not in ("beta", "posterior"):
-            raise ValueError(f"variance must be 'beta', 'posterior', a number in [0, 1] or a function of (s, t), got {variance!r}")
-        u = 1.0 if variance == "beta" else 0.0
-    else:
-        u = float(variance)
-        if not 0 <= u <= 1:
-            raise ValueError(f"variance must be 'beta', 'posterior', a number in [0, 1] or a function of (s, t), got {variance!r}")
-
-    def between(s: Tensor, t: Tensor) -> Tensor:
-        shrink = -torch.expm1(2 * (sde.half_log_snr(t) - sde.half_log_snr(s)))
-        return shrink * sde.sigma(t) ** (2 * u) * sde.sigma(s) ** (2 - 2 * u)
-
-    return between
+    u = variance_exponent(variance, "a function of (s, t)")
+    return lambda s, t: step_variance(sde.sigma(s), sde.sigma(t), sde.half_log_snr(t) - sde.half_log_snr(s), u)
 
 
 def _ascending(sde: SDE, grid: Tensor | None) -> Tensor:
@@ -318,4 +305,4 @@ def _reconstruction(
     """log p(x | z_t) with one draw of z_t, `(B,)`."""
     z, _ = model.sde.perturb(x, t, generator)
     x, data = as_float64(x), as_float64(model.data(z, t, **cond))
-    return decoder(x, data, expand(std, x)).expand_as(x).reshape(len(x), -1).sum(1)
+    return event_sum(decoder(x, data, expand(std, x)).expand_as(x))

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..models.learned_variance import LearnedVariance
-from ..numerics.arrays import as_float64, expand
+from ..numerics.arrays import as_float64, event_mean, event_sum, expand
 from ..numerics.random import fresh_generator
 from ..sde.base import as_time
 from ..sde.vp import VPChain
@@ -40,18 +40,18 @@ def hybrid(
     """L_hybrid of each sample, `(B,)`, a mean over the event's coordinates; L_vlb in nats per coordinate.
 
     Args:
-        model: its network returns prediction and fraction, on a chain of at least two steps.
+        model: a model on a chain of at least two steps, whose network returns prediction and fraction.
         x: data, `(B, *event)`.
         vlb_weight: w; 0 is the simple loss.
-        time_sampler: "discrete" by default, and whatever else draws a chain's own times.
-        generator: where times and noise come from.
+        time_sampler: "discrete" by default, or another sampler of the times of a chain.
+        generator: the source of times and noise.
         decoder: p(x | z_1), as in `elbo`.
         t: times `(B,)` of the chain, in place of random ones.
         noise: noise of the shape of `x` in place of random noise.
-        **cond: reaches the network untouched.
+        **cond: passed to the network.
 
     Raises:
-        ValueError: the path is no chain of two or more steps, or a time is none of its own.
+        ValueError: the path is no chain of two or more steps, or a time is not a time of the chain.
     """
     sde, generator = model.sde, generator or fresh_generator()
     if not isinstance(sde, VPChain) or sde.steps < 2:
@@ -67,18 +67,18 @@ def hybrid(
     z, _ = sde.perturb(x, t, generator, noise)
     data, fraction = model.data_and_fraction(z, t, **cond)
     exact, predicted = as_float64(x), as_float64(data)
-    # The noise error is the data's times alpha/sigma.
+    # noise error = alpha/sigma data error
     snr = (2 * sde.half_log_snr(t)).exp()
-    simple = ((exact - predicted) ** 2).reshape(len(x), -1).mean(1) * snr.to(exact.device)
+    simple = event_mean((exact - predicted) ** 2) * snr.to(exact.device)
 
     first = i == 1
-    # The first step has no posterior variance; that of the second stands in for it (as in the paper), and in the branch not taken below.
+    # The posterior variance of the first step is 0, so that of the second replaces it (as in the paper).
     later = i.clamp(min=2)
     q, b = posterior_terms(sde, (later - 1) / sde.steps, later / sde.steps)
     beta = variance_rule(sde, "beta")((i - 1) / sde.steps, i / sde.steps)
     mean, f = predicted.detach(), as_float64(fraction)
     log_v = f * expand(beta.log(), f) + (1 - f) * expand(q.log(), f)
     kl = gaussian_kl(exact, mean, q, b, log_v.exp())
-    nll = -decoder(exact, mean, (0.5 * log_v).exp()).reshape(len(x), -1).sum(1)
+    nll = -event_sum(decoder(exact, mean, (0.5 * log_v).exp()))
     vlb = torch.where(first.to(kl.device), nll, kl) * (sde.steps / x.shape[1:].numel())
     return (simple + vlb_weight * vlb).to(torch.promote_types(x.dtype, torch.float32))

@@ -6,38 +6,38 @@
       variance reduced  1/2 |s|^2 + v . (ds/dz) v                             eq. 9: E (v . s)^2 = |s|^2 is known
     finite difference   sliced, with s at z + h v and z - h v                 Pang et al. 2020, arXiv 2007.03317
 
-with directions v of zero mean and unit covariance. Averaged over z ~ q all differ from J by the same constant, 1/2 E|grad log q|^2, and so does
-`denoising_at`; their gradients are equal. Every loss is divided by the event's size d, as in `denoising`.
+with directions v of zero mean and unit covariance. On average over z ~ q all of them, and `denoising_at`, differ from J by the same constant,
+1/2 E|grad log q|^2. Their gradients are therefore equal. Every loss is divided by the event's size d, as in `denoising`.
 
-Derivatives by the state are taken in reverse mode, v^T (ds/dz), with a graph where gradients are enabled. Forward mode would be cheaper, but
-its own gradient is silently wrong through layer normalisation (torch 2.13, pytorch issue 196700).
+Derivatives by the state are v^T (ds/dz) in reverse mode, with a graph where gradients are enabled. Forward mode would be cheaper, but its own
+gradient is silently wrong through layer normalisation (torch 2.13, pytorch issue 196700).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from ..models.base import Model
-from ..numerics.arrays import Time, expand
+from ..numerics.arrays import Time, event_mean, event_sum, expand
+from ..numerics.jacobian import differentiable_attention, random_signs, vector_jacobian_products
 from ..numerics.random import fresh_generator
 
 
 def explicit(
     model: Model, x: Tensor, target_score: Tensor | Callable[[Tensor], Tensor], *, t: Time | None = None, **cond: Any
 ) -> Tensor:
-    """1/2 |s(x, t) - target_score|^2 / d, of shape `(B,)`: for distributions whose score is known.
+    """1/2 |s(x, t) - target_score|^2 / d, of shape `(B,)`, for distributions with a known score.
 
     Args:
         model: anything with the calls of a `ScoreModel`.
         x: states, `(B, *event)`.
-        target_score: the true score at `x`, of its shape, or a function of `x`.
-        t: the time that the model is asked at, a number or `(B,)`; by default `sde.t_min`, where states are nearly data.
-        **cond: reaches the network untouched.
+        target_score: the true score at `x`, of the shape of `x`, or a function of `x`.
+        t: the time of the model, a number or `(B,)`; by default `sde.t_min`, where states are nearly data.
+        **cond: passed to the network.
 
     Raises:
         ValueError: the target has another shape than `x`.
@@ -46,7 +46,7 @@ def explicit(
     if target.shape != x.shape:
         raise ValueError(f"target_score has shape {tuple(target.shape)}, x has {tuple(x.shape)}")
     score = model.score(x, model.sde.t_min if t is None else t, **cond)
-    return 0.5 * _mean((score - target) ** 2)
+    return 0.5 * event_mean((score - target) ** 2)
 
 
 def implicit(
@@ -66,12 +66,12 @@ def implicit(
         model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input.
         z: states of time t, `(B, *event)`.
         t: a number or `(B,)`.
-        divergence: "exact": the trace of ds/dz, for d backward passes; "hutchinson": v . (ds/dz) v with random signs v, unbiased; that
+        divergence: "exact": the trace of ds/dz, for d backward passes; "hutchinson": v . (ds/dz) v with random signs v, unbiased. The second
             is `sliced` with variance reduction.
-        projections: number of v, for "hutchinson".
-        chunk: how many coordinates of the exact trace are done at once. Memory grows with it; with d only where a graph is kept.
-        generator: where v comes from.
-        **cond: reaches the network untouched.
+        projections: the number of v, for "hutchinson".
+        chunk: coordinates of the exact trace that are computed at once. Memory grows with `chunk`, and with d only where a graph is kept.
+        generator: the source of v.
+        **cond: passed to the network.
     """
     if divergence == "hutchinson":
         return sliced(model, z, t, projections, generator=generator, **cond)
@@ -100,27 +100,26 @@ def sliced(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Sliced score matching at `z`, over d, of shape `(B,)`: one call of the network and one derivative a projection.
+    """Sliced score matching at `z`, divided by d, of shape `(B,)`: one network call, and one derivative per projection.
 
     Args:
         model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input.
         z: states of time t, `(B, *event)`.
         t: a number or `(B,)`.
-        projections: number of random directions that are averaged; random signs (Rademacher).
+        projections: number of random directions, whose losses are averaged; random signs (Rademacher).
         variance_reduced: with |s|^2 (eq. 9) in place of (v . s)^2 (eq. 8).
         directions: `(projections, *z.shape)` in place of random ones; zero mean and unit covariance over the draws.
-        generator: where the directions come from.
-        **cond: reaches the network untouched.
+        generator: the source of the directions.
+        **cond: passed to the network.
 
     Raises:
         ValueError: no projection, or directions of another shape.
     """
-
     z, s = _score(model, z, t, cond)
 
     def one(v: Tensor) -> Tensor:
-        slope = _dot(_vector_jacobian(s, z, v[None])[0], v)
-        return _loss(s, slope) if variance_reduced else (0.5 * _dot(v, s) ** 2 + slope) / z.shape[1:].numel()
+        slope = event_sum(_vector_jacobian(s, z, v[None])[0] * v)
+        return _loss(s, slope) if variance_reduced else (0.5 * event_sum(v * s) ** 2 + slope) / z.shape[1:].numel()
 
     return torch.stack([one(v) for v in _directions(z, projections, directions, generator)]).mean(0)
 
@@ -136,7 +135,7 @@ def finite_difference(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Sliced score matching by central differences, two calls a projection and no derivative by `z`; over d, of shape `(B,)`.
+    """Sliced score matching by central differences, divided by d, of shape `(B,)`: two network calls per projection, no derivative by `z`.
 
     With s+ and s- at z + h v and z - h v, h = step sigma(t),
 
@@ -148,12 +147,12 @@ def finite_difference(
         model: anything with the calls of a `ScoreModel`.
         z: states of time t, `(B, *event)`.
         t: a number or `(B,)`.
-        projections: number of random directions that are averaged; random signs.
+        projections: number of random directions, whose losses are averaged; random signs.
         step: displacement of each coordinate in units of sigma(t), the length over which a score at t varies. Rounding adds a
             relative error of about 1e-7/step in float32.
         directions: `(projections, *z.shape)` in place of random ones.
-        generator: where the directions come from.
-        **cond: reaches the network untouched.
+        generator: the source of the directions.
+        **cond: passed to the network.
 
     Raises:
         ValueError: a step that is not positive, no projection, or directions of another shape.
@@ -165,61 +164,42 @@ def finite_difference(
     def one(v: Tensor) -> Tensor:
         shift = expand(h, z) * v
         after, before = model.score(z + shift, t, **cond), model.score(z - shift, t, **cond)
-        slope = _dot(v, after - before)
-        return (0.5 * (0.5 * _dot(v, after + before)) ** 2 + slope / expand(2 * h, slope)) / z.shape[1:].numel()
+        slope = event_sum(v * (after - before))
+        return (0.5 * (0.5 * event_sum(v * (after + before))) ** 2 + slope / expand(2 * h, slope)) / z.shape[1:].numel()
 
     return torch.stack([one(v) for v in _directions(z, projections, directions, generator)]).mean(0)
 
 
 def _score(model: Model, z: Tensor, t: Time, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """`z` as something to differentiate by, and s at it."""
+    """A leaf of the graph with the values of `z`, or `z` itself if it requires gradients, and the score there."""
     z = z if z.requires_grad else z.detach().requires_grad_()
-    with torch.enable_grad(), _differentiable_attention():
+    with torch.enable_grad(), differentiable_attention():
         return z, model.score(z, t, **cond)
 
 
-def _differentiable_attention() -> AbstractContextManager[None]:
-    """Fused attention has no second derivative; the plain formula has."""
-    try:
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:  # before torch 2.3
-        return nullcontext()
-    return sdpa_kernel(SDPBackend.MATH)
-
-
 def _vector_jacobian(s: Tensor, z: Tensor, v: Tensor) -> Tensor:
-    """v^T (ds/dz) for directions `(k, *z.shape)`, of their shape. It has a graph where gradients are enabled."""
-    if torch.is_grad_enabled():
-        # One by one: torch's vmap over a backward pass that is itself differentiable fails in some layers (interpolation).
-        return torch.stack([torch.autograd.grad(s, z, one, create_graph=True)[0] for one in v])
-    return torch.autograd.grad(s, z, v, retain_graph=True, is_grads_batched=True)[0]
+    """v^T (ds/dz) for directions `(k, *z.shape)`, of their shape, with a graph where gradients are enabled."""
+    grad = torch.is_grad_enabled()
+    # With a graph one by one: vmap over a differentiable backward pass fails in some layers (interpolation).
+    return vector_jacobian_products(s, z, v, 1 if grad else len(v), grad)
 
 
 def _loss(s: Tensor, divergence: Tensor) -> Tensor:
     """(1/2 |s|^2 + divergence)/d, `(B,)`."""
-    return (0.5 * _dot(s, s) + divergence) / s.shape[1:].numel()
+    return (0.5 * event_sum(s * s) + divergence) / s.shape[1:].numel()
 
 
-def _mean(a: Tensor) -> Tensor:
-    """Mean over the coordinates of each event, `(B,)`."""
-    return a.reshape(len(a), -1).mean(1)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each event, `(B,)`."""
-    return (a * b).reshape(len(a), -1).sum(1)
-
-
-def _directions(z: Tensor, projections: int, given: Tensor | None, generator: Generator | None) -> Iterator[Tensor]:
-    """Directions of the shape of `z`, one after the other."""
-    if given is not None:
-        if given.shape[1:] != z.shape or len(given) == 0:
-            raise ValueError(f"directions must have shape (projections, {', '.join(map(str, z.shape))}), got {tuple(given.shape)}")
-        yield from given
+def _directions(z: Tensor, projections: int, directions: Tensor | None, generator: Generator | None) -> Iterator[Tensor]:
+    """The directions, or random signs, of the shape of `z`."""
+    if directions is not None:
+        if directions.shape[1:] != z.shape or len(directions) == 0:
+            raise ValueError(
+                f"directions must have shape (projections, {', '.join(map(str, z.shape))}), got {tuple(directions.shape)}"
+            )
+        yield from directions
         return
     if projections < 1:
         raise ValueError(f"projections must be at least 1, got {projections}")
     generator = generator or fresh_generator()
     for _ in range(projections):
-        signs = torch.randint(0, 2, z.shape, generator=generator, device=generator.device)
-        yield (2 * signs - 1).to(z.device, z.dtype)
+        yield random_signs(z, generator)

@@ -1,12 +1,12 @@
-"""Training times: where on the path the loss is looked at.
+"""Training times: the distribution of t in the loss.
 
-With u uniform on [0, 1), t = 1 - (1 - t_min) u is uniform on [t_min, 1], and the loss of a model is the mean of L(t) over it. Any other
+With u uniform on [0, 1), t = 1 - (1 - t_min) u is uniform on [t_min, 1]. The loss of a model is the mean of L(t) over these times. Any other
 density p(t) estimates the same mean if each value is multiplied by w(t) = uniform density / p(t):
 
     E_{t ~ uniform} L(t) = E_{t ~ p} w(t) L(t).
 
-A time sampler is a function of `(sde, n, generator)`. One that returns `Times(t, weight)` leaves the loss what it is and changes the
-variance of its estimate. One that returns times alone changes the loss: its own density is then part of the weighting, as in EDM.
+A time sampler is a function of `(sde, n, generator)`. A sampler that returns `Times(t, weight)` keeps the loss and changes the variance of its
+estimate. A sampler that returns only times changes the loss: its density is then part of the weighting, as in EDM.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Times(NamedTuple):
 TimeSampler = str | Callable[[SDE, int, Generator], Tensor | Times]
 
 
-class Density(Protocol):
-    """A time sampler that knows its density."""
+class TimeDensity(Protocol):
+    """A time sampler with a known density."""
 
     def __call__(self, sde: SDE, n: int, generator: Generator) -> Tensor:
         """`n` times."""
@@ -66,7 +66,7 @@ def discrete(sde: SDE, n: int, generator: Generator) -> Tensor:
     """Uniform among a chain's own times 1/T, ..., 1 (Ho et al. 2020, algorithm 1).
 
     Raises:
-        ValueError: `sde` is no chain.
+        ValueError: `sde` is not a chain.
     """
     if not isinstance(sde, VPChain):
         raise ValueError(f"time_sampler='discrete' needs a discrete chain (VPSDE.from_betas), got {sde!r}")
@@ -79,7 +79,7 @@ def _half_log_snr_slope(sde: SDE, t: Tensor) -> Tensor:
 
 
 def _half_log_snr_range(sde: SDE) -> tuple[Tensor, Tensor]:
-    """lambda at t_max and at t_min, where it is largest."""
+    """The smallest and the largest lambda, at t_max and at t_min."""
     return sde.half_log_snr(sde.t_max), sde.half_log_snr(sde.t_min)
 
 
@@ -87,16 +87,16 @@ def _half_log_snr_range(sde: SDE) -> tuple[Tensor, Tensor]:
 class UniformHalfLogSNR:
     """lambda uniform between lambda(t_max) and lambda(t_min).
 
-    As d lambda/dt = -g^2/(2 sigma^2) on every Gaussian path, its density in t is proportional to g^2/sigma^2, the factor that the likelihood
-    weighting puts on the squared noise error (Song et al. 2021, arXiv 2101.09258, section 5.1, by closed forms for three SDEs; here by the
-    inverse of lambda for any). Corrected, the factor and the density cancel, and only the noise error itself still varies.
+    On every Gaussian path d lambda/dt = -g^2/(2 sigma^2), so that the density in t is proportional to g^2/sigma^2. That is the factor of the
+    likelihood weighting on the squared noise error (Song et al. 2021, arXiv 2101.09258, section 5.1, with closed forms for three SDEs; here the
+    inverse of lambda serves every path). In `Corrected` the factor and the density cancel, and only the noise error varies.
     """
 
     def __call__(self, sde: SDE, n: int, generator: Generator) -> Tensor:
         """`n` times, float64."""
         low, high = _half_log_snr_range(sde)
         u = rand(n, generator)
-        # The inverse of lambda may be a rounding error outside the range it was asked for.
+        # The inverse of lambda may lie outside the range by a rounding error.
         return sde.time(low.to(u.device) + (high - low).to(u.device) * u).clamp(sde.t_min, sde.t_max)
 
     def density(self, sde: SDE, t: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class UniformHalfLogSNR:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """log(sigma/alpha) ~ N(mean, std^2), cut off at t_min and t_max (Karras et al. 2022, arXiv 2206.00364, table 1).
+    """log(sigma/alpha) ~ N(mean, std^2), truncated at t_min and t_max (Karras et al. 2022, arXiv 2206.00364, table 1).
 
     EDM trains with this density and the weighting "edm", uncorrected: the density is part of its loss.
     """
@@ -127,7 +127,7 @@ class LogNormal:
         return sde.time(-(self.mean + self.std * standard)).clamp(sde.t_min, sde.t_max)
 
     def density(self, sde: SDE, t: Tensor) -> Tensor:
-        """The normal density of log(sigma/alpha), times g^2/(2 sigma^2), over what the cut leaves."""
+        """The normal density of log(sigma/alpha), times g^2/(2 sigma^2), over the probability between the truncations."""
         low, high = self._cdf(sde)
         normal = torch.distributions.Normal(self.mean, self.std).log_prob(-sde.half_log_snr(t)).exp()
         return normal * _half_log_snr_slope(sde, t) / (high - low).to(t.device)
@@ -140,12 +140,12 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class Corrected:
-    """The times of a sampler that knows its density, with the weight that makes every mean that of uniform times on [t_min, t_max].
+    """The times of a sampler with a known density, weighted so that every mean equals the mean over uniform times on [t_min, t_max].
 
-    That is [t_min, 1] unless no signal is left at t = 1.
+    t_max is 1 unless alpha(1) = 0.
     """
 
-    sampler: Density
+    sampler: TimeDensity
 
     def __call__(self, sde: SDE, n: int, generator: Generator) -> Times:
         """`n` times and their weights."""
@@ -154,14 +154,14 @@ class Corrected:
 
 
 class Adaptive:
-    """Times drawn more often where the loss is larger and more variable, with the exact weight.
+    """Times with a density proportional to the root mean square of the loss, and the weights that correct for it.
 
-    [t_min, 1], or a chain's own times, is cut into bins; bin b is drawn with probability
+    [t_min, 1], or the set of a chain's own times, is split into bins. Bin b is drawn with probability
 
         p_b = (1 - floor) sqrt(E L_b^2) / sum_b' sqrt(E L_b'^2) + floor/bins,
 
-    the second moment over its last `history` losses, and all bins alike until each has as many (Nichol and Dhariwal 2021, arXiv 2102.09672,
-    section 3.3, whose bins are the steps of the chain). Sample, then report the losses without the weight:
+    with E L_b^2 over the last `history` losses of the bin. Until every bin has `history` losses, all bins are equally likely (Nichol and
+    Dhariwal 2021, arXiv 2102.09672, section 3.3, whose bins are the steps of the chain). Sample, then report the losses without the weight:
 
         t, weight = sampler(sde, len(x), generator)
         loss = losses.denoising(model, x, t=t)
@@ -170,8 +170,8 @@ class Adaptive:
 
     Args:
         bins: number of bins; the T of a chain makes each step one.
-        history: losses remembered of each bin.
-        floor: share of the draws that stays uniform, in (0, 1].
+        history: the number of stored losses of each bin.
+        floor: the fraction of the draws that stays uniform, in (0, 1].
     """
 
     def __init__(self, bins: int = 20, history: int = 10, floor: float = 0.01) -> None:
@@ -200,13 +200,13 @@ class Adaptive:
         return Times(t.to(generator.device), (1 / (self.bins * p[chosen])).to(generator.device))
 
     def update(self, sde: SDE, t: Tensor, loss: Tensor) -> None:
-        """Remember the losses `(B,)` found at the times `(B,)`.
+        """Store the losses `(B,)` at the times `(B,)`.
 
         Raises:
-            ValueError: a loss that is not finite, or shapes that differ.
+            ValueError: a loss that is not finite, or different shapes.
         """
         if t.shape != loss.shape:
-            raise ValueError(f"need one loss a time, got shapes {tuple(loss.shape)} and {tuple(t.shape)}")
+            raise ValueError(f"need one loss per time, got shapes {tuple(loss.shape)} and {tuple(t.shape)}")
         t, loss = as_time(t).cpu(), loss.detach().double().cpu()
         if not bool(loss.isfinite().all()):
             raise ValueError(f"a loss is not finite at t={t[~loss.isfinite()][0].item():g}")
@@ -216,14 +216,14 @@ class Adaptive:
             self._counts[b] += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that `load_state_dict` needs to go on from here."""
+        """The stored losses, for `load_state_dict`."""
         return {"losses": self._losses.clone(), "counts": self._counts.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`.
+        """Restore the losses of a `state_dict`.
 
         Raises:
-            ValueError: it has another number of bins or another history.
+            ValueError: another number of bins or another history.
         """
         if state["losses"].shape != self._losses.shape:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Weightings of the denoising loss, lambda(t) on a squared error.
 
-A weighting names a quantity whose squared error is taken and a factor on it. Errors of all quantities are the same up to known factors: with
+A weighting is a quantity and a factor on its squared error. The errors of all quantities are equal up to known factors: with
 SNR = alpha^2/sigma^2 = e^{2 lambda},
 
     |data error|^2 = |noise error|^2 / SNR = sigma^4/alpha^2 |score error|^2,
@@ -19,7 +19,7 @@ so that each weighting is also a factor on the squared noise error:
     edm           1 on F, the prediction of EDM            1 + 1/(SNR sigma_data^2)        Karras et al. 2022, arXiv 2206.00364, table 1
     debiased      sqrt(SNR) on the data                    1/sqrt(SNR)             Yu et al. 2023, arXiv 2310.08442
 
-What is written with the quantity at hand does not cancel and is finite wherever the product is.
+The factor on the quantity of the first column is free of cancellation, and finite wherever the product is.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def _one(sde: SDE, t: Tensor) -> Tensor:
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma) on the squared data error: a clamp from above, so that small noise does not dominate.
 
-    For a noise network that is min(1, gamma/SNR), for a velocity network on a variance-preserving path min(SNR, gamma)/(SNR + 1): the three
-    forms of Hang et al. are one loss. On the noise error the factor is 1 where no signal is left.
+    For a noise network the factor is min(1, gamma/SNR), and for a velocity network on a variance-preserving path min(SNR, gamma)/(SNR + 1): the
+    three forms of Hang et al. are one loss. At alpha = 0 the factor on the noise error is 1.
     """
     return Weighting("noise", lambda sde, t: (gamma * torch.exp(-2 * sde.half_log_snr(t))).clamp(max=1))
 
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
-    """(k + SNR)^-gamma on the squared noise error: less weight where the noise is too small to matter to the eye."""
+    """(k + SNR)^-gamma on the squared noise error: less weight where the noise is too small to be visible."""
     return Weighting("noise", lambda sde, t: (k + torch.exp(2 * sde.half_log_snr(t))) ** -gamma)
 
 
@@ -73,7 +73,7 @@ def edm(sigma_data: float = 0.5) -> Weighting:
 
 
 def debiased() -> Weighting:
-    """1/sqrt(SNR) on the squared noise error, which is sqrt(SNR) on that of the data."""
+    """1/sqrt(SNR) on the squared noise error, or equally sqrt(SNR) on the squared data error."""
     return Weighting("data", lambda sde, t: torch.exp(sde.half_log_snr(t)))
 
 
@@ -107,7 +107,7 @@ def output_weight(sde: SDE, t: Time, prediction: Prediction, weighting: Weightin
     """The factor on the squared error of a network's own output that makes it the weighted loss; float64, like `t`.
 
     Raises:
-        ValueError: an unknown weighting, or one that is infinite at some t (looked for on the CPU only).
+        ValueError: an unknown weighting, or an infinite factor at some t. Only times on the CPU are checked.
     """
     resolved = _resolve(weighting, prediction)
     _, slope = conversion(sde, t, prediction, resolved.quantity)
