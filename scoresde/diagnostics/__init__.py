@@ -1,7 +1,7 @@
-"""What is wrong with a score model, and with the loss that trains it.
+"""Diagnostics of score models and of their losses.
 
-`score_error` and `loss_by_time` look at the path level by level (`by_time`), `fokker_planck_residual` and `divergence_free_part` ask whether
-the field can be a score at all, without knowing the truth (`field`), `estimator_variance` compares losses at equal compute (`estimators`).
+`score_error` and `loss_by_time` are functions of t (`by_time`). `fokker_planck_residual` and `divergence_free_part` check necessary conditions
+of a score, without the exact score (`field`). `estimator_variance` compares losses at equal compute (`estimators`).
 """
 
 from .by_time import Curve, LossByTime, loss_by_time, score_error

@@ -1,4 +1,4 @@
-"""Errors and losses as functions of t: where on the path a model is good, and where its loss comes from.
+"""Errors and losses of a model as functions of t.
 
 With z = alpha x + sigma eps, S the exact score and lambda(t) a weighting on the squared score error (`losses.weightings`),
 
@@ -6,7 +6,7 @@ With z = alpha x + sigma eps, S the exact score and lambda(t) a weighting on the
     loss(t)    = lambda(t) E | s(z, t) - grad_z log q(z | x) |^2 / d        Vincent 2011, eq. 11: loss(t) = error(t) + optimal(t)
     optimal(t) = lambda(t) E | S(z, t) - grad_z log q(z | x) |^2 / d = lambda(t) E tr Cov( grad_z log q(z | x) | z ) / d.
 
-A loss says little alone: no model is below the optimal one, and one that predicts 0 is at `zero`.
+The optimal loss is the lower bound of every model, and `zero` the loss of a model that predicts 0. A loss means little without these two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..losses.denoising import denoising
 from ..losses.weightings import WeightingLike, output_weight
 from ..models.analytic import ZeroModel
 from ..models.base import Model
-from ..numerics.arrays import expand
+from ..numerics.arrays import event_mean, expand
 from ..numerics.random import fresh_generator, randn
 from ..sde.base import as_time
 
@@ -45,9 +45,9 @@ class LossByTime(NamedTuple):
     """Losses on the same noise.
 
     Attributes:
-        loss: of the model.
-        zero: of a model whose own prediction is 0.
-        optimal: of the exact model; None where none was given.
+        loss: loss of the model.
+        zero: loss of a network that predicts 0.
+        optimal: loss of the exact model; None without one.
     """
 
     loss: Curve
@@ -68,14 +68,14 @@ def score_error(
     """lambda(t) E|s - S|^2 / d at each time, with fresh noise on `x` at each.
 
     Args:
-        model: the model to be judged, on the path of `exact`.
-        exact: the truth, such as `GaussianMixture.model(sde)` of the distribution of `x`.
+        model: the evaluated model, on the path of `exact`.
+        exact: the exact model of the distribution of `x`, for example `GaussianMixture.model(sde)`.
         x: data, `(B, *event)`.
         times: `(T,)`.
         weighting: as in `losses.denoising`: "sigma2" gives the error of the noise prediction, `lambda sde, t: torch.ones_like(t)` that of the
             score itself, "likelihood" the integrand whose half bounds the KL divergence (Song et al. 2021, arXiv 2101.09258, theorem 1).
-        generator: where the noise comes from.
-        **cond: reaches the model, not `exact`, untouched.
+        generator: the source of the noise.
+        **cond: passed to the model, not to `exact`.
 
     Raises:
         ValueError: fewer than two samples, or an unknown weighting.
@@ -84,7 +84,7 @@ def score_error(
 
     def error(t: Tensor) -> Tensor:
         z, _ = model.sde.perturb(x, t, generator)
-        squared = (model.score(z, t, **cond) - exact.score(z, t)).reshape(len(x), -1).double().square().mean(1)
+        squared = event_mean((model.score(z, t, **cond) - exact.score(z, t)).double().square())
         return expand(output_weight(model.sde, t, "score", weighting), squared) * squared
 
     t = as_time(torch.as_tensor(times, dtype=torch.float64))
@@ -101,7 +101,7 @@ def loss_by_time(
     generator: Generator | None = None,
     **cond: Any,
 ) -> LossByTime:
-    """The denoising loss at each time, of the model and of what it is to be compared with, on the same noise.
+    """The denoising loss at each time, of the model, of a zero prediction and of the exact model, on the same noise.
 
     Args:
         model: anything with the calls of a `ScoreModel`.
@@ -109,8 +109,8 @@ def loss_by_time(
         times: `(T,)`.
         weighting: as in `losses.denoising`.
         exact: the exact model of the distribution of `x`, for the optimal loss.
-        generator: where the noise comes from.
-        **cond: reaches the model, not `exact`, untouched.
+        generator: the source of the noise.
+        **cond: passed to the model, not to `exact`.
 
     Raises:
         ValueError: fewer than two samples, or an unknown weighting.
@@ -119,9 +119,9 @@ def loss_by_time(
     t = as_time(torch.as_tensor(times, dtype=torch.float64))
     noises = [randn(x.shape, generator, dtype=x.dtype, device=x.device) for _ in t]
 
-    def curve(judged: Model, **cond: Any) -> Curve:
+    def curve(model: Model, **cond: Any) -> Curve:
         values = (
-            denoising(judged, x, weighting, t=at.expand(len(x)), noise=noise, **cond) for at, noise in zip(t, noises, strict=True)
+            denoising(model, x, weighting, t=at.expand(len(x)), noise=noise, **cond) for at, noise in zip(t, noises, strict=True)
         )
         return _curve(t, list(values))
 
@@ -129,7 +129,7 @@ def loss_by_time(
 
 
 def _curve(t: Tensor, values: list[Tensor]) -> Curve:
-    """Of one `(B,)` for each time."""
+    """The mean and its standard error at each time, from one tensor `(B,)` for each."""
     stacked = torch.stack(values).double().cpu()
     if stacked.shape[1] < 2:
         raise ValueError(f"a standard error needs at least 2 samples, got {stacked.shape[1]}")

@@ -1,7 +1,7 @@
-"""How noisy the gradients are that each loss trains with, at equal compute.
+"""The variance of the gradients of each loss at equal compute.
 
-All forms of score matching have one expected gradient (`losses.score_matching`); they differ in what a draw of it varies, and in what it costs.
-The cost of a value is counted in passes through the network, forward or backward; a gradient by the parameters doubles each:
+All forms of score matching have one expected gradient (`losses.score_matching`). They differ in the variance and in the cost of a draw. The
+cost of a value is the number of passes through the network, forward or backward. A gradient by the parameters doubles each cost:
 
     denoising, explicit    1
     sliced                 1 + K        a backward pass for each of K projections
@@ -31,7 +31,7 @@ from ..numerics.random import fresh_generator
 
 
 class Estimator(NamedTuple):
-    """A loss and what it costs.
+    """A loss and its cost.
 
     Attributes:
         loss: `(model, x, generator) -> (B,)`.
@@ -46,9 +46,9 @@ class EstimatorVariance(NamedTuple):
     """Variances of the mean over a batch of `rows`.
 
     Attributes:
-        rows: n, the size of the batch that the budget pays for.
+        rows: n, the size of the batch for the budget.
         value: variance of the loss.
-        gradient: tr Cov of its gradient by the parameters; NaN for a model that has none.
+        gradient: tr Cov of the gradient of the loss by the parameters; NaN for a model without parameters.
         gradient_stderr: the standard error of `gradient` over the repetitions.
     """
 
@@ -62,10 +62,10 @@ def forms(t: float, event_size: int, projections: int = 1, exact: Model | None =
     """The forms of score matching at one noise level, which have equal expected gradients ("finite difference" up to O(h^2)).
 
     Args:
-        t: the level.
-        event_size: d, which sets the price of the exact divergence.
-        projections: K, of all sliced forms.
-        exact: the exact model of the data's distribution; adds "explicit".
+        t: the time.
+        event_size: d, which determines the cost of the exact divergence.
+        projections: K of all sliced forms.
+        exact: the exact model of the distribution of the data; adds "explicit".
     """
 
     def at_state(loss: Callable[..., Tensor], cost: int, **options: Any) -> Estimator:
@@ -79,7 +79,7 @@ def forms(t: float, event_size: int, projections: int = 1, exact: Model | None =
         assert exact is not None
         return explicit(model, z, exact.score(z, t), t=t)
 
-    found = {
+    estimators = {
         "denoising": Estimator(lambda model, x, generator: denoising_at(model, x, t, generator), 1),
         "implicit": at_state(implicit, 1 + event_size),
         "implicit, Hutchinson": at_state(implicit, 1 + projections, divergence="hutchinson", projections=projections),
@@ -87,7 +87,7 @@ def forms(t: float, event_size: int, projections: int = 1, exact: Model | None =
         "sliced, variance reduced": at_state(sliced, 1 + projections, projections=projections),
         "finite difference": at_state(finite_difference, 2 * projections, projections=projections),
     }
-    return found if exact is None else {"explicit": at_state(known, 1), **found}
+    return estimators if exact is None else {"explicit": at_state(known, 1), **estimators}
 
 
 def time_samplers(weighting: WeightingLike, names: Iterable[TimeSampler]) -> dict[str, Estimator]:
@@ -108,15 +108,15 @@ def estimator_variance(
     repetitions: int = 200,
     generator: Generator | None = None,
 ) -> dict[str, EstimatorVariance]:
-    """The variance of each estimator when all may make `budget` passes: each is averaged over budget // cost rows drawn from `x`.
+    """The variance of each estimator at an equal budget: each is averaged over budget // cost rows of `x`.
 
     Args:
-        estimators: as from `forms` or `time_samplers`, or one's own.
-        model: the model at which gradients are taken; of one without parameters only the values vary.
+        estimators: results of `forms` or `time_samplers`, or your own.
+        model: the model of the gradients. A model without parameters has only values.
         x: data, `(B, *event)`; rows are drawn with replacement.
-        budget: passes through the network for the values of one batch; gradients cost as much again.
-        repetitions: batches; the relative error of a variance is about sqrt(2/repetitions), less for many parameters.
-        generator: where rows, noise, times and projections come from.
+        budget: passes through the network for the values of one batch; the gradients cost as much again.
+        repetitions: number of batches. The relative error of a variance is about sqrt(2/repetitions), less for many parameters.
+        generator: the source of rows, noise, times and projections.
 
     Raises:
         ValueError: a budget below the cost of one sample, or fewer than two repetitions.

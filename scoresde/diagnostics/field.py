@@ -1,11 +1,11 @@
-"""Whether a field s(z, t) can be the score of a diffused distribution at all, which every model can be asked without knowing the truth.
+"""Two necessary conditions on a field s(z, t) that is the score of a diffused distribution. Both are checked without the exact score.
 
-Two conditions hold for S = grad log q(z_t). It is a gradient, so that its Jacobian J = dS/dz is symmetric (Chao et al. 2022, arXiv
-2209.12753): with A = (J - J^T)/2,
+First, S = grad log q(z_t) is a gradient, so that its Jacobian J = dS/dz is symmetric (Chao et al. 2022, arXiv 2209.12753). With
+A = (J - J^T)/2,
 
-    |A|_F / |J|_F = 0,        of any field between 0 and 1 (a pure rotation), as |J|_F^2 = |A|_F^2 + |J - A|_F^2.
+    |A|_F / |J|_F = 0.        For any field the ratio is between 0 and 1 (a pure rotation), as |J|_F^2 = |A|_F^2 + |J - A|_F^2.
 
-And log q follows the Fokker-Planck equation of dz = f z dt + g dw, whose gradient is (Lai et al. 2023, arXiv 2210.04296, section 3)
+Second, log q obeys the Fokker-Planck equation of dz = f z dt + g dw, whose gradient is (Lai et al. 2023, arXiv 2210.04296, section 3)
 
     dS/dt = grad[ g^2/2 (div S + |S|^2) - f z . S - f d ].
 """
@@ -17,17 +17,17 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..losses.score_matching import implicit
 from ..models.base import Model
-from ..numerics.arrays import Time, expand
+from ..numerics.arrays import Time, event_sum, expand
+from ..numerics.jacobian import differentiable_attention, random_signs
 from ..numerics.random import fresh_generator
 from ..sde.base import as_time
 
 
 class FokkerPlanck(NamedTuple):
-    """The two sides' difference, and the side that says what is large.
+    """The residual of the equation, and ds/dt as its scale.
 
     Attributes:
         residual: `(B, *event)` ds/dt less the right-hand side; 0 for a score.
@@ -66,20 +66,20 @@ def fokker_planck_residual(
     generator: Generator | None = None,
     **cond: Any,
 ) -> FokkerPlanck:
-    """The residual of the Fokker-Planck equation of the score at `z`. Derivatives by z are exact, that by t a central difference.
+    """The residual of the Fokker-Planck equation of the score at `z`. Derivatives by z are exact; that by t is a central difference.
 
-    On a chain the rate jumps at the times i/T, so that ds/dt exists between them only: ask at (i - 1/2)/T with `step` below 1/(2T).
+    On a chain the rate jumps at the times i/T, so that ds/dt exists only between them: take t = (i - 1/2)/T and `step` below 1/(2T).
 
     Args:
         model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input; best in float64.
         z: states, `(B, *event)`.
         t: a number or `(B,)`.
-        divergence: "exact": 2d backward passes; "hutchinson": two a projection. The residual is then right on average, and its square too
-            large by its variance.
+        divergence: "exact": 2d backward passes; "hutchinson": two per projection. With "hutchinson" the residual is unbiased, and its square is
+            too large by its variance.
         projections: for "hutchinson".
         step: h of (s(t + h) - s(t - h))/(2h), whose error is O(h^2).
-        generator: where the projections come from.
-        **cond: reaches the network untouched.
+        generator: the source of the projections.
+        **cond: passed to the network.
 
     Raises:
         ValueError: t - h or t + h outside [0, 1], or an unknown divergence.
@@ -88,12 +88,12 @@ def fokker_planck_residual(
     if not step > 0 or bool(((t - step < 0) | (t + step > 1)).any()):
         raise ValueError(f"t - step and t + step must lie in [0, 1], got step={step} at t={t.tolist()}")
     half_g2, f = 0.5 * sde.diffusion(t) ** 2, sde.drift_rate(t)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), differentiable_attention():
         z = z.detach().requires_grad_()
         s = model.score(z, t, **cond)
         loss = implicit(model, z, t, divergence, projections=projections, generator=generator, **cond)
         # implicit is (div s + |s|^2/2)/d
-        potential = expand(half_g2, loss) * (d * loss + 0.5 * _dot(s, s)) - expand(f, loss) * _dot(z, s)
+        potential = expand(half_g2, loss) * (d * loss + 0.5 * event_sum(s * s)) - expand(f, loss) * event_sum(z * s)
         (right,) = torch.autograd.grad(potential.sum(), z)
     with torch.no_grad():
         change = model.score(z, t + step, **cond) - model.score(z, t - step, **cond)
@@ -110,26 +110,26 @@ def divergence_free_part(
     generator: Generator | None = None,
     **cond: Any,
 ) -> DivergenceFreePart:
-    """How far the score is from a gradient at `z`: the norms of A and J, from products with vectors v of covariance I,
+    """The norms of A and J at `z`, from products with vectors v of covariance I,
 
-        |A|_F^2 = E | (J v - J^T v)/2 |^2,        |J|_F^2 = E | J^T v |^2,
+        |A|_F^2 = E | (J v - J^T v)/2 |^2,        |J|_F^2 = E | J^T v |^2.
 
-    where E is exact over the unit vectors (times d), and unbiased over random signs. |A|_F^2 is never negative, and 0 for a score.
+    The sum over the d unit vectors is exact, and the mean over random signs is unbiased. |A|_F^2 is 0 for a score.
 
     Args:
         model: anything with the calls of a `ScoreModel`, whose network can be differentiated twice by its input.
         z: states, `(B, *event)`.
         t: a number or `(B,)`.
         probes: number of random v, for three backward passes each; by default all d unit vectors.
-        generator: where the probes come from.
-        **cond: reaches the network untouched.
+        generator: the source of the probes.
+        **cond: passed to the network.
 
     Raises:
         ValueError: no probe.
     """
     if probes is not None and probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes}")
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), differentiable_attention():
         z = z.detach().requires_grad_()
         s = model.score(z, t, **cond)
         # J^T u is linear in u, so that its own backward pass by u is J v.
@@ -139,22 +139,17 @@ def divergence_free_part(
     for v in _vectors(z, probes, generator):
         (left,) = torch.autograd.grad(s, z, v, retain_graph=True)
         (right,) = torch.autograd.grad(pulled, u, v, retain_graph=True)
-        antisymmetric += 0.25 * _dot(right - left, right - left)
-        total += _dot(left, left)
+        antisymmetric += 0.25 * event_sum((right - left) * (right - left))
+        total += event_sum(left * left)
     return DivergenceFreePart(antisymmetric / (probes or 1), total / (probes or 1))
 
 
 def _vectors(z: Tensor, probes: int | None, generator: Generator | None) -> Iterator[Tensor]:
-    """Unit vectors, or random signs, of the shape of `z`."""
+    """All unit vectors, or `probes` random signs, of the shape of `z`."""
     if probes is None:
         for unit in torch.eye(z.shape[1:].numel(), dtype=z.dtype, device=z.device):
             yield unit.reshape(1, *z.shape[1:]).expand_as(z)
         return
     generator = generator or fresh_generator()
     for _ in range(probes):
-        yield (2 * torch.randint(0, 2, z.shape, generator=generator, device=generator.device) - 1).to(z.device, z.dtype)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each event, `(B,)`."""
-    return (a * b).reshape(len(a), -1).sum(1)
+        yield random_signs(z, generator)
