@@ -32,7 +32,7 @@ def score_sde(model: ss.ScoreModel, x: torch.Tensor, probe: torch.Tensor, tolera
     import numpy as np
     from scipy.integrate import solve_ivp
 
-    batch, flow = len(x), model.sde.reverse(model, eta=0)
+    batch, flow = len(x), ss.models.ReverseSDE(model, eta=0)
 
     def slope(t: float, y: Any) -> Any:
         z = torch.from_numpy(y[:-batch]).reshape(x.shape).to(x.dtype).requires_grad_()

@@ -116,8 +116,8 @@ are in `benchmarks/results/solvers.json`.
 
 "Best" is chosen in hindsight for each target, budget and statistic: of {sum(peers.values())} configurations of the peers
 ({counted}), and of {len(exact["ours"]) - 1} of ours. The default is one fixed rule,
-`scoresde/sampling/default.py`; it was chosen with these targets and networks in view, so they are no held-out test of it. Below 1 is better than the
-best peer. The rms is dominated by the few starts that change mode; none of these is a measure of how pictures look.
+`scoresde/sampling/default.py`; it was chosen with these targets and networks in view, so they are no held-out test of it. Below 1 is better
+than the best peer. The rms is dominated by the few starts that change mode; none of these is a measure of how pictures look.
 
 {comparison(results["exact"])}
 
