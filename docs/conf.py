@@ -27,6 +27,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 autodoc_member_order = "bysource"
+suppress_warnings = ["ref.python"]  # an attribute `grid` of a docstring exists in several classes
 autodoc_inherit_docstrings = False  # a solver lists what it adds to its base class
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True

@@ -16,6 +16,7 @@ Guarantee (split conformal prediction, Vovk et al. 2005; Lei et al. 2018). For a
     confidence <= P(e <= q s(z)) <= confidence + 1/(n + 1)      (the right one if no two ratios are equal).
 
 Limits of the guarantee:
+
 - The probability is over the new start and the starts of the calibration together. It says nothing of one start alone. Given one calibration,
   the share of new starts whose bound holds has the standard deviation sqrt(confidence (1 - confidence)/n) around its mean.
 - The error is the distance to the reference solution of the same model, not to the data.
