@@ -69,7 +69,7 @@ def test_compare_in_classifier_features(digits, tmp_path):
     arguments = ["compare", str(digits), "--out", str(tmp_path), "--samples", "20", "--features", "classifier", "--against", "all"]
     result = run.invoke(app, [*arguments, "--no-curves", "--solver", "ddim:2"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "sure" in result.output
+    assert "share with p > 0.9" in result.output
     assert "1797 real ones (all data)" in result.output
     assert not (tmp_path / "error.png").exists()
 

@@ -14,6 +14,7 @@ import torch
 
 import scoresde as ss
 from scoresde import losses, networks
+from scoresde.numerics import files
 from scoresde.train import trainer as training
 from scoresde.train.checkpoint import CHECKPOINT, load_averaged, read_checkpoint, write_checkpoint
 from scoresde.train.recipe import Recipe
@@ -105,7 +106,7 @@ def test_a_checkpoint_is_written_at_once_or_not_at_all(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.os, "fsync", killed)
+    monkeypatch.setattr(files.os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(path, {"a": torch.zeros(3)}, {"iteration": 2})
     state, about = read_checkpoint(path)
