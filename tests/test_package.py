@@ -24,7 +24,7 @@ import torch
 before = set(sys.modules)
 sys.meta_path.insert(0, Block())
 import scoresde
-import scoresde.training, scoresde.data
+import scoresde.train, scoresde.train.data
 new = {name.split(".")[0] for name in set(sys.modules) - before} & blocked
 assert not new, new
 scoresde.sample(scoresde.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).model(scoresde.VPSDE()), (2, 2), steps=3)
@@ -57,12 +57,12 @@ def test_the_contract_exists():
         "EulerMaruyama",
         "ProbabilityFlow",
         "DPMSolverPP",
-        "Tableau",
         "select",
         "fit",
         "load",
         "calibrate",
     ):
         assert hasattr(ss.solvers, name)
+    assert hasattr(ss.tableau, "Tableau")
     for name in ("uniform", "half_log_snr", "karras", "quadratic", "ddpm"):
         assert hasattr(ss.grids, name)
