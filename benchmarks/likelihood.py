@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def fine(experiment: Experiment, run: Path, x: torch.Tensor, probe: torch.Tensor) -> torch.Tensor:
-    """log p(x) in float64 at tolerance 1e-7, with the given probes."""
+    """log p(x) in float64 at tolerance 1e-7, with these probes."""
     from scoresde.likelihood.density import solve
     from scoresde.likelihood.flow import flows
     from scoresde.numerics.dormand_prince import StepControl

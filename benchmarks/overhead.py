@@ -26,7 +26,7 @@ from scoresde import networks
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that tensors made within hold at once, looked at after every operation."""
+    """The most bytes that tensors made within hold at once, measured after every operation."""
 
     def __init__(self) -> None:
         super().__init__()

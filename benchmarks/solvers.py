@@ -118,7 +118,7 @@ def theirs(model: ss.Model, z: Tensor, exact: Tensor) -> Results:
 
 
 def law(x: Tensor, y: Tensor, directions: Tensor) -> dict[str, float]:
-    """Sliced W_2 over the given unit `directions` and the energy distance, between equally many samples."""
+    """Sliced W_2 over the unit vectors `directions` and the energy distance, between equally many samples."""
     x, y = x.detach().float(), y.detach().float()
     sliced = ((x @ directions).sort(0).values - (y @ directions).sort(0).values).square().mean().sqrt()
     n = len(x)
