@@ -68,7 +68,7 @@ bench-gpu: .venv/ready-bench ## the first on a GPU: eager, compiled and as a CUD
 	$(BIN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf .venv build docs/_build *.egg-info
+	rm -rf .venv build docs/_build docs/api.md *.egg-info
 
 .venv/ready-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
