@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .. import deprecation
 from ..models.base import Model
 from ..numerics.arrays import Time, expand
 from ..numerics.random import NoiseSource
@@ -50,7 +51,7 @@ class Job:
         return [self.z] if self.trajectory else None
 
 
-class LoopSolver(ABC):
+class LoopSolver(ABC):  # noqa: B024
     """A solver with a loop of its own. A subclass fills in `solve`.
 
     Attributes:
@@ -61,14 +62,28 @@ class LoopSolver(ABC):
     stochastic: ClassVar[bool] = True
     order: int | None = None
 
-    @abstractmethod
     def solve(self, job: Job) -> Run:
         """Run the job.
 
         Raises:
+            NotImplementedError: a subclass does not fill it in.
             StepLimitError: an `AdaptiveLoop` needs more steps; names the time that it reached.
             FloatingPointError: a prediction is not finite and a step size depends on it.
         """
+        if type(self).run is LoopSolver.run:
+            raise NotImplementedError(f"{type(self).__name__} must define solve(job)")
+        # Until 0.2 a subclass filled in `run`.
+        deprecation.warn(f"{type(self).__name__}.run", f"{type(self).__name__}.solve(job)")
+        return self.run(
+            job.model,
+            job.z,
+            job.noise,
+            job.times,
+            steps=job.max_steps,
+            callback=job.callback,
+            trajectory=job.trajectory,
+            cond=job.cond,
+        )
 
     def run(
         self,
