@@ -4,9 +4,9 @@ A grid is uniform in some clock u(t),
 
     u(t_n) = u(t_0) + n/(N-1) (u(t_min) - u(t_0)),   n = 0..N-1,      t_N = 0,
 
-so N steps call the network at N times from `t_start` to `sde.t_min` (`trailing`: to one step of N before 0), and the last step goes to
-sigma = 0. With `t_end` > 0 all N+1 points lie on the clock and nothing goes to 0. Grids are float64 tensors on the CPU; any strictly
-decreasing tensor is one.
+so that N steps call the network at N times from `t_start` to `sde.t_min` (`trailing`: to one step of N before 0). The last step goes to
+sigma = 0. With `t_end` > 0 all N+1 times are uniform in the clock, and no step goes to 0. Grids are float64 tensors on the CPU. Any strictly
+decreasing tensor of times is a grid.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def karras(sde: SDE, steps: int, *, rho: float = 7.0, t_start: float = 1.0, t_en
 def power(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
     """Uniform in tau^(1/power), where tau is the time of the classical VP SDE with the same signal-to-noise ratio.
 
-    Power 1 is uniform in that time; a higher one takes more steps at small noise. As the rule sees lambda alone it is the same for every
-    process. By name there are its cases `quadratic` and `cubic`; for another, `functools.partial(grids.power, power=2.5)`.
+    Power 1 is uniform in tau; a higher power takes more steps at small noise. The rule depends on lambda only, so that it is the same for every
+    path. `quadratic` and `cubic` are powers with a name; for others take `functools.partial(grids.power, power=2.5)`.
 
     Raises:
         ValueError: `power` is not positive.
@@ -58,10 +58,10 @@ def power(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_e
 
 
 def trailing(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
-    """The clock of `power` run down to 0 itself: the last call comes one step of N before the end, u(t_n) = u(t_0) (1 - n/N).
+    """Uniform in the clock of `power` down to 0: u(t_n) = u(t_0) (1 - n/N), so that the last call is one step of N before the end.
 
-    Other grids always call the network at `sde.t_min`, where few steps can afford it least. With power 1 it is the "trailing" spacing of Lin et
-    al. 2023, arXiv 2305.08891, in the time of the classical VP SDE. As no call may come below `sde.t_min`, many steps are those of `power`.
+    Other grids call the network at `sde.t_min`, which costs one of few steps. With power 1 this grid is the "trailing" spacing of Lin et al.
+    2023, arXiv 2305.08891, in the time of the classical VP SDE. No call is below `sde.t_min`: with many steps the grid is that of `power`.
 
     Raises:
         ValueError: `power` is not positive.
@@ -79,7 +79,7 @@ def _power_clock(sde: SDE, power: float) -> tuple[Callable[[Tensor], Tensor], Ca
     vp = VPSDE()
 
     def half_log_snr_at(tau: Tensor) -> Tensor:
-        # vp.half_log_snr, continued beyond tau = 1 for processes that reach less signal.
+        # vp.half_log_snr, extended beyond tau = 1 for paths with less signal at t = 1.
         integral = tau * (vp.beta_min + 0.5 * tau * (vp.beta_max - vp.beta_min))
         return -0.5 * (integral + (-torch.expm1(-integral)).log())
 
@@ -136,7 +136,7 @@ def ddpm(
     (the names are those of Lin et al. 2023, arXiv 2305.08891, table 2).
 
     Raises:
-        ValueError: `sde` is no chain, `t_start` is not one of its times, `t_end` is not 0, or there are more steps than indices.
+        ValueError: `sde` is not a chain, `t_start` is not a time of the chain, `t_end` is not 0, or there are more steps than indices.
     """
     if not isinstance(sde, VPChain):
         raise ValueError(f"grid 'ddpm' needs a discrete chain (VPSDE.from_betas), got {sde!r}")
@@ -182,7 +182,7 @@ def get(name: str) -> Grid:
     """The grid of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no grid has that name.
     """
     if name not in GRIDS:
         close = difflib.get_close_matches(name, GRIDS, n=1)

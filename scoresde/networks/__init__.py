@@ -1,4 +1,4 @@
-"""Small networks that are good enough to start with: `MLP` for vectors, `UNet` for images. Any module works in their place."""
+"""Small networks to start with: `MLP` for vectors and `UNet` for images. Any module with the same call works in their place."""
 
 from .mlp import MLP
 from .unet import UNet

@@ -1,4 +1,4 @@
-"""How the networks see time and class."""
+"""The embedding of time and class in the networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-# What brings a time convention to the range of about 1000 units for which the frequencies below are made.
+# Factors that scale every time convention to about 1000 units, the range of the frequencies below.
 TIME_SCALES = {"index": 1.0, "t": 1000.0, "half_log_snr": 50.0, "edm": 200.0}
 
 
@@ -17,7 +17,7 @@ class Embedding(nn.Module):
 
     Args:
         width: size of the result.
-        classes: number of classes; None where there are none. A sample without a label has the extra class `classes`.
+        classes: number of classes; None for an unconditional network. A sample without a label has the extra class `classes`.
     """
 
     def __init__(self, width: int, classes: int | None = None) -> None:
@@ -26,7 +26,7 @@ class Embedding(nn.Module):
             raise ValueError(f"the width of a time embedding must be even, got {width}")
         self.classes = classes
         self.time: str | None = None
-        # No buffer: a network in half precision must not round its frequencies.
+        # Not a buffer: a buffer would be rounded with a network in half precision.
         self.frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
         self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.label = nn.Embedding(classes + 1, width) if classes is not None else None
@@ -34,17 +34,17 @@ class Embedding(nn.Module):
             nn.init.zeros_(self.label.weight[classes:])
 
     def declare_time(self, name: str) -> None:
-        """Say which time convention the network will see: "t", "index" or "half_log_snr".
+        """Declare the time convention of the inputs: "t", "index", "half_log_snr" or "edm".
 
         Raises:
-            ValueError: it was another one before.
+            ValueError: another convention is declared already.
         """
         if self.time not in (None, name):
             raise ValueError(f"this network was made to see time={self.time!r} and cannot see {name!r} too")
         self.time = name
 
     def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
-        """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`; `(1, width)` where all are the same by construction.
+        """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`, or `(1, width)` for an expanded scalar `t` without labels.
 
         Raises:
             ValueError: a label for a network without classes.
@@ -52,7 +52,7 @@ class Embedding(nn.Module):
         if self.frequencies.device != t.device:
             self.frequencies = self.frequencies.to(t.device)
         if t.stride(0) == 0 and not t.requires_grad:
-            # One time repeated without a copy, as a sampler gives it: what is the same for every sample is computed once.
+            # A sampler expands one time to (B,) with stride 0. The embedding of that time is computed once.
             t = t[:1]
         phase = TIME_SCALES[self.time or "index"] * t[:, None] * self.frequencies
         features = torch.cat([phase.sin(), phase.cos()], 1)

@@ -30,9 +30,9 @@ class MLP(nn.Module):
     """`network(z, t, label=None)` for events of a fixed shape.
 
     Args:
-        features: size of a vector, or the shape of any event, which is flattened inside.
-        width: of the hidden layers.
-        layers: residual blocks.
+        features: size of a vector, or the shape of any event. The network flattens the event.
+        width: width of the hidden layers.
+        layers: number of residual blocks.
         classes: number of classes for conditional models.
     """
 
@@ -46,7 +46,7 @@ class MLP(nn.Module):
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, size))
 
     def declare_time(self, name: str) -> None:
-        """Say which time convention the network will see."""
+        """Declare the time convention of the inputs; see `Embedding.declare_time`."""
         self.embedding.declare_time(name)
 
     def forward(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

@@ -1,8 +1,8 @@
 """A small U-Net for images of any size and number of channels.
 
-Levels halve the resolution; every level has residual blocks that see time and class as a scale and a shift (Dhariwal and Nichol 2021,
-arXiv 2105.05233), and attention where asked. A pixel-unshuffle stem trades resolution for channels before the first level: with `patch=2`
-a 28 x 28 image is worked on at 14 x 14, three times faster on a CPU at equal parameters.
+Each level halves the resolution. A level has residual blocks, in which time and class are a scale and a shift (Dhariwal and Nichol 2021,
+arXiv 2105.05233), and optionally attention. A pixel-unshuffle stem trades resolution for channels before the first level. With `patch=2` a
+28 x 28 image is processed at 14 x 14, three times faster on a CPU at equal parameters.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .embedding import Embedding
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    # At least four channels a group: one channel of one pixel would be normalised to nothing.
+    # At least four channels per group: a group of one channel and one pixel would be normalised to 0.
     return nn.GroupNorm(next((g for g in (8, 4, 2) if channels % g == 0 and channels >= 4 * g), 1), channels)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Start a residual branch, or the whole network, at 0."""
+    """Initialise the last layer of a residual branch, or of the network, at 0."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -84,12 +84,12 @@ class UNet(nn.Module):
     """`network(z, t, label=None)` for images `(B, channels, height, width)` of any size.
 
     Args:
-        channels: of the image.
+        channels: channels of the image.
         width: channels of the first level.
         multipliers: the width of each level, in units of `width`; their number is the depth.
-        blocks: residual blocks a level, on the way down and on the way up.
-        attention: levels with self-attention, counted from 0 at the top; by default the bottom one.
-        heads: of the attention.
+        blocks: residual blocks per level, on the way down and on the way up.
+        attention: levels with self-attention, counted from 0 at the top; by default the bottom level.
+        heads: number of attention heads.
         patch: side of the pixel blocks that the stem folds into channels.
         classes: number of classes for conditional models.
     """
@@ -126,19 +126,19 @@ class UNet(nn.Module):
         self.leave = nn.Sequential(_norm(widths[0]), nn.SiLU(), _zero(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)))
 
     def declare_time(self, name: str) -> None:
-        """Say which time convention the network will see."""
+        """Declare the time convention of the inputs; see `Embedding.declare_time`."""
         self.embedding.declare_time(name)
 
     def forward(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """`z` `(B, channels, height, width)`, `t` `(B,)`, `label` `(B,)` integers -> the shape of `z`.
 
         Raises:
-            ValueError: `z` is no batch of images with this number of channels.
+            ValueError: `z` is not a batch of images with this number of channels.
         """
         if z.ndim != 4 or z.shape[1] != self.channels:
             raise ValueError(f"this UNet takes images (B, {self.channels}, height, width), got shape {tuple(z.shape)}")
         height, width = z.shape[-2:]
-        # Sides that the patch does not divide are padded by repeating the border, and cut off at the end.
+        # Sides that `patch` does not divide are padded by repeating the border, and cropped at the end.
         padded = pad(z, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
         h = self.enter(rearrange(padded, "b c (y p) (x q) -> b (c p q) y x", p=self.patch, q=self.patch))
         embedded = self.embedding(t, label)

@@ -58,7 +58,7 @@ class DDIM(Solver):
 class NoisePower:
     """Gamma(t) = E|noise prediction|^2 / d at some times, interpolated linearly in lambda in between.
 
-    It says how much of the noise the model sees: Var(x | z_t) per coordinate is sigma^2/alpha^2 (1 - Gamma) on average.
+    On average Var(x | z_t) per coordinate is sigma^2/alpha^2 (1 - Gamma).
     """
 
     half_log_snr: tuple[float, ...]
