@@ -76,7 +76,7 @@ def test_the_loss_is_the_optimal_loss_plus_the_score_error():
 @pytest.mark.parametrize(("prediction", "weighting"), [("noise", "noise"), ("velocity", "velocity"), ("data", "likelihood")])
 def test_losses_of_gaussian_data_have_their_closed_forms(prediction, weighting):
     """x ~ N(0, s^2): the optimal noise error is alpha^2 s^2/(alpha^2 s^2 + sigma^2); that of a zero prediction a x + b eps is a^2 s^2 + b^2."""
-    from scoresde.prediction import direction
+    from scoresde.sde.prediction import direction
 
     sde, s, t = LINEAR, 0.5, torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64)
     target = analytic.GaussianMixture(torch.zeros(1, 3), torch.tensor([s**2]))

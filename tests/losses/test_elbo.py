@@ -8,6 +8,7 @@ from torch.distributions import Normal, kl_divergence
 
 import scoresde as ss
 from scoresde import analytic, grids, losses, solvers
+from scoresde.losses.elbo import posterior_terms, variance_rule
 
 from ..conftest import SDES, finite_sdes, generator, linear_betas, mixture
 from .conftest import S, Stub, gaussian, within
@@ -23,7 +24,7 @@ def exact_variance(sde):
     """The variance of the true q(z_s | z_t) of the Gaussian data."""
 
     def variance(s, t):
-        q, b = losses.posterior_terms(sde, s, t)
+        q, b = posterior_terms(sde, s, t)
         return q + b**2 * posterior_variance(sde, t)
 
     return variance
@@ -59,10 +60,10 @@ def test_beta_is_that_of_the_chain():
     sde = SDES["ddpm"]
     betas, bar = sde.betas, torch.cumprod(1 - sde.betas, 0)
     s, t = torch.arange(1, 1000, dtype=torch.float64) / 1000, torch.arange(2, 1001, dtype=torch.float64) / 1000
-    q, b = losses.posterior_terms(sde, s, t)
-    torch.testing.assert_close(losses.variance_rule(sde, "beta")(s, t), betas[1:])
+    q, b = posterior_terms(sde, s, t)
+    torch.testing.assert_close(variance_rule(sde, "beta")(s, t), betas[1:])
     torch.testing.assert_close(q, (1 - bar[:-1]) / (1 - bar[1:]) * betas[1:])
-    torch.testing.assert_close(losses.variance_rule(sde, "posterior")(s, t), q)
+    torch.testing.assert_close(variance_rule(sde, "posterior")(s, t), q)
     torch.testing.assert_close(b, bar[:-1].sqrt() * betas[1:] / (1 - bar[1:]))
 
 
@@ -107,7 +108,7 @@ def expected_gap(sde, variance):
     """E[log p(x) - bound] of the Gaussian data: the KL between the true step, of variance r v, and the model's, 1/2 (r - 1 - log r)."""
     times = torch.arange(sde.steps + 1, dtype=torch.float64) / sde.steps
     s, t = times[1:-1], times[2:]
-    steps = exact_variance(sde)(s, t) / losses.variance_rule(sde, variance)(s, t)
+    steps = exact_variance(sde)(s, t) / variance_rule(sde, variance)(s, t)
     decoder = posterior_variance(sde, times[1]) / sde.sigma(times[1]) ** 2
     prior = sde.alpha(1.0) ** 2 * S**2 + sde.sigma(1.0) ** 2
     return float(sum((0.5 * (r - 1 - r.log())).sum() for r in (steps, decoder, prior)))
@@ -190,7 +191,7 @@ def test_the_optimal_variance_of_analytic_dpm_raises_the_bound():
     ours = losses.optimal_variance(sde, noise_power)
     torch.testing.assert_close(ours(s, t), exact_variance(sde)(s, t))
     no_signal = losses.optimal_variance(SDES["flow"], noise_power)(torch.tensor(0.5), torch.tensor(1.0))
-    assert float(no_signal) == pytest.approx(float(losses.posterior_terms(SDES["flow"], torch.tensor(0.5), torch.tensor(1.0))[0]))
+    assert float(no_signal) == pytest.approx(float(posterior_terms(SDES["flow"], torch.tensor(0.5), torch.tensor(1.0))[0]))
     data = mixture()
     x = data.sample(4000, generator())
     gamma = solvers.NoisePower.of(data.model(sde), x, grids.uniform(sde, 20)[:-1], generator(1))

@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Normal
 
 from scoresde import losses
+from scoresde.losses.elbo import gaussian_kl, posterior_terms, variance_rule
 
 from ..conftest import SDES, generator, mixture
 from .conftest import Stub
@@ -18,9 +19,9 @@ def test_the_hybrid_loss_is_the_simple_one_plus_a_term_of_the_bound(fraction, va
     steps = torch.arange(2, 21)
     t = steps.double() / 20
     z, _ = sde.perturb(x, t, noise=noise)
-    q, b = losses.posterior_terms(sde, (steps - 1) / 20, t)
+    q, b = posterior_terms(sde, (steps - 1) / 20, t)
     data = (model.exact.data(z, t) + 0.1).detach()
-    kl = losses.gaussian_kl(x, data, q, b, losses.variance_rule(sde, variance)((steps - 1) / 20, t))
+    kl = gaussian_kl(x, data, q, b, variance_rule(sde, variance)((steps - 1) / 20, t))
     simple = ((data - x) * (sde.alpha(t) / sde.sigma(t))[:, None]).square().mean(1)
     loss = losses.hybrid(model, x, 0.5, t=t, noise=noise)
     torch.testing.assert_close(loss.detach(), simple + 0.5 * 20 * kl / 2, rtol=1e-6, atol=1e-9)
@@ -46,7 +47,7 @@ def test_the_first_step_of_the_hybrid_loss_is_the_decoders():
     model, x = Stub(sde, 0.25), mixture().sample(3, generator())
     t, noise = torch.full((3,), 1 / 20, dtype=torch.float64), torch.randn(3, 2, dtype=torch.float64, generator=generator(1))
     z, _ = sde.perturb(x, t, noise=noise)
-    second, _ = losses.posterior_terms(sde, torch.tensor(1 / 20, dtype=torch.float64), torch.tensor(2 / 20, dtype=torch.float64))
+    second, _ = posterior_terms(sde, torch.tensor(1 / 20, dtype=torch.float64), torch.tensor(2 / 20, dtype=torch.float64))
     std = (sde.betas[0] ** 0.25 * second**0.75).sqrt()
     data = (model.exact.data(z, t) + 0.1).detach()
     nll = -Normal(data, std).log_prob(x).sum(1)

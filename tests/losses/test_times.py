@@ -13,7 +13,7 @@ from ..conftest import SDES, finite_sdes, generator, mixture, sdes
 @sdes
 @pytest.mark.parametrize("name", ["uniform", "stratified", "low_discrepancy"])
 def test_times_are_uniform(sde, name):
-    t = losses.sample_times(sde, 10_000, name, generator())
+    t = losses.times.sample_times(sde, 10_000, name, generator())
     assert t.dtype == torch.float64
     assert sde.t_min <= float(t.min())
     assert float(t.max()) <= 1
@@ -23,13 +23,13 @@ def test_times_are_uniform(sde, name):
 
 
 def test_strata_hold_one_time_each():
-    t = losses.sample_times(SDES["linear"], 64, "stratified", generator())
+    t = losses.times.sample_times(SDES["linear"], 64, "stratified", generator())
     strata = ((1 - t) / (1 - SDES["linear"].t_min) * 64).floor()
     assert sorted(strata.tolist()) == list(range(64))
 
 
 def test_low_discrepancy_times_are_equally_spaced_with_one_random_shift():
-    first, second = (losses.sample_times(SDES["linear"], 8, "low_discrepancy", generator(seed)) for seed in (0, 1))
+    first, second = (losses.times.sample_times(SDES["linear"], 8, "low_discrepancy", generator(seed)) for seed in (0, 1))
     torch.testing.assert_close(first.diff(), torch.full((7,), -(1 - 1e-3) / 8, dtype=torch.float64))
     assert float((first - second).abs().min()) > 0
 
@@ -55,7 +55,7 @@ def test_likelihood_times_are_uniform_in_log_snr_and_their_weight_cancels_that_o
 
 
 @sdes
-@pytest.mark.parametrize("sampler", [losses.LogNormal(), losses.LogNormal(0.5, 0.7), losses.UniformHalfLogSNR()], ids=str)
+@pytest.mark.parametrize("sampler", [losses.LogNormal(), losses.LogNormal(0.5, 0.7), losses.times.UniformHalfLogSNR()], ids=str)
 def test_densities_are_those_of_the_times(sde, sampler):
     """The distribution function of the drawn times is the integral of the density, which ends at 1."""
     t = sampler(sde, 5000, generator())
@@ -114,7 +114,7 @@ def test_adaptive_times_follow_the_loss_and_stay_unbiased():
     weighted = weight * loss_at(t)
     exact = loss_at(sde.t_min + (1 - sde.t_min) * (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000).mean()
     assert float(weighted.mean()) == pytest.approx(float(exact), abs=5 * math.sqrt(float(weighted.var()) / 100_000))
-    uniform = loss_at(losses.sample_times(sde, 100_000, "uniform", source))
+    uniform = loss_at(losses.times.sample_times(sde, 100_000, "uniform", source))
     assert float(weighted.var()) < 0.5 * float(uniform.var())
 
 
@@ -139,7 +139,7 @@ def test_adaptive_times_on_a_chain_are_its_own_and_their_state_can_be_stored():
         losses.Adaptive(bins=3).load_state_dict(sampler.state_dict())
     with pytest.raises(ValueError, match=r"not finite at t=0\.1"):
         sampler.update(sde, times, torch.where(times == 0.1, torch.nan, 1.0))
-    with pytest.raises(ValueError, match="one loss a time"):
+    with pytest.raises(ValueError, match="one loss per time"):
         sampler.update(sde, times, torch.ones(3))
     with pytest.raises(ValueError, match="bins >= 1"):
         losses.Adaptive(bins=0)
@@ -147,14 +147,14 @@ def test_adaptive_times_on_a_chain_are_its_own_and_their_state_can_be_stored():
 
 def test_discrete_times_are_those_of_the_chain():
     sde = SDES["chain20"]
-    t = losses.sample_times(sde, 20_000, None, generator())
+    t = losses.times.sample_times(sde, 20_000, None, generator())
     counts = torch.bincount((t * 20).round().long(), minlength=21)
     torch.testing.assert_close(t * 20, (t * 20).round())
     assert int(counts[0]) == 0
     # Each count is binomial(20000, 1/20): standard deviation 31.
     assert (counts[1:] - 1000).abs().max() < 5 * 31
     with pytest.raises(ValueError, match="needs a discrete chain"):
-        losses.sample_times(SDES["linear"], 3, "discrete")
+        losses.times.sample_times(SDES["linear"], 3, "discrete")
 
 
 def test_stratified_times_lower_the_variance_of_the_mean():

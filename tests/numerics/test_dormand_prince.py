@@ -16,14 +16,14 @@ def test_integrate_agrees_with_scipy_both_ways():
         return torch.stack([y[:, 1], -torch.sin(y[:, 0]) * (1 + u)], 1)
 
     y = torch.tensor([[0.1, 0.0], [2.5, 0.3]], dtype=torch.float64)
-    there, slope, calls = adaptive_ode.integrate(f, 0.0, 3.0, y, rtol=1e-9, atol=1e-9)
+    there, slope, calls = adaptive_ode.integrate(f, 0.0, 3.0, y, adaptive_ode.StepControl(1e-9, 1e-9))
     for i in range(2):
         exact = solve_ivp(
             lambda u, v: [v[1], -math.sin(v[0]) * (1 + u)], (0, 3), y[i].tolist(), method="DOP853", rtol=1e-13, atol=1e-13
         ).y[:, -1]
         torch.testing.assert_close(there[i], torch.from_numpy(exact), rtol=0, atol=1e-8)
     torch.testing.assert_close(slope, f(torch.full((2,), 3.0, dtype=torch.float64), there, None))
-    back, _, _ = adaptive_ode.integrate(f, 3.0, 0.0, there, rtol=1e-9, atol=1e-9)
+    back, _, _ = adaptive_ode.integrate(f, 3.0, 0.0, there, adaptive_ode.StepControl(1e-9, 1e-9))
     torch.testing.assert_close(back, y, rtol=0, atol=1e-7)
     assert calls[0] != calls[1]
 
