@@ -62,6 +62,15 @@ TABLEAUX = [name for name in solvers.names() if isinstance(solvers.get(name), so
 LOOPS = [name for name in solvers.names() if name not in TABLEAUX]
 
 
+def rotated(cases, *axes, each=1):
+    """`each` rows `(case, value, ...)` for every case, with the values of every axis in turn: each value meets many cases without the product.
+
+    Later axes are shifted by one whenever the first has gone round, so that values of two axes meet in different pairs.
+    """
+    for k, case in enumerate(case for case in cases for _ in range(each)):
+        yield case, *(axis[(k + i * (k // len(axes[0]))) % len(axis)] for i, axis in enumerate(map(tuple, axes)))
+
+
 def budget(name: str, steps: int) -> dict[str, int]:
     """`steps=` for a solver that takes a number of steps, nothing for one that chooses them."""
     return {} if isinstance(solvers.get(name), ss.loops.AdaptiveLoop) else {"steps": steps}

@@ -23,18 +23,18 @@ CLOCKS = {
 
 @finite_sdes
 @pytest.mark.parametrize("name", CLOCKS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20])
-def test_uniform_in_the_clock(sde, name, steps):
-    grid = grids.get(name)(sde, steps)
-    assert grid.shape == (steps + 1,)
-    assert grid.dtype == torch.float64
-    assert float(grid[0]) == 1
-    assert float(grid[-1]) == 0
-    if steps > 1:
-        assert float(grid[-2]) == sde.t_min
-    clock = CLOCKS[name](sde, grid[:-1])
-    gaps = clock[1:] - clock[:-1]
-    torch.testing.assert_close(gaps, gaps[:1].expand_as(gaps), rtol=1e-6, atol=1e-9)
+def test_uniform_in_the_clock(sde, name):
+    for steps in (1, 2, 3, 7, 20):
+        grid = grids.get(name)(sde, steps)
+        assert grid.shape == (steps + 1,)
+        assert grid.dtype == torch.float64
+        assert float(grid[0]) == 1
+        assert float(grid[-1]) == 0
+        if steps > 1:
+            assert float(grid[-2]) == sde.t_min
+        clock = CLOCKS[name](sde, grid[:-1])
+        gaps = clock[1:] - clock[:-1]
+        torch.testing.assert_close(gaps, gaps[:1].expand_as(gaps), rtol=1e-6, atol=1e-9)
 
 
 @finite_sdes

@@ -45,10 +45,6 @@ class ERSDE(Solver):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
 
     @property
-    def convergence_order(self) -> int:
-        return min(self.order, 2)
-
-    @property
     def stochastic(self) -> bool:
         return True
 

@@ -9,7 +9,7 @@ import scoresde as ss
 from scoresde import analytic, losses, networks
 from scoresde.sde.prediction import PREDICTIONS
 
-from ..conftest import SDES, finite_sdes, generator, mixture, zero_terminal
+from ..conftest import NO_SIGNAL_AT_1, SDES, generator, mixture, rotated, zero_terminal
 
 SCALARS = {
     "noise": lambda sde, t: 1.0,
@@ -34,11 +34,12 @@ def snr(sde, t):
     return float(sde.alpha(t) ** 2 / sde.sigma(t) ** 2)
 
 
-@finite_sdes
-@pytest.mark.parametrize("weighting", SCALARS)
-@pytest.mark.parametrize("t", [0.03, 0.5, 0.96])
-def test_weightings_are_factors_on_the_squared_noise_error(sde, weighting, t):
+@pytest.mark.parametrize(
+    ("weighting", "process", "t"), list(rotated(SCALARS, [n for n in SDES if n not in NO_SIGNAL_AT_1], (0.03, 0.5, 0.96), each=6))
+)
+def test_weightings_are_factors_on_the_squared_noise_error(weighting, process, t):
     """Errors of data, velocity and score are those of the noise times sigma/alpha, (alpha^2 + sigma^2)/alpha and 1/sigma."""
+    sde = SDES[process]
     cases = [(weighting, SCALARS[weighting]), *([KNOBS[weighting]] if weighting in KNOBS else [])]
     for given, factor in cases:
         for kind in (*PREDICTIONS, ss.Preconditioned(0.5)):

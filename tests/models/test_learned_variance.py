@@ -6,7 +6,7 @@ import torch
 import scoresde as ss
 from scoresde import losses, solvers
 
-from ..conftest import SDES, TABLEAUX, generator, linear_betas, mixture, sdes
+from ..conftest import SDES, TABLEAUX, generator, linear_betas, mixture, rotated, sdes
 
 DDPM = SDES["ddpm"]
 
@@ -60,12 +60,14 @@ def test_losses_see_the_first_half():
     torch.testing.assert_close(ours, theirs)
 
 
-@sdes
-@pytest.mark.parametrize("grid", ["uniform", "half_log_snr"])
-@pytest.mark.parametrize(("v", "variance"), [(-1.0, "posterior"), (1.0, "beta"), (-0.4, 0.3)])
-def test_a_constant_v_is_a_fixed_variance(sde, grid, v, variance):
+@pytest.mark.parametrize(
+    ("process", "grid", "known"),
+    list(rotated(SDES, ("uniform", "half_log_snr"), [(-1.0, "posterior"), (1.0, "beta"), (-0.4, 0.3)], each=2)),
+)
+def test_a_constant_v_is_a_fixed_variance(process, grid, known):
     """v = -1 is the posterior's, 1 is beta, between them f = (v + 1)/2; with the same noise, in one call a step."""
-    model = learned(sde, v, "data")
+    v, variance = known
+    model = learned(SDES[process], v, "data")
     options = {"steps": 8, "grid": grid, "seeds": range(6), "dtype": torch.float64, "trajectory": True}
     ours = ss.sample(model, (6, 2), ss.loops.LearnedAncestral(), **options)
     assert len(model.network.calls) == ours.nfe == 8

@@ -1,6 +1,5 @@
 """Bugs 1 to 23 that users found in other libraries, each as a test of ours, by their number in our collection of them."""
 
-import copy
 import inspect
 import itertools
 import math
@@ -14,11 +13,10 @@ from scoresde.loops.predictor_corrector import langevin_step
 from scoresde.numerics.random import BatchNoise, SeededNoise
 from scoresde.sde import VPChain, prediction
 
-from ..conftest import SDES, TABLEAUX, budget, generator, linear_betas, mixture, sdes, zero_terminal
+from ..conftest import LOOPS, SDES, budget, generator, linear_betas, mixture, sdes
 
 LINEAR, CHAIN = SDES["linear"], SDES["ddpm"]
 ON_GRIDS = [name for name in solvers.names() if not isinstance(solvers.get(name), ss.loops.AdaptiveLoop)]
-STIRRED = ["edm", "restart", "annealed-langevin"]
 ADAPTIVE = [ss.loops.AdaptiveODE, ss.loops.GottaGoFast]
 
 
@@ -39,19 +37,21 @@ class Spy(torch.nn.Module):
         return torch.tanh(z)
 
 
-@pytest.mark.parametrize("name", ON_GRIDS)
+@pytest.mark.parametrize("name", [name for name in ON_GRIDS if name in LOOPS])
 def test_bug_01_the_previous_time_is_the_next_of_the_grid(name):
-    """The previous t came from a fixed stride, so that any other spacing was silently wrong (diffusers#9261, #12633)."""
+    """The previous t came from a fixed stride, so that any other spacing was silently wrong (diffusers#9261, #12633).
+
+    Tables are held to it in test_every_table.
+    """
     for steps in (1, 2, 7):
         grid, spy = irregular(steps), Spy()
         out = ss.sample(ss.ScoreModel(spy, LINEAR, "data"), (1, 2), name, grid=grid, dtype=torch.float64, trajectory=True)
         assert torch.equal(out.times, grid)
         assert len(out.path) == steps + 1
-        if name not in STIRRED:
-            assert spy.times[0] == pytest.approx(1, abs=1e-12)
-            for t in grid[:-1]:
-                # The spy's time passes through float32, and through 1 - t in torchsde.
-                assert min(abs(seen - float(t)) for seen in spy.times) < 1e-7
+        assert spy.times[0] == pytest.approx(1, abs=1e-12)
+        for t in grid[:-1]:
+            # The spy's time passes through float32, and through 1 - t in torchsde.
+            assert min(abs(seen - float(t)) for seen in spy.times) < 1e-7
 
 
 @pytest.mark.parametrize("steps", [100, 200, 2000, 4000])
@@ -259,7 +259,7 @@ def test_bug_15_ddim_joins_the_right_times_with_a_real_root(sde):
     ours, ancestral = (s.tableau(sde, grid).rows for s in (solvers.DDIM(eta=1.0), solvers.Ancestral("posterior")))
     for a, b in zip(ours, ancestral, strict=True):
         for part in ("z", "data", "xi"):
-            assert getattr(a, part) == pytest.approx(getattr(b, part), rel=1e-6, abs=1e-12)
+            assert getattr(a, part) == pytest.approx(getattr(b, part), rel=1e-9 if sde is CHAIN else 1e-6, abs=1e-12)
     assert (dict(ours[-1].z), dict(ours[-1].xi)) == ({}, {})
     assert list(ours[-1].data.values()) == [1.0]
     sigma = sde.sigma(grid).tolist()
@@ -270,6 +270,14 @@ def test_bug_15_ddim_joins_the_right_times_with_a_real_root(sde):
             # sqrt(sigma_t^2 - c^2) multiplies the noise: real, and not clamped.
             assert c <= sigma[k + 1]
             assert root**2 + c**2 == pytest.approx(sigma[k + 1] ** 2, rel=1e-9)
+
+
+def test_bug_17_no_step_has_length_zero():
+    """The last sigma was repeated, which made a step that does nothing (diffusers#6477)."""
+    for spacing, steps in itertools.product(("half_log_snr", "karras", "ddpm"), (1, 2, 10)):
+        lam = CHAIN.half_log_snr(grids.get(spacing)(CHAIN, steps))
+        assert len(lam) == steps + 1
+        assert bool((lam.diff() > 1e-3).all())
 
 
 @sdes
@@ -285,34 +293,6 @@ def test_bug_16_no_times_collapse(sde):
         assert bool((grid.diff() < 0).all())
     with pytest.raises(ValueError, match="strictly decrease"):
         ss.sample(mixture().model(sde), (2, 2), "ddim", grid=torch.tensor([1.0, 0.5, 0.5, 0.0]))
-
-
-@pytest.mark.parametrize("name", TABLEAUX)
-def test_bug_17_no_step_has_length_zero(name):
-    """The last sigma was repeated, which made a step that does nothing (diffusers#6477)."""
-    for spacing, steps in itertools.product(("half_log_snr", "karras", "ddpm"), (1, 2, 10)):
-        tableau = solvers.get(name).tableau(CHAIN, grids.get(spacing)(CHAIN, steps))
-        marks = [tableau.times[j] for j in tableau.grid_states]
-        assert len(marks) == steps + 1
-        assert all(t < s for s, t in itertools.pairwise(marks))
-        lam = CHAIN.half_log_snr(torch.tensor(marks, dtype=torch.float64)).tolist()
-        assert all(b - a > 1e-3 for a, b in itertools.pairwise(lam))
-        # Every row changes its state by a prediction or by noise (only levels of Langevin dynamics stir in place).
-        assert all(row.data or row.xi for row in tableau.rows)
-
-
-@pytest.mark.parametrize("name", solvers.names())
-def test_bug_18_nothing_of_a_call_survives_into_the_next(name):
-    """The history of a multistep solver survived, and ragged point clouds crashed (diffusers#8711, #2376)."""
-    used, fresh = solvers.get(name), copy.deepcopy(solvers.get(name))
-    model = ss.ScoreModel(Spy(), LINEAR, "data")
-    options = {"generator": None, **budget(name, 4)}
-    for shape in ((3, 2), (1, 5, 3), (2, 2)):
-        ss.sample(model, shape, used, **options)
-    for shape in ((2, 4), (3, 2)):
-        first, second = (ss.sample(model, shape, s, **{**options, "generator": generator()}) for s in (used, copy.deepcopy(fresh)))
-        assert torch.equal(first, second)
-    assert used == fresh
 
 
 MULTISTEP = {
@@ -342,21 +322,6 @@ def test_bug_19_no_step_has_order_zero(make, order):
             assert mean == pytest.approx(alpha[k + 1], rel=1e-9)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_bug_19_the_order_is_reached(order):
-    """The slope of the error in the standard deviation of Gaussian data, on a fixed interval."""
-    std, end = 0.3, 0.02
-
-    def marginal(t):
-        return math.hypot(float(LINEAR.alpha(t)) * std, float(LINEAR.sigma(t)))
-
-    errors = []
-    for steps in (80, 160):
-        tableau = solvers.DPMSolverPP(order).tableau(LINEAR, grids.half_log_snr(LINEAR, steps, t_end=end))
-        errors.append(abs(tableau.moments(0.0, std, start=(0.0, marginal(1.0)))[1] - marginal(end)))
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
-
-
 @pytest.mark.parametrize("name", ON_GRIDS)
 def test_bug_20_large_noise_and_few_steps_stay_finite(name):
     """The root of a slightly negative sigma_down^2 (diffusers#14213): sigma_max = 2e4, 4 to 10 steps, float32."""
@@ -369,27 +334,8 @@ def test_bug_20_large_noise_and_few_steps_stay_finite(name):
 
 
 @pytest.mark.parametrize("name", ON_GRIDS)
-def test_bug_21_zero_signal_and_half_precision_are_finite_or_refused(name):
-    """Noise predictions at zero signal gave inf, which a clip hid; float16 overflowed at sigma = 4096 (diffusers#3851, #6981)."""
-    sde = zero_terminal()
-    exact = mixture().model(sde)
-
-    class Exact(torch.nn.Module):
-        def __init__(self, quantity):
-            super().__init__()
-            self.quantity = quantity
-
-        def forward(self, z, t):
-            return getattr(exact, self.quantity)(z, t)
-
-    for quantity in ("data", "velocity"):
-        model = ss.ScoreModel(Exact(quantity), sde, quantity, time="t")
-        assert bool(ss.sample(model, (4, 2), name, steps=5, generator=generator()).isfinite().all())
-    for quantity in ("noise", "score"):
-        if name == "annealed-langevin":
-            continue  # from zero signal its step does not use the prediction
-        with pytest.raises(ValueError, match=f"prediction='{quantity}' does not determine the (data|score) at t=1"):
-            ss.sample(ss.ScoreModel(Exact("data"), sde, quantity, time="t"), (4, 2), name, steps=5)
+def test_bug_21_half_precision_is_finite_or_refused(name):
+    """float16 overflowed at sigma = 4096 (diffusers#6981). The other half of this bug, zero signal, is in test_matrix."""
     wide = mixture().model(ss.EDM(sigma_max=4096))
     for dtype in (torch.float16, torch.bfloat16):
         if name.startswith("torchsde") and dtype == torch.float16:

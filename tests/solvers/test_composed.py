@@ -9,22 +9,20 @@ import scoresde as ss
 from scoresde import analytic, grids, solvers
 from scoresde.numerics.random import BatchNoise
 
-from ..conftest import SDES, TABLEAUX, generator, mixture, sdes
+from ..conftest import SDES, TABLEAUX, generator, mixture, rotated
 
 LINEAR = SDES["linear"]
 COMPOSED = ["langevin-corrected"]
 PREDICTORS = [name for name in TABLEAUX if name not in COMPOSED]
 # These call the network at a state that they then correct themselves.
 SELF_CORRECTING = ("unipc2", "unipc3", "sa-solver")
-every_tableau = pytest.mark.parametrize("name", TABLEAUX)
-predictors = pytest.mark.parametrize("name", PREDICTORS)
 
 
-@predictors
-@sdes
-def test_every_predictor_can_be_corrected(name, sde):
+@pytest.mark.parametrize(("name", "process"), [*rotated(PREDICTORS, SDES), *(("dpm++2m", process) for process in SDES)])
+def test_every_predictor_can_be_corrected(name, process):
     """The corrected states stand at the predictor's times, and each inner time of the grid costs its corrections."""
-    predictor, grid, corrections = solvers.get(name), grids.half_log_snr(sde, 6), 2
+    sde, corrections = SDES[process], 2
+    predictor, grid = solvers.get(name), grids.half_log_snr(sde, 6)
     alone = predictor.tableau(sde, grid)
     corrected = solvers.LangevinCorrected(predictor, corrections=corrections).tableau(sde, grid)
     assert [corrected.times[m] for m in corrected.grid_states] == [alone.times[m] for m in alone.grid_states]
@@ -51,12 +49,10 @@ def test_tiny_corrections_leave_the_predictor(name):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # sqrt(c) = 1e-8 of noise a step
 
 
-@sdes
-@pytest.mark.parametrize("name", ["ancestral", "dpm++3m", "unipc3"])
-@pytest.mark.parametrize("c", [0.1, 0.5, 1.5])
-def test_many_corrections_at_one_time_reach_the_marginal(sde, name, c):
+@pytest.mark.parametrize(("process", "name", "c"), list(rotated(SDES, ("ancestral", "dpm++3m", "unipc3"), (0.1, 0.5, 1.5))))
+def test_many_corrections_at_one_time_reach_the_marginal(process, name, c):
     """Unadjusted Langevin on N(0, v) tends to the variance v/(1 - c sigma^2/(4 v)), which the data prediction at t then carries to 0."""
-    std = 0.5
+    sde, std = SDES[process], 0.5
     t = float(sde.time(-math.log(std)))  # sigma/alpha = std, where a step contracts by 1 - c/4
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
     v = alpha**2 * std**2 + sigma**2
@@ -116,10 +112,10 @@ def gaussian(std):
     return analytic.GaussianMixture(torch.zeros(1, 2), torch.tensor([std**2]))
 
 
-@every_tableau
-@sdes
-def test_a_free_first_step_is_exact_on_gaussian_data_of_its_std(name, sde):
+@pytest.mark.parametrize(("name", "process"), [*rotated(TABLEAUX, SDES), *(("ddim", process) for process in SDES)])
+def test_a_free_first_step_is_exact_on_gaussian_data_of_its_std(name, process):
     """Equal moments, with one call fewer; of Langevin dynamics all those at t = 1."""
+    sde = SDES[process]
     grid = grids.half_log_snr(sde, 6)
     alone = solvers.get(name).tableau(sde, grid)
     free = solvers.FreeFirstStep(solvers.get(name), std=0.3).tableau(sde, grid)
@@ -138,11 +134,10 @@ def test_a_free_first_step_is_wrong_for_another_std_where_the_state_shows_the_da
     assert abs(differences[0.5]) > 0.02
 
 
-@every_tableau
-@pytest.mark.parametrize("sde", [SDES[n] for n in ("ddpm", "zero terminal", "ve")], ids=["ddpm", "zero terminal", "ve"])
-@pytest.mark.parametrize("steps", [1, 2, 5])
-def test_the_network_is_never_called_at_1(name, sde, steps):
+@pytest.mark.parametrize(("name", "steps", "process"), list(rotated(TABLEAUX, (1, 2, 5), ("ddpm", "zero terminal", "ve"))))
+def test_the_network_is_never_called_at_1(name, steps, process):
     """And a noise prediction, which says nothing at zero signal, is one more that can be sampled from there."""
+    sde = SDES[process]
     seen, exact = [], gaussian(0.5).model(sde)
 
     class Network(torch.nn.Module):

@@ -64,15 +64,6 @@ def test_ancestral_on_the_full_chain_is_bishops_algorithm(variance, kind, steps,
     assert float((ours - theirs).abs().max()) <= tolerance
 
 
-def test_ddim_eta_1_is_ancestral_with_posterior_variance():
-    sde = SDES["ddpm"]
-    for grid in (grids.ddpm(sde, 1000), grids.half_log_snr(sde, 20)):
-        ours, theirs = solvers.DDIM(eta=1.0).tableau(sde, grid), solvers.Ancestral("posterior").tableau(sde, grid)
-        for a, b in zip(ours.rows, theirs.rows, strict=True):
-            for part in ("z", "data", "xi"):
-                assert getattr(a, part) == pytest.approx(getattr(b, part), rel=1e-9, abs=1e-12)
-
-
 def test_one_first_order_solver_has_three_names():
     """DDIM, Euler in sigma/alpha and exponential Adams of order 1 are one method (Song et al. 2021; Lu et al. 2022)."""
     sde, grid = SDES["ddpm"], grids.quadratic(SDES["ddpm"], 17)
@@ -109,13 +100,13 @@ def test_dpmpp_2m_is_the_published_formula_up_to_its_integral():
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("steps", list(range(1, 61)))
-def test_orders_fall_towards_sigma_0_and_are_never_0(order, steps):
+def test_orders_fall_towards_sigma_0_and_are_never_0(order):
     sde = SDES["ddpm"]
-    rows = solvers.DPMSolverPP(order).tableau(sde, grids.half_log_snr(sde, steps)).rows
-    assert [len(row.data) for row in rows] == [min(order, k + 1, steps - k) for k in range(steps)]
-    lengths = [len(row.data) for row in solvers.DPMSolverPP(order).tableau(sde, grids.half_log_snr(sde, steps, t_end=0.1)).rows]
-    assert lengths == [min(order, k + 1) for k in range(steps)]
+    for steps in range(1, 61):
+        rows = solvers.DPMSolverPP(order).tableau(sde, grids.half_log_snr(sde, steps)).rows
+        assert [len(row.data) for row in rows] == [min(order, k + 1, steps - k) for k in range(steps)]
+        lengths = [len(row.data) for row in solvers.DPMSolverPP(order).tableau(sde, grids.half_log_snr(sde, steps, t_end=0.1)).rows]
+        assert lengths == [min(order, k + 1) for k in range(steps)]
 
 
 def test_compat_is_the_published_formula():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import grids, solvers
+from scoresde import solvers
 from scoresde.numerics.random import BatchNoise
 from scoresde.sde import prediction
 
@@ -20,14 +20,10 @@ CHEAP = {
     "annealed-langevin": solvers.AnnealedLangevin(corrections=3),
 }
 SOLVERS = {name: CHEAP.get(name, solvers.get(name)) for name in solvers.names()}
-DETERMINISTIC = [
-    name
-    for name in TABLEAUX
-    if not any(row.xi for row in solvers.get(name).tableau(SDES["linear"], grids.karras(SDES["linear"], 8)).rows)
-]
+DETERMINISTIC = [name for name in TABLEAUX if not solvers.get(name).stochastic]
 # Processes of one's own: without a closed form, lambda is inverted by bisection, at every stage of single-step and adaptive solvers.
 BY_BISECTION = ("scales", "coefficients")
-FIRST_ORDER = ["ddim", "euler", "dpm1", "dpm++1", "deis1", "rho-deis1", "ipndm1"]
+FIRST_ORDER = [name for name in DETERMINISTIC if solvers.get(name).convergence_order == 1]
 
 
 class Exact(torch.nn.Module):
@@ -64,9 +60,12 @@ def runner(sde, solver, z, steps):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("process", SDES)
+@pytest.mark.parametrize("process", ["linear", "zero terminal", "chain20"])
 def test_every_prediction_gives_what_the_exact_model_gives(process, name):
-    """1, 2 and 5 steps with each of the four predictions: finite, and equal to the result of the exact model; or the named refusal."""
+    """1, 2 and 5 steps with each of the four predictions: finite, and equal to the result of the exact model; or the named refusal.
+
+    Three paths stand for all: with signal at t = 1, without (peer bug 21: noise predictions gave inf there, diffusers#3851), and a chain.
+    """
     sde, solver = SDES[process], SOLVERS[name]
     if name == "adaptive" and process in BY_BISECTION:
         solver = ss.loops.AdaptiveODE(0.1, 0.1, t_end=0.9)
@@ -104,19 +103,6 @@ def steps_of_the_chain(name, sde):
     assert bool(out.x.isfinite().all())
     torch.testing.assert_close(out.times, torch.arange(sde.steps, -1, -1, dtype=torch.float64) / sde.steps, rtol=0, atol=1e-12)
     return indices
-
-
-@pytest.mark.parametrize("name", [name for name in SOLVERS if not isinstance(SOLVERS[name], ss.loops.AdaptiveLoop)])
-def test_as_many_steps_as_the_chain_has_are_its_own(name):
-    """The network sees every index of the chain; solvers with one call a step see nothing else."""
-    sde = SDES["chain20"]
-    indices = steps_of_the_chain(name, sde)
-    own = list(range(sde.steps - 1, -1, -1))
-    if SOLVERS[name].calls_per_step == 1 and name != "plms" and not name.startswith("torchsde"):
-        assert indices == pytest.approx(own, abs=1e-4)
-    elif name != "edm":  # stirred before it looks
-        for i in own:
-            assert min(abs(seen - i) for seen in indices) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["ancestral", "ddim", "dpm++2m", "unipc3"])

@@ -42,7 +42,7 @@ def test_sensitivities_are_the_derivatives_of_the_endpoints():
 
     form = fit.form
     theirs = torch.autograd.functional.jacobian(endpoint, torch.cat([form.a, form.b[rows, columns], form.times[1:-1]]))
-    ours = list(refinement._sensitivities(problem, form, [z[:5] for z in fit.states], [d[:5] for d in fit.data], {}))
+    ours = list(refinement.sensitivities(problem, form, [z[:5] for z in fit.states], [d[:5] for d in fit.data], {}))
     # Ours go step by step, a_n before b_n0..b_nn.
     order = [c for k in range(n) for c in (k, *(n + k * (k + 1) // 2 + j for j in range(k + 1)))]
     order += range(n + len(rows), n + len(rows) + n - 1)
@@ -53,14 +53,14 @@ def test_sensitivities_are_the_derivatives_of_the_endpoints():
 
 def test_rounds_of_refinement_go_on_while_the_held_out_error_falls():
     problem, fit = problem_and_fit(mixture, 3)
-    gram, right = refinement._normal_equations(problem, fit)
+    gram, right = refinement.normal_equations(problem, fit)
     # Parts of the batch change nothing.
-    torch.testing.assert_close((gram, right), refinement._normal_equations(replace(problem, batch_size=1000), fit))
+    torch.testing.assert_close((gram, right), refinement.normal_equations(replace(problem, batch_size=1000), fit))
     calls = []
     better = refinement.refined(problem, fit, 8, lambda: calls.append(1))
     assert better.score < 0.7 * fit.score
     assert len(calls) in range(2 * len(refinement.DAMPINGS), 8 * len(refinement.DAMPINGS) + 1, len(refinement.DAMPINGS))
-    assert regression.follow(problem, better.form, better.weights, 0.0).score == better.score
+    assert regression.evaluate(problem, better.form, better.weights, 0.0).score == better.score
 
     def loss(found):
         return (fit.weights * distance(found.x[: problem.fitting], problem.reference.x[: problem.fitting]) ** 2).sum()
@@ -97,13 +97,13 @@ def test_refinement_of_what_is_exact_or_has_no_effect_changes_nothing():
 
 def test_moved_times_stay_between_their_neighbours():
     times = torch.tensor([1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
-    assert fitting._moved(times, 1, 0.4, 0.01).tolist() == pytest.approx([1, 0.7, 0.1, 0])
-    assert fitting._moved(times, 1, -0.4, 0.01).tolist() == pytest.approx([1, 0.34, 0.1, 0])
-    assert fitting._moved(times, 2, -0.4, 0.09).tolist() == pytest.approx([1, 0.5, 0.09, 0])
+    assert fitting.move_time(times, 1, 0.4, 0.01).tolist() == pytest.approx([1, 0.7, 0.1, 0])
+    assert fitting.move_time(times, 1, -0.4, 0.01).tolist() == pytest.approx([1, 0.34, 0.1, 0])
+    assert fitting.move_time(times, 2, -0.4, 0.09).tolist() == pytest.approx([1, 0.5, 0.09, 0])
     form = ss.tableau.Multistep(times, torch.zeros(3).double(), torch.zeros(3, 3).double())
     step = torch.arange(1.0, 12.0, dtype=torch.float64)
-    moved = refinement._moved(form, step, 0.01)
+    moved = refinement.take_step(form, step, 0.01)
     assert moved.a.tolist() == [1, 3, 6]
     assert moved.b.tolist() == [[2, 0, 0], [4, 5, 0], [7, 8, 9]]
     assert moved.times.tolist() == pytest.approx([1, 0.62, 0.13, 0])
-    assert refinement._moved(form, -step, 0.08).times.tolist() == pytest.approx([1, 0.38, 0.08, 0])
+    assert refinement.take_step(form, -step, 0.08).times.tolist() == pytest.approx([1, 0.38, 0.08, 0])

@@ -77,13 +77,19 @@ def test_selected_solvers_and_cascades_are_kept_to_the_bit(fitted, cascade, tmp_
     twice = solvers.calibrate(model, (2,), levels=[fitted, fitted], noises=64, reference_steps=32)
     twice.save(tmp_path / "twice.safetensors")
     assert len(solvers.load(tmp_path / "twice.safetensors").levels) == 2
+    bare = replace(picked, coefficients={})
+    bare.save(tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="only solvers of the portfolio can be kept"):
-        replace(picked, solver=solvers.Ancestral()).save(tmp_path / "other.safetensors")
+        replace(bare, solver=solvers.Ancestral()).save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds a cascade, not a solver"):
         ss.sample(model, (5, 2), str(tmp_path / "cascade.safetensors"))
+    # A file has its own coefficients. Without them, as in files of version 0.1, the portfolio must still have the solver.
     monkeypatch.delitem(selection.PORTFOLIO, picked.name.split()[0])
+    loaded = solvers.load(tmp_path / "picked.safetensors")
+    assert (loaded.solver, loaded.ranking) == (None, ())
+    assert torch.equal(ss.sample(model, (5, 2), loaded, seeds=range(5)), ss.sample(model, (5, 2), picked, seeds=range(5)))
     with pytest.raises(ValueError, match="does not have in its portfolio"):
-        solvers.load(tmp_path / "picked.safetensors")
+        solvers.load(tmp_path / "bare.safetensors")
 
 
 def test_other_files_are_refused(tmp_path):
