@@ -107,7 +107,7 @@ class TablePlan(Plan):
 
     def __getattr__(self, name: str) -> Any:
         # Until 0.2 `sampling.plan` returned the tableau itself.
-        if name.startswith("_") or not hasattr(Tableau, name):
+        if name.startswith("_") or not (hasattr(Tableau, name) or name in ("rows", "grid_states", "step_evals", "prediction")):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         deprecation.warn(f"plan.{name}", f"plan.tableau.{name}")
         return getattr(self.tableau, name)

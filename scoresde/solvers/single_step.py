@@ -35,6 +35,11 @@ class SingleStep(Solver):
             raise ValueError(f"order must be 1, 2 or 3, got {self.order}")
 
     @property
+    def convergence_order(self) -> int:
+        # One path of noise through the stages has weak order 2.
+        return min(self.order, 2) if self.stochastic else self.order
+
+    @property
     def calls_per_step(self) -> int:
         return self.order
 
@@ -131,10 +136,6 @@ class SEEDS(SingleStep):
     """
 
     tau: float = 1.0
-
-    @property
-    def convergence_order(self) -> int:
-        return min(self.order, 2) if self.stochastic else self.order
 
     @property
     def stochastic(self) -> bool:

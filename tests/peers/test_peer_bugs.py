@@ -142,7 +142,7 @@ def test_bug_09_an_adaptive_solver_never_waits_for_other_ranks(kind, monkeypatch
     for name in ("all_reduce", "all_gather", "broadcast", "barrier", "all_gather_object", "is_initialized"):
         monkeypatch.setattr(torch.distributed, name, refuse)
 
-    class Wrapper(prediction.Model):
+    class Wrapper(ss.Model):
         prediction = "data"
 
         def __init__(self):

@@ -10,6 +10,7 @@ import torch
 
 import scoresde as ss
 from scoresde import grids, solvers
+from scoresde.loops.base import Job
 from scoresde.numerics.random import BatchNoise
 
 from ..conftest import SDES, generator, mixture, rotated, sdes
@@ -79,8 +80,8 @@ def test_learned_ancestral_is_their_learned_range(steps, dtype, tolerance):
             return torch.cat([exact.noise(z, (index + 1) / total), torch.sin(3 * z)], dim=1)
 
     network, z = Network(), torch.randn(16, 2, dtype=dtype, generator=generator())
-    run = ss.loops.LearnedAncestral().run
-    got = run(ss.LearnedVariance(network, sde), z, Replay(generator(1)), grids.ddpm(sde, steps, spacing="leading")).x
+    times = grids.ddpm(sde, steps, spacing="leading")
+    got = ss.loops.LearnedAncestral().solve(Job(ss.LearnedVariance(network, sde), z, Replay(generator(1)), times)).x
     noise = generator(1)
     for index in scheduler.timesteps:
         z = scheduler.step(network(z, index.double()), index, z, generator=noise).prev_sample

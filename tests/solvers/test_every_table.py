@@ -115,11 +115,16 @@ def test_impossible_solvers_are_refused(make, message):
 
 
 def code_lines(thing) -> int:
-    """The lines of a class or function that are code: no docstrings, comments or empty lines."""
+    """The lines of a class or function that are code: no docstrings, comments, empty lines, nor what a solver says of itself (`Solver`)."""
     source = inspect.getsource(thing)
-    kinds = (ast.ClassDef, ast.FunctionDef)
-    docstrings = [node.body[0] for node in ast.walk(ast.parse(source)) if isinstance(node, kinds) and ast.get_docstring(node)]
-    text = {line for doc in docstrings for line in range(doc.lineno, doc.end_lineno + 1)}
+    said = {name for name, value in vars(solvers.Solver).items() if isinstance(value, property)}
+    left_out = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and node.name in said:
+            left_out.append((node.decorator_list[0].lineno, node.end_lineno))
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            left_out.append((node.body[0].lineno, node.body[0].end_lineno))
+    text = {line for first, last in left_out for line in range(first, last + 1)}
     lines = (line.strip() for number, line in enumerate(source.splitlines(), 1) if number not in text)
     return sum(bool(line) and not line.startswith("#") for line in lines)
 
