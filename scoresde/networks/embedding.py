@@ -8,6 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .labels import as_labels
+
 # Factors that scale every time convention to about 1000 units, the range of the frequencies below.
 TIME_SCALES = {"index": 1.0, "t": 1000.0, "half_log_snr": 50.0, "edm": 200.0}
 
@@ -27,7 +29,10 @@ class Embedding(nn.Module):
         self.classes = classes
         self.time: str | None = None
         # Not a buffer: a buffer would be rounded with a network in half precision.
-        self.frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
+        # Float32 at least, on the CPU: half precision and the meta device may be the defaults while a network is made.
+        precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        steps = torch.arange(width // 2, dtype=precise, device="cpu")
+        self.frequencies = torch.exp(-math.log(10_000) * steps / (width // 2))
         self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.label = nn.Embedding(classes + 1, width) if classes is not None else None
         if self.label is not None:
@@ -47,10 +52,11 @@ class Embedding(nn.Module):
         """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`, or `(1, width)` for an expanded scalar `t` without labels.
 
         Raises:
-            ValueError: a label for a network without classes.
+            ValueError: a label for a network without classes, or labels that are no integers 0..classes-1.
         """
         if self.frequencies.device != t.device:
             self.frequencies = self.frequencies.to(t.device)
+        batch = len(t)
         if t.stride(0) == 0 and not t.requires_grad:
             # A sampler expands one time to (B,) with stride 0. The embedding of that time is computed once.
             t = t[:1]
@@ -62,5 +68,5 @@ class Embedding(nn.Module):
                 raise ValueError("a label was given to a network without classes: build it with classes=")
             return embedded
         if label is None:
-            label = torch.full((len(t),), self.label.num_embeddings - 1, device=t.device)
-        return embedded + self.label(label)
+            return embedded + self.label(torch.full((len(t),), self.label.num_embeddings - 1, device=t.device))
+        return embedded + self.label(as_labels("label", label, self.classes, batch))

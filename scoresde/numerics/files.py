@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +14,105 @@ from torch import Tensor
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, object], key: str) -> None:
-    """Write `tensors`, and `about` as JSON under `key` of the file's metadata. A killed process leaves the old file.
+    """Write `tensors`, and `about` as JSON under `key` of the file's metadata. A killed process or a full disk leaves the old file.
 
     Raises:
         TypeError: JSON cannot write `about`.
+        OSError: the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    # A name of its own for every write: two processes may write the same file.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     # Copies: safetensors refuses tensors that share memory.
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(copies, partial, {key: json.dumps(about)})
-    # Windows flushes only a file that is open for writing.
-    with open(partial, "r+b") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        save_file(copies, partial, {key: json.dumps(about)})
+        # Windows flushes only a file that is open for writing.
+        with open(partial, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """The tensors of a file, on the CPU, and its JSON under `key`; None where the file has no `key`.
+def require_writable(tensors: Mapping[str, Any]) -> None:
+    """Raise now what `write_tensors` would raise later of these tensors. Their numbers are not written, so that it costs nothing.
+
+    Raises:
+        TypeError: an entry is no tensor, or has a dtype that safetensors lacks; names it.
+    """
+    from safetensors.torch import save
+
+    for name, value in tensors.items():
+        with reading(name, TypeError, f"cannot be kept in a file, as a {type(value).__name__}"):
+            save({name: value.detach().flatten()[:0].cpu()})
+
+
+def read_about(path: str | Path, key: str) -> dict[str, Any] | None:
+    """The JSON of a file under `key`; None where the file has no `key`.
 
     Raises:
         FileNotFoundError: there is no file.
-        ValueError: it is no safetensors file.
+        ValueError: it is no safetensors file, or its JSON is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    with _open(path) as file:
+        return _about(file, key)
+
+
+def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a file, on the CPU, and its JSON as in `read_about`.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: it is no safetensors file, or its JSON is damaged.
+    """
+    with _open(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _about(file, key)  # noqa: SIM118
+
+
+@contextmanager
+def reading(path: str | Path, error: type[Exception] = ValueError, said: str = "cannot be read") -> Iterator[None]:
+    """Whatever is wrong with a file, or a part of it, becomes one error with its name, also what is found while its contents are used.
+
+    Decoders of a damaged file raise errors of many types, and a list of types would never be complete.
+
+    Args:
+        path: the file, or the name of the part.
+        error: the type of the error.
+        said: of the file, where the error does not name it yet.
+    """
+    try:
+        yield
+    except Exception as found:
+        reason = (str(found).splitlines() or [""])[0]
+        if isinstance(found, error | FileNotFoundError) and str(path) in reason:
+            raise
+        if not isinstance(found, ValueError | OSError):
+            reason = f"{type(found).__name__} {reason}"
+        raise error(f"{path} {said}: {reason}") from found
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[Any]:
+    from safetensors import safe_open
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(key, "null"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from None
+    with reading(path, said="is no safetensors file"), safe_open(str(path), framework="pt") as file:
+        yield file
+
+
+def _about(file: Any, key: str) -> dict[str, Any] | None:
+    about = json.loads((file.metadata() or {}).get(key, "null"))
+    if about is not None and not isinstance(about, dict):
+        raise ValueError(f"its JSON under {key!r} holds no object")
+    return about
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

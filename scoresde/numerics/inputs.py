@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,18 +14,36 @@ from torch import Tensor
 
 
 def as_numbers(name: str, values: Any) -> Tensor:
-    """Numbers in float64: a tensor, an array, a number or a sequence of numbers. Python floats are not rounded on the way.
+    """Numbers in float64: a tensor, an array, a number or numbers in any order of nesting. Python floats are not rounded on the way.
+
+    A tensor stays on its device (on the CPU where the device has no float64). All else comes to the CPU, whatever torch's default device is.
 
     Raises:
         TypeError: they are no real numbers.
     """
-    try:
-        out = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be numbers, got {_shown(values)}: {error}") from None
+    out = as_tensor(name, values, "cpu")
     if out.is_complex() or out.dtype == torch.bool:
         raise TypeError(f"{name} must be real numbers, got {out.dtype}")
+    if not isinstance(values, Tensor) and not hasattr(values, "__array__"):
+        return as_tensor(name, values, "cpu", torch.float64)
     return out.double() if out.device.type != "mps" else out.cpu().double()
+
+
+def as_tensor(name: str, values: Any, device: str | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor as it is; an array, a number or nested lists as a tensor.
+
+    Raises:
+        TypeError: torch cannot make a tensor of them.
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if hasattr(values, "__array__"):
+            # A copy: torch refuses strides that are negative and warns of arrays that are read-only.
+            values = values.__array__().copy()
+        return torch.as_tensor(values, device=device, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be numbers, got {_shown(values)}: {error}") from None
 
 
 def as_state(name: str, values: Any) -> Tensor:
@@ -32,19 +51,48 @@ def as_state(name: str, values: Any) -> Tensor:
 
     Raises:
         TypeError: integers, truth values or complex numbers, in which coefficients would be lost, or no numbers at all.
-        ValueError: a scalar, which has no batch.
+        ValueError: a scalar, which has no batch, or events of size 0.
     """
-    try:
-        out = values if isinstance(values, Tensor) else torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a tensor, got {_shown(values)}: {error}") from None
+    out = as_tensor(name, values)
     if out.is_complex():
         raise TypeError(f"{name} holds {out.dtype}: give real and imaginary parts as two channels, torch.view_as_real({name})")
     if not out.is_floating_point():
         raise TypeError(f"{name} holds {out.dtype}: give real numbers, such as {name}.float(), scaled to the model's units")
     if out.ndim == 0:
         raise ValueError(f"{name} is a scalar: it needs a batch, (B, *event)")
+    if 0 in out.shape[1:]:
+        raise ValueError(f"{name} has events of size 0: its shape is {tuple(out.shape)}")
     return out
+
+
+def as_state_like(name: str, values: Any, like: Tensor, other: str) -> Tensor:
+    """A state of the shape of `like`, which is the argument `other`.
+
+    Raises:
+        TypeError: as for `as_state`.
+        ValueError: another shape.
+    """
+    out = as_state(name, values)
+    if out.shape != like.shape:
+        raise ValueError(f"{name} has shape {tuple(out.shape)}, {other} has {tuple(like.shape)}")
+    return out
+
+
+def as_values(name: str, values: Any, t: Tensor) -> Tensor:
+    """The result of a user's function of the times `t`: float64 of their shape. A single number is the value at every time.
+
+    Raises:
+        TypeError: the function returned no real numbers.
+        ValueError: another shape.
+    """
+    if isinstance(values, Tensor) and values.dtype == torch.float64 and values.shape == t.shape:
+        return values
+    out = as_numbers(f"the result of {name}", values).to(t.device)
+    if out.ndim and out.shape != t.shape:
+        raise ValueError(
+            f"{name} must return a tensor of the shape of its times, {tuple(t.shape)}, or one number; got shape {tuple(out.shape)}"
+        )
+    return out.expand(t.shape)
 
 
 def as_dtype(name: str, dtype: Any) -> torch.dtype | None:
@@ -98,17 +146,17 @@ def as_callback(name: str, callback: Any, arguments: int) -> Any:
     return callback
 
 
-def as_count(name: str, value: Any, least: int = 1) -> int:
+def as_count(name: str, value: Any, least: float = 1) -> int:
     """An integer, of Python or of numpy.
 
     Raises:
-        TypeError: no integer.
-        ValueError: below `least`.
+        TypeError: no number.
+        ValueError: a number with a fraction, or one below `least`.
     """
     try:
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {_shown(value)}") from None
+        raise (ValueError if isinstance(value, Real) else TypeError)(f"{name} must be an integer, got {_shown(value)}") from None
     if isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value}")
     if count < least:
@@ -116,8 +164,10 @@ def as_count(name: str, value: Any, least: int = 1) -> int:
     return count
 
 
-def as_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> float:
-    """A finite number in [low, high], larger than `above`.
+def as_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf, below: float = math.inf
+) -> float:
+    """A finite number in [low, high], larger than `above` and smaller than `below`.
 
     Raises:
         TypeError: no real number.
@@ -125,16 +175,52 @@ def as_number(name: str, value: Any, low: float = -math.inf, high: float = math.
     """
     try:
         number = float(value)
+    except OverflowError:  # an integer above 1e308
+        number = math.inf
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number, got {_shown(value)}") from None
-    if isinstance(value, bool | str):
+    if isinstance(value, bool | str | bytes | bytearray) or getattr(value, "dtype", None) in (bool, torch.bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(number) and low <= number <= high and number > above):
-        wanted = f"larger than {above:g}" if above > -math.inf and high == math.inf else f"in [{max(low, above):g}, {high:g}]"
-        raise ValueError(
-            f"{name} must be {wanted if low > -math.inf or above > -math.inf or high < math.inf else 'finite'}, got {value}"
-        )
+    if not (math.isfinite(number) and low <= number <= high and above < number < below):
+        raise ValueError(f"{name} must {_interval(low, high, above, below)}, got {value}")
     return number
+
+
+def _interval(low: float, high: float, above: float, below: float) -> str:
+    """The rule of `as_number` in words."""
+    least, most = max(low, above), min(high, below)
+    if math.isinf(least) and math.isinf(most):
+        return "be finite"
+    if math.isinf(most):
+        return f"be finite and larger than {least:g}" if above >= low else f"be finite and at least {least:g}"
+    return f"lie in {'(' if above >= low else '['}{least:g}, {most:g}{')' if below <= high else ']'}"
+
+
+def as_flag(name: str, value: Any) -> bool:
+    """True or False, of Python or of numpy.
+
+    Raises:
+        TypeError: anything else, also 0, 1 and "no".
+    """
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} must be True or False, got {_shown(value)}")
+    return bool(value)
+
+
+def as_one_of(name: str, value: Any, names: Iterable[str], alternative: str = "") -> str:
+    """One of the names.
+
+    Args:
+        alternative: what is possible in place of a name, for the message.
+
+    Raises:
+        TypeError: no text.
+        ValueError: another name.
+    """
+    if isinstance(value, str) and value in (names := tuple(names)):
+        return value
+    wanted = ", ".join(names) + (f" or {alternative}" if alternative else "")
+    raise (ValueError if isinstance(value, str) else TypeError)(f"{name} must be one of {wanted}; got {_shown(value)}")
 
 
 def as_shape(name: str, shape: Any) -> tuple[int, ...]:
@@ -144,12 +230,30 @@ def as_shape(name: str, shape: Any) -> tuple[int, ...]:
         TypeError: no sequence of integers.
         ValueError: no batch, or a negative size.
     """
-    if isinstance(shape, str) or not isinstance(shape, Sequence | torch.Size | Iterable):
-        raise TypeError(f"{name} must be a sequence of integers, (B, *event), got {_shown(shape)}")
-    sizes = tuple(as_count(f"{name}[{i}]", size, 0) for i, size in enumerate(shape))
+    sizes = _sizes(name, shape, "(B, *event)", 0)
     if not sizes:
         raise ValueError(f"{name} must have a batch, (B, *event), got ()")
     return sizes
+
+
+def as_event(name: str, shape: Any) -> tuple[int, ...]:
+    """The shape of one event, without the batch; () for a number.
+
+    Raises:
+        TypeError: no sequence of integers.
+        ValueError: a size below 1.
+    """
+    return _sizes(name, shape, "the event without the batch", 1)
+
+
+def _sizes(name: str, shape: Any, wanted: str, least: int) -> tuple[int, ...]:
+    if isinstance(shape, str | bytes | dict) or not isinstance(shape, Iterable):
+        raise TypeError(f"{name} must be a sequence of integers, {wanted}, got {_shown(shape)}")
+    try:
+        sizes = list(shape)
+    except TypeError:  # an array or a tensor without axes
+        raise TypeError(f"{name} must be a sequence of integers, {wanted}, got {_shown(shape)}") from None
+    return tuple(as_count(f"{name}[{i}]", size, least) for i, size in enumerate(sizes))
 
 
 def _shown(value: Any) -> str:

@@ -29,16 +29,32 @@ def fresh_generator(device: torch.device | str = "cpu") -> Generator:
     return generator
 
 
+def cpu_generator(seed: int) -> Generator:
+    """A generator on the CPU with this seed, which is taken modulo 2^64 as those of `SeededNoise` are."""
+    return Generator("cpu").manual_seed(seed % 2**64)
+
+
+def as_generator(generator: Generator | None) -> Generator:
+    """`generator` itself, or a fresh one for None.
+
+    Raises:
+        TypeError: another type.
+    """
+    if generator is not None and not isinstance(generator, Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {generator!r}")
+    return fresh_generator() if generator is None else generator
+
+
 def randn(shape: Sequence[int], generator: Generator | None, *, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
     """Standard normal noise of the given shape from `generator` (None: a fresh one)."""
-    generator = generator or fresh_generator()
+    generator = as_generator(generator)
     noise = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=generator.device)
     return noise if noise.device == device else noise.to(device)
 
 
 def rand(n: int, generator: Generator | None) -> Tensor:
     """`n` float64 uniforms on [0, 1), on the generator's device (on the CPU where the device has no float64)."""
-    generator = generator or fresh_generator()
+    generator = as_generator(generator)
     if generator.device.type == "mps":
         return torch.rand(n, generator=generator, device=generator.device).cpu().double()
     return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)
@@ -169,7 +185,7 @@ class SeededNoise:
         except TypeError:
             raise TypeError(f"seeds must be integers, one a sample, got {seeds!r}") from None
         signed = [((seed & (1 << 64) - 1) ^ 1 << 63) - (1 << 63) for seed in self.seeds]
-        self._keys = torch.tensor(signed, dtype=torch.int64)
+        self._keys = torch.tensor(signed, dtype=torch.int64, device="cpu")
         self._next, self._drawn = 0, list[Tensor]()
 
     def __len__(self) -> int:
@@ -224,3 +240,26 @@ class GeneratorsNoise:
         part._starts = self._starts[start:stop]
         part.rewind()
         return part
+
+
+def noise_source(generator: Generator | Sequence[Generator] | None, seeds: Iterable[int] | None, batch: int) -> NoiseSource:
+    """One stream for the batch, or one for each sample.
+
+    Raises:
+        TypeError: the seeds are no integers, or the generator is none.
+        ValueError: both are given, or there is not one for each sample.
+    """
+    if generator is not None and seeds is not None:
+        raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
+    if isinstance(generator, list | tuple) and all(isinstance(each, Generator) for each in generator):
+        if len(generator) != batch:
+            raise ValueError(f"{len(generator)} generators were given for a batch of {batch}")
+        return GeneratorsNoise(generator)
+    if seeds is None:
+        if generator is not None and not isinstance(generator, Generator):
+            raise TypeError(f"generator must be a torch.Generator or a list of them, one a sample, got {generator!r}")
+        return BatchNoise(generator)
+    noise = SeededNoise(seeds)
+    if len(noise) != batch:
+        raise ValueError(f"{len(noise)} seeds were given for a batch of {batch}")
+    return noise

@@ -12,21 +12,15 @@ from torch import Tensor
 from ..models.base import Model
 from ..numerics.files import read_tensors, write_tensors
 from ..sde.base import SDE
+from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
 from ..tableau.tableau import Tableau
 from .base import Solver
 
-# Processes are compared at these times. t = 0 is left out, as sigma is 0 there for every process.
-PROBE_TIMES = torch.arange(1, 33, dtype=torch.float64) / 32
 # The key of a solver in a file's metadata.
 FORMAT = "scoresde solver 1"
 
 # The tensors of a file and its JSON, in which "kind" names the class.
 State = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-def schedule_fingerprint(sde: SDE) -> Tensor:
-    """(alpha, sigma) at 32 times, `(2, 32)` float64 on the CPU. Processes with the same numbers are taken for one."""
-    return torch.stack([sde.alpha(PROBE_TIMES), sde.sigma(PROBE_TIMES)]).cpu()
 
 
 def require_same_process(made_for: SDE | Tensor, sde: SDE, what: str) -> None:

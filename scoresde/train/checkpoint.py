@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.score_model import ScoreModel
-from ..numerics.files import read_tensors, subset, write_tensors
+from ..numerics.files import read_about, read_tensors, subset, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 # The key of the JSON in a checkpoint's metadata.
 KEY = "json"
+# `DataParallel`, `DistributedDataParallel` and `torch.compile` put a network one level deeper, under these names.
+WRAPPERS = ("module", "_orig_mod")
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
@@ -34,19 +36,56 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
+def about_checkpoint(path: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: the file is no checkpoint.
+    """
+    about = read_about(path, KEY)
+    if about is None:
+        raise ValueError(f"{path} is no checkpoint of scoresde")
+    return about
+
+
 def load_averaged(path: str | Path, model: ScoreModel) -> ScoreModel:
     """Load the averaged weights of a checkpoint into `model`, in evaluation mode.
 
+    The network may stand in a wrapper such as `DataParallel` or `torch.compile` here and not in the checkpoint, or the other way round.
+
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: the file is no checkpoint.
-        RuntimeError: its tensors do not fit the network.
+        ValueError: the file is no checkpoint, or is one of another network; names the first tensor that differs.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     tensors, _ = read_checkpoint(path)
-    averaged = {name.removeprefix("module."): value for name, value in subset("average", tensors).items()}
-    averaged.pop("n_averaged")
-    model.load_state_dict(averaged)
+    averaged = subset("average", tensors)
+    averaged.pop("n_averaged", None)
+    model.load_state_dict(state_for(path, averaged, model))
     return model.eval()
+
+
+def state_for(path: Path, tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by the names that they have in `module`. Nothing is loaded yet.
+
+    Raises:
+        ValueError: the two differ by more than wrappers; names the first difference.
+    """
+    state = module.state_dict()
+    found = dict(tensors)
+    if found.keys() != state.keys():
+        own = {unwrapped(name): name for name in state}
+        found = {own.get(unwrapped(name), name): value for name, value in tensors.items()}
+    for name in [*state, *found]:
+        here, there = (tuple(part[name].shape) if name in part else "none" for part in (state, found))
+        if here != there or len(found) != len(tensors):
+            raise ValueError(f"{path} is of another network: {name} has shape {there} there and {here} here")
+    return found
+
+
+def unwrapped(name: str) -> str:
+    """The name of a tensor without the levels of wrappers."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)

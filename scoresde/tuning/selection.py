@@ -25,10 +25,11 @@ from ..numerics.batching import batches, index_cond
 from ..numerics.files import prefixed, subset
 from ..numerics.random import BatchNoise
 from ..sde.base import SDE
+from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.adams import DEIS, IPNDM
 from ..solvers.base import Solver
 from ..solvers.exponential import DPMSolverPP, ExponentialAdams, UniPC
-from ..solvers.tuned import State, TunedSolver, schedule_fingerprint
+from ..solvers.tuned import State, TunedSolver
 from ..solvers.velocity import VelocityAdams
 from ..tableau.executor import run
 from ..tableau.tableau import Tableau

@@ -9,6 +9,8 @@ import typer
 
 from ...losses.times import TIME_SAMPLERS
 from ...losses.weightings import WEIGHTINGS
+from ...numerics.inputs import as_one_of
+from ...sde.prediction import PREDICTIONS
 from ...train.experiment import Experiment
 from ...train.recipe import Recipe
 from ..options import DeviceOption, default_device, usable_device
@@ -48,6 +50,7 @@ def train(
 
     Images get a U-Net, other data an MLP. The same command continues an interrupted run.
     """
+    as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"))
     if weighting is None:
         weighting = "sigma2" if prediction == "score" else prediction
     try:

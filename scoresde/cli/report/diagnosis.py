@@ -18,6 +18,7 @@ from ...losses.elbo import DiscretisedDecoder, elbo, elbo_continuous, gaussian_d
 from ...losses.weightings import WeightingLike
 from ...models.score_model import ScoreModel
 from ...numerics.batching import index_cond
+from ...numerics.random import cpu_generator
 from ...sde.vp import VPChain
 
 # Few samples for the residual and the asymmetry: they take second derivatives of the network.
@@ -120,7 +121,7 @@ def diagnose(
     if not isinstance(chain, VPChain):
         raise TypeError(f"a diagnosis is of a chain (VPSDE.from_betas), got {chain!r}")
     cond: dict[str, Any] = held_out_cond or {}
-    generator = Generator().manual_seed(seed)
+    generator = cpu_generator(seed)
     times = _steps(chain, 16) / chain.steps
     losses = {
         "training": loss_by_time(model, training, times, weighting, generator=generator, **dict[str, Any](training_cond or {})),

@@ -8,9 +8,9 @@ FID, and two distances compare only with the same features and the same number o
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from ...numerics.random import global_seed
+from ...numerics.random import cpu_generator, global_seed
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
             steps = epochs * (len(x) // batch_size)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
             for epoch in range(epochs):
-                order = torch.randperm(len(x), generator=Generator().manual_seed(seed + epoch))
+                order = torch.randperm(len(x), generator=cpu_generator(seed + epoch), device="cpu")
                 # The remainder of an epoch is dropped.
                 for chosen in order[: len(x) // batch_size * batch_size].split(batch_size):
                     loss = nn.functional.cross_entropy(classifier.head(classifier.body(x[chosen])), labels[chosen])

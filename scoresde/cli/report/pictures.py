@@ -37,7 +37,7 @@ def tiles(x: Tensor, columns: int) -> Tensor:
     x = (x.float().cpu().clamp(-1, 1) + 1) / 2
     x = repeat(x, "n c h w -> n c (h a) (w b)", a=scale, b=scale)
     x = torch.nn.functional.pad(x, (0, LINE, 0, LINE), value=0.35)
-    blank = torch.full((-len(x) % columns, *x.shape[1:]), 0.35)
+    blank = x.new_full((-len(x) % columns, *x.shape[1:]), 0.35)
     return rearrange(torch.cat([x, blank]), "(r k) c h w -> (r h) (k w) c", k=columns)[:-LINE, :-LINE]
 
 

@@ -1,0 +1,100 @@
+"""What two runs must have in common for one to go on from the checkpoint of the other.
+
+A process, a weighting and a time sampler may be functions, which have no name that identifies them. They are compared by numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import losses
+from ..losses.times import TimeSampler
+from ..models.score_model import ScoreModel
+from ..numerics.random import cpu_generator, global_seed
+from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
+from .checkpoint import unwrapped
+from .recipe import Recipe
+
+# Times at which the loss is tried.
+TRIED = 32
+
+
+def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Tensor], tried: Tensor) -> dict[str, object]:
+    """The recipe, and hashes of the data, of their conditions, the model's parts and the loss.
+
+    Args:
+        model: the model before its training.
+        recipe: how it is trained.
+        x: data, `(N, *event)`.
+        cond: conditions, `(N, ...)`.
+        tried: of `try_loss`.
+
+    Raises:
+        TypeError: a part of the recipe can neither be copied nor be written.
+    """
+    parts = [f"{unwrapped(name)} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
+    sde = f"{type(model.sde).__name__} {_digits(schedule_fingerprint(model.sde))}"
+    return {
+        # Through JSON once, as a file returns it.
+        "recipe": json.loads(json.dumps(asdict(recipe), default=lambda part: getattr(part, "__qualname__", type(part).__name__))),
+        "data": f"{tuple(x.shape)} {_bytes(x)}",
+        "conditions": {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in cond.items()},
+        "sde": sde,
+        "prediction": str(model.prediction),
+        "time convention": _digits(model.network_time(PROBE_TIMES)),
+        "network": _hash("\n".join(sorted(parts)).encode()),
+        "time sampler or weighting": _digits(tried),
+    }
+
+
+def require_same_run(path: Path, about: Mapping[str, object], mine: Mapping[str, object]) -> None:
+    """Raise unless a checkpoint is of the run with the identity `mine`. An entry that an older version did not write is not compared.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    for name, here in mine.items():
+        there = about.get(name, here if name not in ("recipe", "data") else None)
+        if there != here:
+            raise ValueError(f"{path} is of another training run: its {name} is {there}, here {here}")
+
+
+def try_loss(model: ScoreModel, recipe: Recipe, sampler: TimeSampler | None) -> Tensor:
+    """Some times of a time sampler with their weights, and the weights of the loss there, `(3, n)`.
+
+    Raises:
+        TypeError: the time sampler or the weighting returns no tensors.
+        ValueError: it cannot be used with this model, returns something else than one number a time, or no finite one.
+    """
+    # Also for a time sampler that draws from the global state.
+    with global_seed(0):
+        t, importance = losses.draw_times(model.sde, TRIED, sampler, cpu_generator(0))
+    weight = losses.output_weight(model.sde, t, model.prediction, recipe.weighting)
+    for name, values in (("time_sampler", t), ("time_sampler", importance), ("weighting", weight)):
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{name} must return tensors, got a {type(values).__name__}")
+        if values.shape != (TRIED,) or not bool(values.isfinite().all()):
+            raise ValueError(f"{name} must return one finite number for each of {TRIED} times, got {values}")
+    return torch.stack([values.detach().double().cpu() for values in (t, importance, weight)])
+
+
+def _digits(values: Tensor) -> str:
+    """A hash of six digits of each number: other machines compute the same digits. What is below 1e-9 may be the rounding of a 0."""
+    numbers: list[Any] = values.detach().double().cpu().flatten().tolist()
+    return _hash(",".join("0" if abs(value) < 1e-9 else f"{value:.6g}" for value in numbers).encode())
+
+
+def _bytes(values: Tensor) -> str:
+    return _hash(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _hash(raw: Any) -> str:
+    return hashlib.blake2b(raw, digest_size=8).hexdigest()
