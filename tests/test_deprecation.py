@@ -18,25 +18,25 @@ LINEAR = SDES["linear"]
 
 
 @pytest.fixture
-def old_module():
-    """Import an old module as if for the first time; forget all of them afterwards, so that no other test finds them loaded."""
+def old_module(monkeypatch):
+    """Import an old module as if for the first time, and leave neither it nor an attribute of its package behind."""
 
-    def forget():
-        for name in [name for name in sys.modules if name.removeprefix("scoresde.") in deprecation.MOVED_MODULES]:
-            module, (package, _, child) = sys.modules.pop(name), name.rpartition(".")
-            if package in sys.modules and vars(sys.modules[package]).get(child) is module:
-                delattr(sys.modules[package], child)
-
-    def load(name):
-        forget()
-        if "." in name and name.split(".")[0] in deprecation.MOVED_MODULES:
-            with pytest.warns(DeprecationWarning, match="the module"):
-                importlib.import_module(f"scoresde.{name.split('.')[0]}")
+    def load_one(name):
+        package, _, child = f"scoresde.{name}".rpartition(".")
+        # Two entries with one undo each: what stood there before comes back, and what did not goes.
+        monkeypatch.setitem(sys.modules, f"scoresde.{name}", None)
+        del sys.modules[f"scoresde.{name}"]
+        monkeypatch.setitem(vars(sys.modules[package]), child, None)
         with pytest.warns(DeprecationWarning, match=rf"the module scoresde\.{name} is now scoresde\."):
             return importlib.import_module(f"scoresde.{name}")
 
-    yield load
-    forget()
+    def load(name):
+        parent = name.rpartition(".")[0]
+        if parent in deprecation.MOVED_MODULES:
+            load_one(parent)
+        return load_one(name)
+
+    return load
 
 
 @pytest.mark.parametrize(("old", "new"), deprecation.MOVED_MODULES.items(), ids=deprecation.MOVED_MODULES.keys())
