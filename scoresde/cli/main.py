@@ -13,6 +13,9 @@ from .commands.fit import fit
 from .commands.sample import sample
 from .commands.train import train
 
+# Characters of an error. Torch adds its own traceback to some.
+LONGEST = 600
+
 app = typer.Typer(
     help="Train score models, fit solvers to them, sample with any solver, compare solvers, diagnose a trained model.",
     no_args_is_help=True,
@@ -25,9 +28,13 @@ for command in (train, fit, sample, compare, diagnose):
 
 
 def main() -> None:
-    """Run the command line. An error that the user can correct is printed in one line, with exit code 2."""
+    """Run the command line. An error that the user can correct is printed in one line, with exit code 2.
+
+    These are the errors that the package raises on purpose, those of files, and those of torch for want of memory.
+    """
     try:
         app()
-    except (ValueError, DataError, FileNotFoundError, FloatingPointError) as error:
-        print(f"scoresde: {error}", file=sys.stderr)
+    except (ValueError, DataError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
+        line = " ".join(str(error).split()) or "not enough memory"
+        print(f"scoresde: {line[:LONGEST]}", file=sys.stderr)
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from torch import Tensor
 
 from ..models.score_model import ScoreModel
+from ..numerics.inputs import as_device
 from ..train.experiment import Experiment
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")]
@@ -18,6 +20,13 @@ BatchSizeOption = Annotated[
     int, typer.Option("--batch-size", min=1, help="Samples drawn at once. The samples do not depend on it.")
 ]
 FirstSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the first sample; the next has seed + 1.")]
+
+
+def path(text: str) -> Path:
+    """The path of an option. An empty one, as of a shell variable that is not set, would be the working directory."""
+    if not text:
+        raise typer.BadParameter("must not be empty")
+    return Path(text)
 
 
 def default_device() -> str:
@@ -32,9 +41,42 @@ def usable_device(name: str) -> torch.device:
         ValueError: this machine has none, or torch cannot use it.
     """
     try:
+        as_device("--device", name)
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def output_folder(folder: Path, out: Path | None = None) -> Path:
+    """`folder`, which exists from now on and can be written: a wrong --out is found before the work and not after it.
+
+    Args:
+        folder: of what a command writes.
+        out: the value of --out, where it is not the folder itself.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--out {out or folder}: {error}") from None
+
+
+def output_file(out: Path, *suffixes: str) -> Path:
+    """`out`, a file with one of the suffixes in a folder that can be written.
+
+    Raises:
+        ValueError: another suffix, a folder of that name, or a folder above it that cannot be made.
+    """
+    if out.suffix not in suffixes:
+        raise ValueError(f"--out {out}: the file must end in {' or '.join(suffixes)}")
+    output_folder(out.parent, out)
+    if out.is_dir():
+        raise ValueError(f"--out {out}: there is a folder of this name")
+    return out
 
 
 def load_run(run: Path, device: str) -> tuple[Experiment, ScoreModel]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -113,6 +114,33 @@ def _about(file: Any, key: str) -> dict[str, Any] | None:
     if about is not None and not isinstance(about, dict):
         raise ValueError(f"its JSON under {key!r} holds no object")
     return about
+
+
+def stored_tensor(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:
+    """A float64 tensor of a file, of a known shape; -1 is any size.
+
+    Raises:
+        ValueError: it is missing, has another dtype or shape, or is not finite.
+    """
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise ValueError(f"the tensor {name} is missing")
+    fits = len(tensor.shape) == len(shape) and all(want in (-1, size) for want, size in zip(shape, tensor.shape, strict=True))
+    if tensor.dtype != torch.float64 or not fits or not bool(tensor.isfinite().all()):
+        raise ValueError(f"the tensor {name} must be float64 of shape {shape} and finite, got {tensor.dtype} {tuple(tensor.shape)}")
+    return tensor
+
+
+def stored_entry(about: Mapping[str, Any], name: str, *types: type) -> Any:
+    """An entry of a file's JSON, of one of the types.
+
+    Raises:
+        ValueError: it is missing, or has another type.
+    """
+    if name not in about or type(about[name]) not in types:
+        got = type(about[name]).__name__ if name in about else "nothing"
+        raise ValueError(f"the entry {name} must be a {types[0].__name__}, got {got}")
+    return about[name]
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
-from ..numerics.files import read_tensors, write_tensors
+from ..numerics.files import read_tensors, stored_tensor, write_tensors
 from ..sde.base import SDE
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
 from ..tableau.tableau import Tableau
@@ -92,6 +93,15 @@ class TunedSolver(Solver):
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whose metadata are JSON. `tuning.load` gives the same solver, to the bit."""
         write_state(self.state_dict(), path)
+
+
+def stored_process(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The fingerprint of the process, from the tensors of a file.
+
+    Raises:
+        ValueError: it is missing, or no fingerprint.
+    """
+    return stored_tensor(tensors, "process", 2, len(PROBE_TIMES))
 
 
 def write_state(state: State, path: str | Path) -> None:

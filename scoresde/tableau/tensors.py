@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..numerics.files import stored_tensor
 from ..sde.base import SDE
 from .tableau import Row, Tableau
 
@@ -27,10 +28,28 @@ def to_tensors(tableau: Tableau) -> dict[str, Tensor]:
 
 
 def from_tensors(sde: SDE, tensors: Mapping[str, Tensor]) -> Tableau:
-    """The inverse of `to_tensors`, to the bit."""
-    times = tuple(tensors["times"].tolist())
+    """The inverse of `to_tensors`, to the bit.
+
+    Raises:
+        ValueError: a tensor is missing, or is not what `to_tensors` writes.
+    """
+    times = tuple(stored_tensor(tensors, "times", -1).tolist())
     rows = [Row({}, {}, {}) for _ in times[1:]]
     for kind in Row._fields:
-        for k, j, c in tensors[kind].tolist():
+        terms = stored_tensor(tensors, kind, -1, 3)
+        for k, j, c in terms.tolist():
+            if not (0 <= k < len(rows) and k == int(k) and j == int(j)):
+                raise ValueError(f"{kind} has a coefficient at row {k:g} and index {j:g}, of {len(rows)} rows")
             getattr(rows[int(k)], kind)[int(j)] = c
-    return Tableau(sde, times, tuple(rows), tuple(tensors["grid_states"].tolist()), tuple(tensors["step_evals"].tolist()))
+        if sum(len(getattr(row, kind)) for row in rows) != len(terms):
+            raise ValueError(f"{kind} has two coefficients for one index")
+    grid_states, step_evals = (_states(tensors, name) for name in ("grid_states", "step_evals"))
+    return Tableau(sde, times, tuple(rows), grid_states, step_evals)
+
+
+def _states(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The indices of states."""
+    tensor = tensors.get(name)
+    if tensor is None or tensor.ndim != 1 or tensor.dtype != torch.int64:
+        raise ValueError(f"the tensor {name} must hold integers")
+    return tuple(tensor.tolist())

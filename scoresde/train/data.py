@@ -19,6 +19,7 @@ from ..networks.labels import as_labels
 from ..numerics.files import reading
 from ..numerics.inputs import as_count, as_state
 from ..numerics.random import cpu_generator
+from .images import LEVELS, pixels
 
 # Debian's package dataset-fashion-mnist puts the official files here.
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -210,75 +211,6 @@ def image_folder(path: Path) -> Data:
     folders = sorted({file.parent for file in files})
     labels = torch.tensor([folders.index(file.parent) for file in files], device="cpu") if len(folders) > 1 else None
     return _of_levels(torch.stack(images).movedim(-1, 1), labels)
-
-
-# The largest value of a pixel and the number of its levels, by the dtype of `pixels`.
-LEVELS = {torch.uint8: 256, torch.int32: 65536}
-
-
-def pixels(file: Path) -> Tensor:
-    """The pixels of an image, `(height, width, channels)`, with one channel for grey and three for colour.
-
-    They are uint8, or int32 for a file of 16 bits a channel.
-    """
-    from PIL import Image
-
-    with Image.open(file) as image:
-        deep = image.mode.startswith("I") or (image.format == "PNG" and ";16" in str(image.tile[0][3]))
-        if not deep:
-            return _bytes(image)
-    return _sixteen_bits(file)
-
-
-def _bytes(image: Any) -> Tensor:
-    """The pixels of a file of at most 8 bits a channel."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    if image.mode == "F":
-        raise DataError(f"{image.filename} holds floats; save them as a .npy array")
-    image = ImageOps.exif_transpose(image)
-    colours = "L" if image.mode in ("1", "L") else "RGB"
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image.convert("RGBA"))
-        image = opaque
-    return torch.from_numpy(np.array(image.convert(colours))).reshape(image.height, image.width, -1)
-
-
-def _sixteen_bits(file: Path) -> Tensor:
-    """The pixels of a file of 16 bits a channel.
-
-    Of colours Pillow gives the upper byte. A second reading in the other byte order gives the lower.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    def read(packing: str | None = None) -> Any:
-        with Image.open(file) as image:
-            if "transparency" in image.info:
-                raise DataError(f"{file} has 16 bits and a transparent colour; save it without, or as a .npy array")
-            if packing is not None:
-                image.tile = [(*tile[:3], packing) for tile in image.tile]  # type: ignore[misc]
-            return np.array(ImageOps.exif_transpose(image), dtype=np.int32)
-
-    with Image.open(file) as image:
-        mode, packing = image.mode, str(image.tile[0][3])
-    if mode.startswith("I"):
-        values = read()[:, :, None]
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError(f"{file} has more than 16 bits a channel; save it as a .npy array")
-        return torch.from_numpy(values)
-    if packing == "LA;16B":
-        # Grey and opacity of 16 bits are four bytes a pixel, as are the colours and opacity of 8.
-        a, b, c, d = np.moveaxis(read("RGBA"), -1, 0)
-        values = np.stack([256 * a + b] * 3 + [256 * c + d], -1)
-    else:
-        values = 256 * read(f"{mode};16B") + read(f"{mode};16L")
-    if values.shape[2] == 4:
-        opacity = values[..., 3:] / 65535
-        values = np.rint(opacity * values[..., :3] + (1 - opacity) * 65535).astype(np.int32)
-    return torch.from_numpy(values)
 
 
 def idx_folder(path: Path) -> Data:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import networks
 from ..models.score_model import ScoreModel
+from ..numerics.files import reading
+from ..numerics.inputs import as_count, as_event, as_flag, as_one_of
 from ..numerics.random import derive_seed, global_seed
-from ..sde.prediction import Prediction
+from ..sde.prediction import PREDICTIONS, Prediction
 from ..sde.vp import VPSDE, VPChain
 from . import data
 from .checkpoint import CHECKPOINT, load_averaged
@@ -38,6 +41,10 @@ class Experiment:
         recipe: how to train.
         event: shape of a sample; read from the data when training starts.
         classes: number of classes; read from the data too.
+
+    Raises:
+        TypeError: an entry of another type; names it.
+        ValueError: a number that makes no sense, or an unknown name; names the entry.
     """
 
     data: str
@@ -52,6 +59,30 @@ class Experiment:
     recipe: Recipe = Recipe()
     event: tuple[int, ...] = ()
     classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, str):
+            raise TypeError(f"data must be a name or a path, got {self.data!r}")
+        if not isinstance(self.recipe, Recipe):
+            raise TypeError(f"recipe must be a Recipe, got {self.recipe!r}")
+        for name, part in (("weighting", self.recipe.weighting), ("time_sampler", self.recipe.time_sampler)):
+            if part is not None and not isinstance(part, str):
+                raise TypeError(f"recipe.{name} must be a name, as {CONFIG} cannot hold {part!r}: give it to a Trainer")
+        if not isinstance(self.multipliers, list | tuple) or not self.multipliers:
+            raise TypeError(f"multipliers must be a sequence of integers, got {self.multipliers!r}")
+        checked = {
+            "held_out": as_count("held_out", self.held_out),
+            "steps": as_count("steps", self.steps),
+            "prediction": as_one_of("prediction", self.prediction, (*PREDICTIONS, "edm")),
+            "width": as_count("width", self.width, 2),
+            "multipliers": tuple(as_count("multipliers", multiplier) for multiplier in self.multipliers),
+            "patch": as_count("patch", self.patch),
+            "conditional": as_flag("conditional", self.conditional),
+            "event": as_event("event", self.event),
+            "classes": None if self.classes is None else as_count("classes", self.classes),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def load_data(self) -> tuple[Data, Data]:
         """(training, held-out) data."""
@@ -102,18 +133,16 @@ class Experiment:
         """Train in `folder`. Training continues from the folder's checkpoint if it exists.
 
         Raises:
-            ValueError: the folder holds another experiment.
+            ValueError: the folder holds another experiment, or a damaged one.
+            OSError: the folder cannot be written.
             DataError: the data set is missing or cannot be read.
         """
         training, held_out = self.load_data()
         config, written = self.on(training)._json(), folder / CONFIG
-        if written.exists() and (difference := _difference(json.loads(written.read_text()), config)):
-            raise ValueError(f"{folder} holds another experiment ({difference}): choose another folder or remove it")
-        model = self.on(training).model().to(device)
-        folder.mkdir(parents=True, exist_ok=True)
-        written.write_text(json.dumps(config, indent=2) + "\n")
+        if written.exists():
+            _require_same(written, config)
         trainer = Trainer(
-            model,
+            self.on(training).model().to(device),
             training.x,
             self.recipe,
             cond=self.condition(training),
@@ -121,6 +150,12 @@ class Experiment:
             held_out_cond=self.condition(held_out),
             folder=folder,
         )
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(written, "x") as file:
+                file.write(json.dumps(config, indent=2) + "\n")
+        except FileExistsError:  # another process may have written it since
+            _require_same(written, config)
         trainer.run(progress)
         return trainer
 
@@ -134,20 +169,43 @@ class Experiment:
         """The experiment of a folder.
 
         Raises:
-            ValueError: the folder holds none, or one of another version of scoresde.
+            ValueError: the folder holds none, or a damaged one, or one of another version of scoresde.
         """
         if not (folder / CONFIG).exists():
             raise ValueError(f"{folder} holds no training run (no {CONFIG}): make one with `scoresde train`")
-        values = json.loads((folder / CONFIG).read_text())
+        values = _read(folder / CONFIG)
         odd = set(values) ^ {field.name for field in fields(cls)}
         if odd:
             raise ValueError(f"{folder / CONFIG} is of another version of scoresde: it differs in {', '.join(sorted(odd))}")
-        tuples = {name: tuple(values[name]) for name in ("multipliers", "event")}
-        return cls(**{**values, **tuples, "recipe": Recipe(**values["recipe"])})
+        with reading(folder / CONFIG, said="holds no experiment of this version of scoresde"):
+            return cls(**{**values, "recipe": Recipe(**values["recipe"])})
 
     def load_model(self, folder: Path, device: torch.device) -> ScoreModel:
         """The trained model of a folder, with averaged weights, in evaluation mode."""
         return load_averaged(folder / CHECKPOINT, self.model()).to(device)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON of an experiment.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else.
+    """
+    with reading(path):
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds {type(values).__name__}, not the entries of an experiment")
+        return values
+
+
+def _require_same(path: Path, config: dict[str, Any]) -> None:
+    """Raise unless the file holds this experiment.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    if difference := _difference(_read(path), config):
+        raise ValueError(f"{path.parent} holds another experiment ({difference}): choose another folder or remove it")
 
 
 def _difference(old: dict[str, object], new: dict[str, object]) -> str:

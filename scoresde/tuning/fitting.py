@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import deprecation
+from .. import deprecation, grids
 from ..models.base import Model
+from ..numerics.files import stored_entry, stored_tensor
 from ..numerics.progress import progress_bar
 from ..sde.base import SDE
 from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.base import Solver
-from ..solvers.tuned import State, TunedSolver
+from ..solvers.tuned import State, TunedSolver, stored_process
 from ..tableau.multistep import Multistep, multistep
 from ..tableau.tableau import Tableau
 from .gauss_newton import refined
@@ -41,8 +42,10 @@ TIME_MOVES = (0.4, 0.2, 0.1)
 MIN_GAIN = 0.01
 
 
-# The attributes of a fitted solver that its file holds beside tensors.
-STORED_FIELDS = ("improved", "error", "median", "baseline", "settings", "model")
+# The attributes of a fitted solver that its file holds beside tensors, and their types in JSON.
+STORED_FIELDS: dict[str, tuple[type, ...]] = {
+    "improved": (bool,), "error": (float, int), "median": (float, int), "baseline": (list,), "settings": (dict,), "model": (str,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +103,18 @@ class FittedSolver(TunedSolver):
 
     @classmethod
     def from_state_dict(cls, state_dict: State) -> FittedSolver:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: an entry is missing, or is not what `state_dict` writes; names it.
+        """
         tensors, meta = state_dict
-        form = Multistep(tensors["times"], tensors["a"], tensors["b"])
-        values = {name: meta[name] for name in STORED_FIELDS} | {"baseline": tuple(meta["baseline"])}
-        return cls(form, tensors["process"], **values)
+        nfe = stored_entry(meta, "nfe", int)
+        times = grids.check(stored_tensor(tensors, "times", nfe + 1))
+        form = Multistep(times, stored_tensor(tensors, "a", nfe), stored_tensor(tensors, "b", nfe, nfe))
+        values = {name: stored_entry(meta, name, *types) for name, types in STORED_FIELDS.items()}
+        name, rms, median = values["baseline"]
+        return cls(form, stored_process(tensors), **values | {"baseline": (str(name), float(rms), float(median))})
 
 
 def fingerprint(model: Model) -> str:

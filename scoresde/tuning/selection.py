@@ -22,14 +22,15 @@ from torch import Tensor
 from .. import deprecation, grids
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond
-from ..numerics.files import prefixed, subset
+from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.random import BatchNoise
 from ..sde.base import SDE
+from ..sde.families import RectifiedFlow
 from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.adams import DEIS, IPNDM
 from ..solvers.base import Solver
 from ..solvers.exponential import DPMSolverPP, ExponentialAdams, UniPC
-from ..solvers.tuned import State, TunedSolver
+from ..solvers.tuned import State, TunedSolver, stored_process
 from ..solvers.velocity import VelocityAdams
 from ..tableau.executor import run
 from ..tableau.tableau import Tableau
@@ -131,21 +132,27 @@ class Selected(TunedSolver):
         """The inverse of `state_dict`.
 
         Raises:
-            ValueError: the file has no coefficients, and the portfolio no such solver.
+            ValueError: the file has no coefficients, and the portfolio no such solver; or an entry is missing, or is not what `state_dict`
+                writes.
         """
         tensors, meta = state_dict
-        name, grid, error, median = meta["name"], tensors["grid"], meta["error"], meta["median"]
+        name, written = stored_entry(meta, "name", str), stored_entry(meta, "solver", str)
+        error, median, discrepancy = (stored_entry(meta, key, float, int) for key in ("error", "median", "discrepancy"))
+        grid, process = grids.check(stored_tensor(tensors, "grid", -1)), stored_process(tensors)
         coefficients = subset("table", tensors)
+        # Any path: a table on its own grid is checked, and not what it does.
+        if coefficients and not torch.equal(from_tensors(RectifiedFlow(), coefficients).grid, grid):
+            raise ValueError("its table is of another grid")
         solver = portfolio_solver(name)
-        if repr(solver) != meta["solver"]:
+        if repr(solver) != written:
             solver = None
         if solver is None and not coefficients:
             raise ValueError(
-                f"the file's solver is {name}: {meta['solver']}, which this version of scoresde does not have in its portfolio"
+                f"the file's solver is {name}: {written}, which this version of scoresde does not have in its portfolio"
             )
         ranking = (Ranked(name, solver, grid, error, median),) if solver is not None else ()
         return cls(
-            name, solver, grid, tensors["process"], error, median, ranking, meta["teacher_steps"], meta["discrepancy"], coefficients
+            name, solver, grid, process, error, median, ranking, stored_entry(meta, "teacher_steps", int), discrepancy, coefficients
         )
 
 

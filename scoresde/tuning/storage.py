@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..numerics.files import subset
+from ..numerics.files import reading, stored_entry, stored_tensor, subset
+from ..numerics.inputs import as_number, as_one_of
 from ..solvers.tuned import State, read_state
 from .calibration import Cascade, Level
 from .fitting import FittedSolver
@@ -18,12 +19,12 @@ def load(path: str | Path) -> FittedSolver | Selected | Cascade:
     """The solver or the cascade that `save` wrote.
 
     Raises:
-        ValueError: the file holds none.
+        ValueError: the file holds none, or a damaged one; names the file and what is wrong.
         FileNotFoundError: there is no file.
     """
     state = read_state(path)
-    _, meta = state
-    return _cascade(state) if meta["kind"] == "ladder" else _solver(state)
+    with reading(path, said="holds no solver that can be used"):
+        return _cascade(state) if state[1].get("kind") == "ladder" else _solver(state)
 
 
 def load_solver(path: str | Path) -> FittedSolver | Selected:
@@ -40,19 +41,27 @@ def load_solver(path: str | Path) -> FittedSolver | Selected:
 
 
 def _solver(state: State) -> FittedSolver | Selected:
-    _, meta = state
-    return Selected.from_state_dict(state) if meta["kind"] == "selected" else FittedSolver.from_state_dict(state)
+    kinds: dict[str, type[FittedSolver | Selected]] = {"fitted": FittedSolver, "selected": Selected}
+    return kinds[as_one_of("kind", state[1].get("kind"), kinds)].from_state_dict(state)
 
 
 def _cascade(state: State) -> Cascade:
     tensors, meta = state
-    levels = []
-    for k, rung in enumerate(meta["rungs"]):
+    levels: list[Level] = []
+    for k, rung in enumerate(stored_entry(meta, "rungs", list)):
         own = subset(f"{k}", tensors)
-        solver = _solver((subset("solver", own), rung["solver"]))
-        levels.append(
-            Level(
-                solver, rung["nfe"], own["mean"], own["theta"], rung["factor"], rung["error"], rung["median"], own["bounds"]
-            )
-        )  # fmt: skip
-    return Cascade(tuple(levels), meta["confidence"], meta["teacher_steps"], meta["discrepancy"])
+        solver = _solver((subset("solver", own), stored_entry(rung, "solver", dict)))
+        if stored_entry(rung, "nfe", int) != solver.nfe:
+            raise ValueError(f"level {k} has {rung['nfe']} calls, and its solver {solver.nfe}")
+        # Of two data predictions the error has one feature, of more it has three.
+        features = 3 if solver.nfe > 2 else 1
+        mean, theta = stored_tensor(own, "mean", features + 1), stored_tensor(own, "theta", features)
+        bounds = stored_tensor(own, "bounds", len(levels[0].bounds) if levels else -1)
+        factor, error, median = (float(stored_entry(rung, name, float, int)) for name in ("factor", "error", "median"))
+        levels.append(Level(solver, solver.nfe, mean, theta, factor, error, median, bounds))
+    if not levels:
+        raise ValueError("a cascade needs at least one level")
+    confidence = as_number("confidence", stored_entry(meta, "confidence", float), 0, 1)
+    return Cascade(
+        tuple(levels), confidence, stored_entry(meta, "teacher_steps", int), stored_entry(meta, "discrepancy", float, int)
+    )

@@ -10,7 +10,17 @@ import typer
 from tabulate import tabulate
 
 from .. import report
-from ..options import BatchSizeOption, DeviceOption, FirstSeedOption, RunFolder, default_device, labels, load_run
+from ..options import (
+    BatchSizeOption,
+    DeviceOption,
+    FirstSeedOption,
+    RunFolder,
+    default_device,
+    labels,
+    load_run,
+    output_folder,
+    path,
+)
 
 DEFAULT_ENTRIES = ("ancestral:1000", "ddim:50", "euler-maruyama:250", "heun:25", "dpm++2m:10", "dpm++2m:20")
 # Network calls per sample in the error plot.
@@ -19,12 +29,15 @@ CURVE_NFE = (5, 8, 10, 15, 20, 30)
 
 def compare(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.md and pictures; by default RUN.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder for report.md and pictures; by default RUN.")
+    ] = None,
     solver: Annotated[
         list[str] | None,
         typer.Option(
             "--solver",
             help="NAME:STEPS, NAME:STEPS:GRID or the file of a fitted solver; repeat the option for each solver. "
+            "The steps of an adaptive solver are the most that it may try. "
             f"[default: {' '.join(DEFAULT_ENTRIES)}]",
         ),
     ] = None,
@@ -49,6 +62,7 @@ def compare(
     if against not in ("held-out", "all"):
         raise ValueError(f"--against {against}: must be held-out or all")
     experiment, model = load_run(run, device)
+    out = output_folder(out or run)
     training, held_out = experiment.load_data()
     if against == "held-out":
         reference, real_pair = held_out.x, (training.x[:samples], held_out.x)
@@ -65,8 +79,6 @@ def compare(
         model, entries, reference, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
         conditions=labels(experiment, seeds), curve_nfe=CURVE_NFE if curves else (),
     )  # fmt: skip
-    out = out or run
-    out.mkdir(parents=True, exist_ok=True)
     rows = {name: x[:16] if report.is_image(x) else x for name, x in result.samples.items()}
     report.save_rows(rows, out / "compare.png")
     if result.curves:

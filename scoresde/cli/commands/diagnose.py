@@ -10,12 +10,14 @@ import typer
 
 from ...numerics.batching import cond_to_device
 from .. import report
-from ..options import DeviceOption, RunFolder, default_device, load_run
+from ..options import DeviceOption, RunFolder, default_device, load_run, output_folder, path
 
 
 def diagnose(
     run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="Folder for diagnosis.md, .json and .png; by default RUN.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder for diagnosis.md, .json and .png; by default RUN.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Most held-out samples, and most training samples, to use.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise, times and probes.")] = 0,
     device: DeviceOption = default_device(),
@@ -26,6 +28,7 @@ def diagnose(
     two errors of the network as a score: the residual of the Fokker-Planck equation and the asymmetry of the Jacobian.
     """
     experiment, model = load_run(run, device)
+    out = output_folder(out or run)
     training, held_out = (part[:samples] for part in experiment.load_data())
     result = report.diagnose(
         model, training.x.to(model.device), held_out.x.to(model.device), bins=held_out.bins, weighting=experiment.recipe.weighting,
@@ -33,8 +36,6 @@ def diagnose(
         training_cond=cond_to_device(experiment.condition(training), model.device),
         held_out_cond=cond_to_device(experiment.condition(held_out), model.device),
     )  # fmt: skip
-    out = out or run
-    out.mkdir(parents=True, exist_ok=True)
     report.save_diagnosis(result, out / "diagnosis.png")
     (out / "diagnosis.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
     table, note = report.density_table(result, held_out.bins)

@@ -10,12 +10,12 @@ import typer
 
 from ... import tuning
 from ...numerics.batching import cond_to_device
-from ..options import DeviceOption, RunFolder, default_device, labels, load_run
+from ..options import DeviceOption, RunFolder, default_device, labels, load_run, output_file, path
 
 
 def fit(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="The .safetensors file of the solver.")],
+    out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="The .safetensors file of the solver.")],
     nfe: Annotated[int, typer.Option(min=2, help="Network calls per sample.")] = 8,
     trajectories: Annotated[int, typer.Option(min=8, help="Starting states, half of them held out from the fit.")] = 256,
     refine: Annotated[
@@ -32,14 +32,12 @@ def fit(
 
     `sample` and `compare` take the file in place of a solver's name.
     """
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out {out}: the file must end in .safetensors")
     experiment, model = load_run(run, device)
+    output_file(out, ".safetensors")
     cond = cond_to_device(labels(experiment, range(trajectories)), model.device)
     fitted = tuning.fit(
         model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, progress=sys.stderr.isatty(),
         refine=refine, reference_steps=teacher_steps, batch_size=batch_size,
     )  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     fitted.save(out)
     print(f"{out}: {fitted}")

@@ -9,20 +9,26 @@ from typing import Annotated
 import typer
 
 from ... import grids, sampling
+from ...loops.base import AdaptiveLoop
 from ...numerics.batching import cond_to_device
+from ...solvers.tuned import TunedSolver
 from .. import report
-from ..options import BatchSizeOption, DeviceOption, FirstSeedOption, RunFolder, default_device, labels, load_run
+from ..options import BatchSizeOption, DeviceOption, FirstSeedOption, RunFolder, default_device, labels, load_run, output_file, path
 
 
 def sample(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="A .png picture or a .npy array of the samples.")],
+    out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="A .png picture or a .npy array of the samples.")],
     solver: Annotated[
         str, typer.Option(help=f"A .safetensors file from `scoresde fit`, or one of {', '.join(sampling.names())}.")
     ] = "dpm++2m",
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Grid intervals; 20 if neither --steps nor --nfe is given. A fitted solver has its own."),
+        typer.Option(
+            min=1,
+            help="Grid intervals; 20 if neither --steps nor --nfe is given. A fitted solver has its own. "
+            "For an adaptive solver the most that it may try.",
+        ),
     ] = None,
     nfe: Annotated[int | None, typer.Option(min=1, help="Upper bound on network calls per sample.")] = None,
     grid: Annotated[str | None, typer.Option(help=f"One of {', '.join(grids.names())}; by default the solver's own.")] = None,
@@ -35,21 +41,20 @@ def sample(
     device: DeviceOption = default_device(),
 ) -> None:
     """Draw samples from a trained RUN."""
-    if out.suffix not in (".png", ".npy"):
-        raise ValueError(f"--out {out}: the file must end in .png or .npy")
     experiment, model = load_run(run, device)
+    output_file(out, ".png", ".npy")
     if label is not None and not experiment.conditional:
         raise ValueError(f"--label {label}: {run} was trained without --conditional")
     if label is not None and experiment.classes is not None and label >= experiment.classes:
         raise ValueError(f"--label {label}: the classes of {run} are 0..{experiment.classes - 1}")
-    if steps is None and nfe is None and not solver.endswith(".safetensors"):
+    chosen = sampling.get(solver)
+    if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
         steps = 20
     seeds = range(seed, seed + count)
     x = sampling.sample(
-        model, (count, *experiment.event), solver, steps=steps, nfe=nfe, grid=grid, seeds=seeds, batch_size=batch_size,
+        model, (count, *experiment.event), chosen, steps=steps, nfe=nfe, grid=grid, seeds=seeds, batch_size=batch_size,
         progress=sys.stderr.isatty(), **cond_to_device(labels(experiment, seeds, label), model.device),
     ).cpu()  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npy":
         import numpy as np
 

@@ -13,7 +13,7 @@ from ...numerics.inputs import as_one_of
 from ...sde.prediction import PREDICTIONS
 from ...train.experiment import Experiment
 from ...train.recipe import Recipe
-from ..options import DeviceOption, default_device, usable_device
+from ..options import DeviceOption, default_device, path, usable_device
 
 
 def train(
@@ -21,7 +21,7 @@ def train(
         str,
         typer.Argument(help="digits, mnist, fashion, a folder of IDX files, a folder of images, or a .npy file.", metavar="DATA"),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run. An interrupted run in it continues.")],
+    out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="Folder of the run. An interrupted run in it continues.")],
     iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate, after the warm-up.")] = 2e-3,
