@@ -45,7 +45,7 @@ MUTANTS = (
         "torch.sigmoid(-2 * as_float64(half_log_snr))",
     ),
     Mutant("a chain's interval open on the right", "sde/vp.py", "(torch.ceil(u).long() - 1)", "torch.floor(u).long()"),
-    Mutant("posterior mean without e^h", "sde/base.py", "self.sigma(s) / self.sigma(t) * h.exp()", "self.sigma(s) / self.sigma(t)"),
+    Mutant("posterior mean without e^h", "sde/transitions.py", "return sigma_s / sigma_t * h.exp(),", "return sigma_s / sigma_t,"),
     Mutant("drift of the reverse SDE with eta in place of eta^2", "models/reverse.py", "1 + self.eta**2", "1 + self.eta"),
     # predictions and models
     Mutant(
@@ -162,7 +162,55 @@ MUTANTS = (
         "sde.prior_std * float(sde.sigma(t) / sde.sigma(1.0))",
         "sde.prior_std",
     ),
-    # losses and likelihoods: see the second list
+    # losses and likelihoods
+    Mutant("a clamp of min-SNR at 2", "losses/weightings.py", "half_log_snr(t))).clamp(max=1)", "half_log_snr(t))).clamp(max=2)"),
+    Mutant(
+        "importance without the length of the interval",
+        "losses/times.py",
+        "1 / ((sde.t_max - sde.t_min) * self.sampler",
+        "1 / (self.sampler",
+    ),
+    Mutant("KL without its constant", "losses/elbo.py", "terms = ratio - 1 - ratio.log()", "terms = ratio - ratio.log()"),
+    Mutant("sampled terms of the bound not scaled", "losses/elbo.py", "columns.append(kl * (steps / terms))", "columns.append(kl)"),
+    Mutant(
+        "the target of denoising with noise alone",
+        "losses/denoising.py",
+        "target = expand(a, x) * x + expand(b, x) * noise",
+        "target = expand(b, x) * noise",
+    ),
+    Mutant(
+        "sliced score matching without its half",
+        "losses/score_matching.py",
+        "(0.5 * event_sum(v * s) ** 2 + slope)",
+        "(event_sum(v * s) ** 2 + slope)",
+    ),
+    Mutant(
+        "the variance of a step with u and 1 - u exchanged",
+        "sde/transitions.py",
+        "sigma_t ** (2 * u) * sigma_s ** (2 - 2 * u)",
+        "sigma_s ** (2 * u) * sigma_t ** (2 - 2 * u)",
+    ),
+    Mutant(
+        "density without the scale at the data",
+        "likelihood/density.py",
+        "(math.log(flow.rho_1) + math.log(flow.cos_end))",
+        "math.log(flow.rho_1)",
+    ),
+    Mutant(
+        "Hutch++ without the length of the rest",
+        "numerics/jacobian.py",
+        "math.sqrt(q.shape[-1] - len(q))",
+        "math.sqrt(q.shape[-1])",
+    ),
+    Mutant("prior mismatch without the mean", "likelihood/density.py", "+ shift * ", "+ 0 * shift * "),
+    # tuning
+    Mutant(
+        "one ratio too few in the bound",
+        "tuning/calibration.py",
+        "k = math.ceil((len(ratios) + 1) * confidence - 1e-9)",
+        "k = math.ceil(len(ratios) * confidence * 0.9)",
+    ),
+    Mutant("a fit that ignores its theory", "tuning/regression.py", "ridge * size", "0 * size"),
 )
 
 

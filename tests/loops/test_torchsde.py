@@ -21,7 +21,7 @@ def test_torchsde_euler_is_euler_maruyama_draw_by_draw(sde, steps):
         for name in ("euler-maruyama", "torchsde-euler")
     )
     assert ours.nfe == theirs.nfe
-    if float(sde.alpha(1.0)) > 0:  # from zero signal ours draws noise anew
+    if float(sde.alpha(1.0)) > 0:  # from zero signal ours draws fresh noise
         torch.testing.assert_close(theirs.path, ours.path, rtol=1e-8, atol=1e-8)
 
 

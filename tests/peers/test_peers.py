@@ -129,7 +129,7 @@ both_precisions = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float3
 
 
 class Given(BatchNoise):
-    """Hands out the given noises, first to last."""
+    """Returns the given noises, first to last."""
 
     def __init__(self, noises):
         super().__init__()

@@ -98,10 +98,10 @@ def test_callback_and_trajectory_show_the_path(name):
     tableau = plan(DDPM, name, steps=6).tableau
     for n, t, z, data in seen:
         torch.testing.assert_close(data, model.data(z, t))
-        if tableau.step_evals[n] == tableau.grid_states[n]:  # the state was neither corrected after its call nor stirred before it
+        if tableau.step_evals[n] == tableau.grid_states[n]:  # the state was neither corrected after its call nor churned before it
             assert t == float(out.times[n])
             assert torch.equal(z, out.path[n])
-    assert sum(look == mark for look, mark in zip(tableau.step_evals, tableau.grid_states, strict=False)) >= 2
+    assert sum(evaluated == state for evaluated, state in zip(tableau.step_evals, tableau.grid_states, strict=False)) >= 2
 
 
 @every_solver

@@ -27,10 +27,10 @@ def test_every_predictor_can_be_corrected(name, process):
     corrected = solvers.LangevinCorrected(predictor, corrections=corrections).tableau(sde, grid)
     assert [corrected.times[m] for m in corrected.grid_states] == [alone.times[m] for m in alone.grid_states]
     assert [corrected.times[m] for m in corrected.step_evals] == [alone.times[m] for m in alone.step_evals]
-    # A prediction made before its state was corrected is made anew.
-    anew = sum(look < mark for look, mark in zip(alone.step_evals, alone.grid_states, strict=False))
-    assert corrected.nfe == alone.nfe + 5 * corrections + anew
-    assert (anew > 0) == (name in SELF_CORRECTING)
+    # A prediction made before its state was corrected is made again.
+    again = sum(evaluated < state for evaluated, state in zip(alone.step_evals, alone.grid_states, strict=False))
+    assert corrected.nfe == alone.nfe + 5 * corrections + again
+    assert (again > 0) == (name in SELF_CORRECTING)
     mean, std = corrected.moments(0.7, 0.3)
     assert math.isfinite(mean)
     assert math.isfinite(std)

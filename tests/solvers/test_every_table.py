@@ -61,7 +61,7 @@ def test_a_solver_steps_along_its_grid(name, steps):
     if name in OWN_TIMES:
         return
     # One call at the start of every step; the others lie within its step.
-    assert [tableau.times[look] for look in tableau.step_evals] == grid[:-1].tolist()
+    assert [tableau.times[k] for k in tableau.step_evals] == grid[:-1].tolist()
     assert seen == [tableau.times[k] for k in tableau.evaluated]
     bounds = iter(grid.tolist())
     above, below = next(bounds), next(bounds)

@@ -15,7 +15,7 @@ from ..conftest import SDES, generator, linear_betas, mixture, sdes
 
 
 class Recorder(BatchNoise):
-    """Hands out noise and keeps it."""
+    """Returns noise and keeps it."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(generator(seed))

@@ -100,18 +100,18 @@ def test_a_fit_to_a_network_on_images():
 
 
 def test_a_feature_map_is_what_the_regression_compares():
-    """With a map to one coordinate the other is not fitted to; a map to 0 leaves theory."""
+    """With a map to one coordinate the other is not fitted to; a map to 0 leaves the initial form."""
     model = mixture().model(SDES["ddpm"])
     reference = ss.tuning.solve_reference(model, starts(model, (2,), 64, 0), steps=64)
-    theory = ss.tableau.multistep(solvers.get("ipndm2").tableau(model.sde, grids.trailing(model.sde, 4)))
+    initial = ss.tableau.multistep(solvers.get("ipndm2").tableau(model.sde, grids.trailing(model.sde, 4)))
     ones = torch.ones(64, dtype=torch.float64)
 
     def fitted(feature_map):
-        return regression.regress(regression.Problem(model, reference, {}, 64, 64, feature_map), theory, ones, 1e-7)
+        return regression.regress(regression.Problem(model, reference, {}, 64, 64, feature_map), initial, ones, 1e-7)
 
-    assert torch.equal(fitted(lambda x: 0 * x).form.b, theory.b)
+    assert torch.equal(fitted(lambda x: 0 * x).form.b, initial.b)
     # The first step, before the paths part.
-    target = reference(float(theory.times[1]))
+    target = reference(float(initial.times[1]))
     residuals = [(fit.states[1] - target).square().mean(0) for fit in (fitted(lambda x: x[:, :1]), fitted(None))]
     assert residuals[0][0] < residuals[1][0]
     assert residuals[0].sum() > residuals[1].sum()
