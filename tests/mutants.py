@@ -82,13 +82,13 @@ MUTANTS = (
     ),
     Mutant(
         "a noise scaled that is used twice",
-        "tableau/program.py",
+        "tableau/compile.py",
         "scaled = is_new and is_last and c > 0",
         "scaled = is_new and c > 0",
     ),
     Mutant(
         "a state released one row early",
-        "tableau/program.py",
+        "tableau/compile.py",
         'last_use["z", j] = max(last_use.get(("z", j), j), j)',
         'last_use["z", j] = j',
     ),
@@ -116,8 +116,8 @@ MUTANTS = (
     Mutant(
         "posterior and beta variance exchanged",
         "solvers/ancestral.py",
-        'if self.variance == "beta":',
-        'if self.variance == "posterior":',
+        "return s.sigma**u * t.sigma ** (1 - u)",
+        "return t.sigma**u * s.sigma ** (1 - u)",
     ),
     Mutant(
         "noise of the exponential engine", "solvers/exponential.py", "-math.expm1(-2 * tau**2 * h)", "-math.expm1(-(tau**2) * h)"
@@ -143,7 +143,7 @@ MUTANTS = (
         "z={j: 0.5 * t.sigma / table.points[j].sigma}",
     ),
     Mutant("velocity weights without their bound", "solvers/velocity.py", "if sum(map(abs, c)) <= growth", "if 0 <= growth"),
-    Mutant("Langevin noise without its root", "solvers/langevin.py", "scale * math.sqrt(c) * at.sigma", "scale * c * at.sigma"),
+    Mutant("Langevin noise without its root", "solvers/annealed_langevin.py", "scale * math.sqrt(c) * at.sigma", "scale * c * at.sigma"),
     # loops
     Mutant("Brownian bridge without its spread", "loops/adaptive_sde.py", "expand((h * (1 - share)).sqrt(), xi) * xi", "0 * xi"),
     Mutant("a step accepted twice too easily", "numerics/dormand_prince.py", "accept = relative <= 1", "accept = relative <= 1000"),

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from .. import deprecation
 from .adams import DEIS, IPNDM, PLMS
 from .ancestral import DDIM, Ancestral, NoisePower
+from .annealed_langevin import AnnealedLangevin
 from .base import Solver
 from .composed import FreeFirstStep, LangevinCorrected, StepDown
 from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
 from .heun import EDMSampler, ProbabilityFlow, Restart
-from .langevin import AnnealedLangevin
 from .reverse_diffusion import ReverseDiffusion
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
 from .velocity import VelocityAdams

@@ -12,8 +12,8 @@ from ..sde.base import SDE
 from ..tableau.builder import TableauBuilder, grid_points
 from ..tableau.tableau import Row, Tableau
 from .ancestral import Ancestral
+from .annealed_langevin import langevin_row
 from .base import Solver
-from .langevin import langevin_row
 from .single_step import DPMSolver, DPMSolverPP2S
 
 

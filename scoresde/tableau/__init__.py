@@ -2,7 +2,7 @@
 
 from .builder import GridPoint, TableauBuilder, grid_points
 from .executor import Call, Callback, Run, execute, run
-from .multistep import Multistep, multistep
+from .multistep_form import Multistep, multistep
 from .tableau import Row, Tableau
 
 __all__ = [

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..models.base import Model
 from ..numerics.random import NoiseSource
 from ..sde.prediction import Prediction, conversion
-from .program import Operand
+from .compile import Operand
 from .tableau import Tableau
 
 # (n, t, z, data); t is a float, and a tensor (B,) where every sample has its own time.

@@ -23,7 +23,7 @@ from .. import deprecation
 from ..sde.base import SDE
 from ..sde.prediction import Prediction, conversion
 from . import analysis
-from .program import Operand, Program, compile_rows
+from .compile import Operand, Program, compile_rows
 
 NO_TERMS: Mapping[int, float] = MappingProxyType({})
 

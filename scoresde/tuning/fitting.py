@@ -24,7 +24,7 @@ from ..sde.base import SDE
 from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.base import Solver
 from ..solvers.tuned import State, TunedSolver, stored_process
-from ..tableau.multistep import Multistep, multistep
+from ..tableau.multistep_form import Multistep, multistep
 from ..tableau.tableau import Tableau
 from .gauss_newton import refined
 from .reference import Cond, distance, solve_reference, starts

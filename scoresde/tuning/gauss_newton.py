@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.batching import batches, index_cond
-from ..tableau.multistep import Multistep
+from ..tableau.multistep_form import Multistep
 from .reference import Cond
 from .regression import Fit, Problem, evaluate
 

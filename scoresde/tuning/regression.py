@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..models.base import Model
 from ..numerics.batching import batches
-from ..tableau.multistep import Multistep
+from ..tableau.multistep_form import Multistep
 from .reference import Cond, ReferenceSolution, distance, predict
 from .selection import summary
 
