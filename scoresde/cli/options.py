@@ -24,8 +24,8 @@ FirstSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the
 
 def path(text: str) -> Path:
     """The path of an option. An empty one, as of a shell variable that is not set, would be the working directory."""
-    if not text:
-        raise typer.BadParameter("must not be empty")
+    if not text or "\0" in text:
+        raise typer.BadParameter("must be a path, and not empty")
     return Path(text)
 
 

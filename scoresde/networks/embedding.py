@@ -69,4 +69,4 @@ class Embedding(nn.Module):
             return embedded
         if label is None:
             return embedded + self.label(torch.full((len(t),), self.label.num_embeddings - 1, device=t.device))
-        return embedded + self.label(as_labels("label", label, self.classes, batch))
+        return embedded + self.label(as_labels("label", label, self.classes, batch).to(t.device))

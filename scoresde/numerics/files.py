@@ -110,10 +110,25 @@ def _open(path: str | Path) -> Iterator[Any]:
 
 
 def _about(file: Any, key: str) -> dict[str, Any] | None:
-    about = json.loads((file.metadata() or {}).get(key, "null"))
-    if about is not None and not isinstance(about, dict):
-        raise ValueError(f"its JSON under {key!r} holds no object")
-    return about
+    text = (file.metadata() or {}).get(key)
+    return None if text is None else json_object(text)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The entries of a JSON object.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"no JSON at line {error.lineno}, column {error.colno}" if text.strip() else "no JSON, but empty") from None
+    except RecursionError:
+        raise ValueError("no JSON that can be read: it is nested too deep") from None
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object {...}")
+    return values
 
 
 def stored_tensor(tensors: Mapping[str, Tensor], name: str, *shape: int) -> Tensor:

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from ..models.score_model import ScoreModel
 from ..numerics.files import read_about, read_tensors, subset, write_tensors
+from .identity import model_identity, require_same, unwrapped
 
 CHECKPOINT = "checkpoint.safetensors"
 # The key of the JSON in a checkpoint's metadata.
 KEY = "json"
-# `DataParallel`, `DistributedDataParallel` and `torch.compile` put a network one level deeper, under these names.
-WRAPPERS = ("module", "_orig_mod")
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
@@ -56,12 +55,13 @@ def load_averaged(path: str | Path, model: ScoreModel) -> ScoreModel:
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: the file is no checkpoint, or is one of another network; names the first tensor that differs.
+        ValueError: the file is no checkpoint, or one of another network, process or prediction; names what differs.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
-    tensors, _ = read_checkpoint(path)
+    tensors, about = read_checkpoint(path)
+    require_same(path, about, model_identity(model))
     averaged = subset("average", tensors)
     averaged.pop("n_averaged", None)
     model.load_state_dict(state_for(path, averaged, model))
@@ -84,8 +84,3 @@ def state_for(path: Path, tensors: Mapping[str, Tensor], module: nn.Module) -> d
         if here != there or len(found) != len(tensors):
             raise ValueError(f"{path} is of another network: {name} has shape {there} there and {here} here")
     return found
-
-
-def unwrapped(name: str) -> str:
-    """The name of a tensor without the levels of wrappers."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)

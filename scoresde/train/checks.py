@@ -12,13 +12,14 @@ from ..models.score_model import ScoreModel
 from ..networks.embedding import Embedding
 from ..networks.labels import as_labels
 from ..numerics.inputs import as_device, as_state
+from .recipe import Recipe
 
 
-def require_trainable(model: object) -> None:
-    """Raise unless the trainer can train the model.
+def require_trainable(model: object, recipe: object) -> None:
+    """Raise unless the trainer can train the model by the recipe.
 
     Raises:
-        TypeError: it is no `ScoreModel`.
+        TypeError: they are no `ScoreModel` and no `Recipe`.
         ValueError: it has no weights to train, or weights without numbers.
     """
     if not isinstance(model, ScoreModel):
@@ -27,6 +28,8 @@ def require_trainable(model: object) -> None:
             "; compile or wrap the network in it: ScoreModel(torch.compile(network), sde)" if isinstance(inner, ScoreModel) else ""
         )
         raise TypeError(f"model must be a ScoreModel, got a {type(model).__name__}{hint}")
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, got a {type(recipe).__name__}")
     weights = list(model.parameters())
     if any(torch.nn.parameter.is_lazy(weight) for weight in weights):
         raise ValueError("the network has lazy weights, which get their shapes in its first call: call it once before training")
@@ -47,6 +50,8 @@ def as_data(name: str, x: Any, cond: Mapping[str, Any], model: ScoreModel) -> tu
         raise ValueError(f"{name} is empty: shape {tuple(x.shape)}")
     if not bool(x.isfinite().all()):
         raise ValueError(f"{name} holds values that are not finite")
+    if not isinstance(cond, Mapping):
+        raise TypeError(f"cond must be a dict of tensors, such as {{'label': labels}}, got a {type(cond).__name__}")
     rows = {}
     for key, value in cond.items():
         try:

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import networks
 from ..models.score_model import ScoreModel
-from ..numerics.files import reading
+from ..numerics.files import json_object, reading
 from ..numerics.inputs import as_count, as_event, as_flag, as_one_of
 from ..numerics.random import derive_seed, global_seed
 from ..sde.prediction import PREDICTIONS, Prediction
@@ -192,10 +192,7 @@ def _read(path: Path) -> dict[str, Any]:
         ValueError: the file is damaged, or holds something else.
     """
     with reading(path):
-        values = json.loads(path.read_text())
-        if not isinstance(values, dict):
-            raise ValueError(f"it holds {type(values).__name__}, not the entries of an experiment")
-        return values
+        return json_object(path.read_text())
 
 
 def _require_same(path: Path, config: dict[str, Any]) -> None:

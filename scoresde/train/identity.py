@@ -20,11 +20,27 @@ from ..losses.times import TimeSampler
 from ..models.score_model import ScoreModel
 from ..numerics.random import cpu_generator, global_seed
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
-from .checkpoint import unwrapped
 from .recipe import Recipe
+
+# `DataParallel`, `DistributedDataParallel` and `torch.compile` put a network one level deeper, under these names.
+WRAPPERS = ("module", "_orig_mod")
 
 # Times at which the loss is tried.
 TRIED = 32
+
+
+def unwrapped(name: str) -> str:
+    """The name of a tensor without the levels of wrappers."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def model_identity(model: ScoreModel) -> dict[str, object]:
+    """What the outputs of a network mean: its process, its prediction and the time that it sees."""
+    return {
+        "sde": f"{type(model.sde).__name__} {_digits(schedule_fingerprint(model.sde))}",
+        "prediction": str(model.prediction),
+        "time convention": _digits(model.network_time(PROBE_TIMES)),
+    }
 
 
 def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Tensor], tried: Tensor) -> dict[str, object]:
@@ -41,22 +57,21 @@ def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Te
         TypeError: a part of the recipe can neither be copied nor be written.
     """
     parts = [f"{unwrapped(name)} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
-    sde = f"{type(model.sde).__name__} {_digits(schedule_fingerprint(model.sde))}"
     return {
         # Through JSON once, as a file returns it.
         "recipe": json.loads(json.dumps(asdict(recipe), default=lambda part: getattr(part, "__qualname__", type(part).__name__))),
         "data": f"{tuple(x.shape)} {_bytes(x)}",
         "conditions": {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in cond.items()},
-        "sde": sde,
-        "prediction": str(model.prediction),
-        "time convention": _digits(model.network_time(PROBE_TIMES)),
         "network": _hash("\n".join(sorted(parts)).encode()),
         "time sampler or weighting": _digits(tried),
+        **model_identity(model),
     }
 
 
-def require_same_run(path: Path, about: Mapping[str, object], mine: Mapping[str, object]) -> None:
-    """Raise unless a checkpoint is of the run with the identity `mine`. An entry that an older version did not write is not compared.
+def require_same(path: Path, about: Mapping[str, object], mine: Mapping[str, object]) -> None:
+    """Raise unless a checkpoint has all that `mine` has, an `identity` or a `model_identity`.
+
+    An entry that an older version did not write is not compared.
 
     Raises:
         ValueError: names what differs.

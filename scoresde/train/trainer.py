@@ -29,7 +29,7 @@ from ..numerics.progress import Bar, progress_bar
 from ..numerics.random import cpu_generator, derive_seed, global_seed
 from .checkpoint import CHECKPOINT, about_checkpoint, read_checkpoint, state_for, write_checkpoint
 from .checks import as_data, require_trainable
-from .identity import identity, require_same_run, try_loss
+from .identity import identity, require_same, try_loss
 from .recipe import Recipe
 
 # Held-out samples in one network call. A constant, as the index of a part's first sample is the key of its noise.
@@ -71,13 +71,13 @@ class Trainer:
         held_out_cond: Mapping[str, Tensor] | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        require_trainable(model)
+        require_trainable(model, recipe)
         self.model, self.recipe = model, recipe
-        self.x, self.cond = as_data("x", x, cond or {}, model)
+        self.x, self.cond = as_data("x", x, {} if cond is None else cond, model)
         self.held_out: Tensor | None = None
         self.held_out_cond: dict[str, Any] = {}
         if held_out is not None:
-            self.held_out, self.held_out_cond = as_data("held_out", held_out, held_out_cond or {}, model)
+            self.held_out, self.held_out_cond = as_data("held_out", held_out, {} if held_out_cond is None else held_out_cond, model)
             if self.held_out.shape[1:] != self.x.shape[1:]:
                 raise ValueError(f"held_out has events of shape {tuple(self.held_out.shape[1:])}, x of {tuple(self.x.shape[1:])}")
             if self.held_out_cond.keys() != self.cond.keys():
@@ -242,7 +242,7 @@ class Trainer:
         with suppress(FileNotFoundError, ValueError):
             about = about_checkpoint(path)
         if about:
-            require_same_run(path, about, self._identity)
+            require_same(path, about, self._identity)
         state = {"iteration": self.iteration, "history": self.history, "sum": self._sum, "count": self._count}
         write_checkpoint(path, self._tensors(), state | self._identity)
 
@@ -254,7 +254,7 @@ class Trainer:
             average.setdefault("n_averaged", torch.tensor(0))
             model = state_for(path, subset("model", tensors), self.model)
             average = state_for(path, average, self._ema)
-            require_same_run(path, about, self._identity)
+            require_same(path, about, self._identity)
             moments = self._moments(subset("optimizer", tensors))
             iteration, history = int(about["iteration"]), list(about["history"])
             # Version 0.1 did not write these two.
