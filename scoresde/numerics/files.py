@@ -92,7 +92,7 @@ def reading(path: str | Path, error: type[Exception] = ValueError, said: str = "
         yield
     except Exception as found:
         reason = (str(found).splitlines() or [""])[0]
-        if isinstance(found, error | FileNotFoundError) and str(path) in reason:
+        if isinstance(found, error) and str(path) in reason:
             raise
         if not isinstance(found, ValueError | OSError):
             reason = f"{type(found).__name__} {reason}"

@@ -97,12 +97,14 @@ def load(source: str) -> Data:
             raise DataError("fashion needs the Debian package dataset-fashion-mnist (apt-get install dataset-fashion-mnist)")
         return idx_folder(FASHION)
     path = Path(source)
-    if path.is_file() and path.suffix == ".npy":
+    with reading(source, DataError):
+        # Path("") is the working directory.
+        is_array, is_folder = path.is_file() and path.suffix == ".npy", bool(source) and path.is_dir()
+        of_idx = is_folder and any(path.glob("*-images-idx3-ubyte*"))
+    if is_array:
         return npy(path)
-    if source and path.is_dir():  # Path("") is the working directory
-        if any(path.glob("*-images-idx3-ubyte*")):
-            return idx_folder(path)
-        return image_folder(path)
+    if is_folder:
+        return idx_folder(path) if of_idx else image_folder(path)
     raise DataError(f"{source!r} is neither a known data set ({', '.join(NAMES)}) nor a folder or .npy file")
 
 
@@ -247,7 +249,8 @@ def _idx(folder: Path, name: str, axes: int) -> Tensor:
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes)]
     count = len(raw) - 4 - 4 * axes
     if count != math.prod(shape):
-        raise DataError(f"{file} is cut short: {max(count, 0)} bytes for shape {tuple(shape)}")
+        fault = "cut short" if count < math.prod(shape) or count < 0 else "too long"
+        raise DataError(f"{file} is {fault}: {max(count, 0)} bytes for shape {tuple(shape)}")
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[4 + 4 * axes :].reshape(shape)
 
 

@@ -114,6 +114,7 @@ class Trainer:
     def _sampler(self) -> TimeSampler | None:
         return self._adaptive or self.recipe.time_sampler
 
+    @torch.enable_grad()
     def run(self, progress: bool = True) -> ScoreModel:
         """Train to the end of the recipe.
 
