@@ -11,7 +11,7 @@ from torch import Tensor
 from ..models.score_model import ScoreModel
 from ..networks.embedding import Embedding
 from ..networks.labels import as_labels
-from ..numerics.inputs import as_device, as_state
+from ..numerics.inputs import as_device, as_state, as_tensor
 from .recipe import Recipe
 
 
@@ -54,10 +54,7 @@ def as_data(name: str, x: Any, cond: Mapping[str, Any], model: ScoreModel) -> tu
         raise TypeError(f"cond must be a dict of tensors, such as {{'label': labels}}, got a {type(cond).__name__}")
     rows = {}
     for key, value in cond.items():
-        try:
-            rows[key] = value if isinstance(value, Tensor) else torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"{key} must be a tensor with one row a sample, got a {type(value).__name__}") from None
+        rows[key] = as_tensor(key, value)
         if rows[key].ndim == 0 or len(rows[key]) != len(x):
             raise ValueError(f"{key} has {len(rows[key]) if rows[key].ndim else 'no'} entries for {len(x)} samples")
     if "label" in rows:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..networks.labels import as_labels
 from ..numerics.files import reading
-from ..numerics.inputs import as_count, as_state
+from ..numerics.inputs import as_count, as_state, as_tensor
 from ..numerics.random import cpu_generator
 from .images import LEVELS, pixels
 
@@ -59,7 +59,7 @@ class Data:
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", as_state("x", self.x))
         if self.labels is not None:
-            labels = as_labels("labels", self.labels, self.classes, len(self.x))
+            labels = as_labels("labels", as_tensor("labels", self.labels), self.classes, len(self.x))
             object.__setattr__(self, "labels", labels)
             if self.classes is None and len(labels):
                 object.__setattr__(self, "classes", int(labels.max()) + 1)

@@ -63,8 +63,8 @@ def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Te
         "data": f"{tuple(x.shape)} {_bytes(x)}",
         "conditions": {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in cond.items()},
         "network": _hash("\n".join(sorted(parts)).encode()),
-        "time sampler or weighting": _digits(tried),
         **model_identity(model),
+        "time sampler or weighting": _digits(tried),
     }
 
 
