@@ -23,6 +23,7 @@ from .. import deprecation, grids
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
+from ..numerics.inputs import as_count
 from ..numerics.random import BatchNoise
 from ..sde.base import SDE
 from ..sde.families import RectifiedFlow
@@ -140,9 +141,11 @@ class Selected(TunedSolver):
         error, median, discrepancy = (stored_entry(meta, key, float, int) for key in ("error", "median", "discrepancy"))
         grid, process = grids.check(stored_tensor(tensors, "grid", -1)), stored_process(tensors)
         coefficients = subset("table", tensors)
-        # Any path: a table on its own grid is checked, and not what it does.
-        if coefficients and not torch.equal(from_tensors(RectifiedFlow(), coefficients).grid, grid):
-            raise ValueError("its table is of another grid")
+        if coefficients:
+            # On any path: only the form of the table is checked.
+            table = from_tensors(RectifiedFlow(), coefficients)
+            if table.stochastic or table.nfe != len(grid) - 1 or not torch.equal(table.grid, grid):
+                raise ValueError("its table is no deterministic one with one network call for each step of its grid")
         solver = portfolio_solver(name)
         if repr(solver) != written:
             solver = None
@@ -238,18 +241,7 @@ def select(
     Raises:
         ValueError: `nfe` or `noises` below 2.
     """
-    require_at_least(nfe=(nfe, 2), noises=(noises, 2))
+    nfe, noises, batch_size = as_count("nfe", nfe, 2), as_count("noises", noises, 2), as_count("batch_size", batch_size)
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     return selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size))
-
-
-def require_at_least(**values: tuple[int, int]) -> None:
-    """Raise where a (value, minimum) is too small.
-
-    Raises:
-        ValueError: names the first.
-    """
-    for name, (value, least) in values.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
