@@ -28,10 +28,12 @@ import torch
 from torch import Generator, Tensor
 
 from ..models.base import Model
-from ..numerics.arrays import event_sum
-from ..numerics.dormand_prince import DEFAULT_STEP_CAP, StepControl, integrate, rms
+from ..models.training_mode import warn_if_training
+from ..numerics.arrays import event_sum, flatten_events
+from ..numerics.dormand_prince import StepControl, integrate, rms
+from ..numerics.inputs import as_count, as_state
 from ..numerics.jacobian import Divergence, Exact, Hutchinson, HutchPlusPlus, Linearisation, differentiable_attention
-from ..numerics.random import BatchNoise, NoiseSource, SeededNoise
+from ..numerics.random import NoiseSource, noise_source
 from ..sde.base import SDE
 from .flow import AngleODE, at_least_float32, flows
 
@@ -104,12 +106,12 @@ def log_likelihood(
     """
     if torch.is_inference_mode_enabled():
         raise RuntimeError("a divergence needs derivatives, which torch.inference_mode() forbids: use torch.no_grad() instead")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-    if generator is not None and seeds is not None:
-        raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
-    x, control = at_least_float32(x), StepControl(rtol, atol, steps or DEFAULT_STEP_CAP)
-    trace = _divergence(divergence, probes, probe_law, BatchNoise(generator) if seeds is None else SeededNoise(seeds), x)
+    warn_if_training(model)
+    chunk, probes = as_count("chunk", chunk), as_count("probes", probes)
+    x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)
+    if not math.prod(x.shape[1:]):
+        raise ValueError(f"x has events of shape {tuple(x.shape[1:])}, without a coordinate: no density is defined")
+    trace = _divergence(divergence, probes, probe_law, noise_source(generator, seeds, len(x)), x)
     with torch.set_grad_enabled(grad), differentiable_attention() if grad else nullcontext():
         parts = [solve(flow, part, trace, control, chunk, grad) for flow, part in flows(model, x, t_end, batch_size, cond)]
     return Likelihood(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Likelihood)))
@@ -123,6 +125,7 @@ def prior_mismatch(sde: SDE, x: Tensor) -> Tensor:
     Its mean over the data is an upper bound of KL( q(z_1) || prior ). The mean log density of the data is too low by that divergence, even with
     the exact score. On a VE path the prior is centred at 0, so that data with another mean increase it.
     """
+    x = as_state("x", x)
     ratio = float(sde.sigma(1.0) / sde.prior_std) ** 2
     shift = float(sde.alpha(1.0) / sde.prior_std) ** 2
     return 0.5 * (x.shape[1:].numel() * (ratio - 1 - math.log(ratio)) + shift * event_sum(x.square()))
@@ -130,13 +133,11 @@ def prior_mismatch(sde: SDE, x: Tensor) -> Tensor:
 
 def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor) -> Divergence:
     """The divergence of that name, with probes for the whole batch."""
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
     if law not in ("rademacher", "gaussian"):
         raise ValueError(f"probe_law must be 'rademacher' or 'gaussian', got {law!r}")
 
     def draw() -> Tensor:
-        return noise.draw((len(x), probes, x[0].numel()), x.dtype, x.device)
+        return noise.draw((len(x), probes, math.prod(x.shape[1:])), x.dtype, x.device)
 
     if name == "exact":
         if probes != 1:
@@ -151,7 +152,7 @@ def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor)
 
 def solve(flow: AngleODE, x: Tensor, divergence: Divergence, control: StepControl, chunk: int, grad: bool) -> Likelihood:
     """`Likelihood` of a part of the batch. The state is v and the integral of each column of the divergence, per dimension."""
-    d, unchecked = x[0].numel(), grad
+    d, unchecked = math.prod(x.shape[1:]), grad
 
     def slope(theta: Tensor, y: Tensor, active: Tensor | None) -> Tensor:
         nonlocal unchecked
@@ -166,7 +167,7 @@ def solve(flow: AngleODE, x: Tensor, divergence: Divergence, control: StepContro
         slope,
         flow.theta_end,
         flow.theta_1,
-        torch.cat([flow.cos_end * x.reshape(len(x), -1), x.new_zeros(len(x), divergence.columns)], 1),
+        torch.cat([flow.cos_end * flatten_events(x), x.new_zeros(len(x), divergence.columns)], 1),
         control,
         time=flow.time,
         # The larger error counts: in a common mean the state of many dimensions would hide the error of the density.

@@ -25,6 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..numerics.arrays import event_sum
+from ..numerics.inputs import as_count, as_number, as_state
 from ..numerics.random import rand
 
 Nats = TypeVar("Nats", float, Tensor)
@@ -68,8 +69,7 @@ def dequantise(
         TypeError: `x` holds integers.
     """
     w = bin_width(bins, width)
-    if not x.is_floating_point():
-        raise TypeError(f"x holds {x.dtype}: scale it to the model's units first")
+    x = as_state("x", x)
     if bins is not None:
         level = (x.double() + 1) / w
         if bool(((level - level.round()).abs() > 0.01).any()) or bool((level < -0.01).any()) or bool((level > bins - 0.99).any()):
@@ -78,15 +78,16 @@ def dequantise(
                 "another scale; noise must not be added twice"
             )
     unit = rand(x.numel(), generator).to(x.device).reshape(x.shape)
-    d = x[0].numel()
+    d = math.prod(x.shape[1:])
     if kind == "uniform":
         if std is not None:
             raise ValueError(f"std={std} means nothing to uniform noise")
         noise = w * (unit - 0.5)
         log_density = torch.full((len(x),), -d * math.log(w), dtype=torch.float64, device=x.device)
     elif kind == "truncated_normal":
-        if std is None or not std > 0:
-            raise ValueError(f"truncated_normal needs a positive std=, sigma/alpha at t_end; got {std}")
+        if std is None:
+            raise ValueError("truncated_normal needs std=, sigma/alpha at t_end")
+        std = as_number("std", std, above=0.0)
         tau = 0.5 * w / std
         inside = math.erf(tau / math.sqrt(2))
         eps = (math.sqrt(2) * torch.erfinv((2 * unit - 1) * inside)).clamp(-tau, tau)
@@ -112,7 +113,8 @@ def bits_per_dim(nats: Nats, event_shape: Sequence[int], *, bins: int | None = N
     Raises:
         ValueError: not one of `bins` and `width`.
     """
-    return -(nats / math.prod(event_shape) + math.log(bin_width(bins, width))) / math.log(2)
+    d = math.prod(as_count("event_shape", size) for size in event_shape)
+    return -(nats / d + math.log(bin_width(bins, width))) / math.log(2)
 
 
 def bin_width(bins: int | None, width: float | None) -> float:
@@ -127,10 +129,5 @@ def bin_width(bins: int | None, width: float | None) -> float:
             f"or width= (in the units of the data), one of the two; got bins={bins} and width={width}"
         )
     if bins is not None:
-        if bins < 2:
-            raise ValueError(f"bins must be at least 2, got {bins}")
-        return 2 / (bins - 1)
-    assert width is not None
-    if not width > 0:
-        raise ValueError(f"width must be positive, got {width}")
-    return width
+        return 2 / (as_count("bins", bins, 2) - 1)
+    return as_number("width", width, above=0.0)

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
-from ..numerics.arrays import Time, expand
+from ..models.training_mode import warn_if_training
+from ..numerics.arrays import Time, expand, flatten_events
 from ..numerics.batching import Index, batches, index_cond
-from ..numerics.dormand_prince import DEFAULT_STEP_CAP, StepControl, integrate
+from ..numerics.dormand_prince import StepControl, integrate
+from ..numerics.inputs import as_count, as_number, as_state
 
 
 class AngleODE:
@@ -48,9 +50,11 @@ class AngleODE:
         self, model: Model, part: slice, batch: int, event_shape: torch.Size, t_end: float | None, cond: dict[str, object]
     ) -> None:
         self.model, self.part, self.batch, self.event_shape, self.cond = model, part, batch, event_shape, cond
-        self.t_end = model.sde.t_min if t_end is None else float(t_end)
-        if not 0 < self.t_end < 1:
-            raise ValueError(f"t_end must lie in (0, 1), got {t_end}: at t = 0 the score has no meaning")
+        if t_end is None and model.sde.t_min >= 1:
+            raise ValueError(
+                f"the densities of {model.sde!r} start at its smallest time t_min = 1, which leaves no path: give t_end="
+            )
+        self.t_end = model.sde.t_min if t_end is None else as_number("t_end", t_end, above=0.0, below=1.0)
         self.theta_end, self.theta_1 = (float(torch.atan2(model.sde.sigma(t), model.sde.alpha(t))) for t in (self.t_end, 1.0))
         self.cos_end, self.rho_1 = math.cos(self.theta_end), float(self.rho(1.0))
 
@@ -70,7 +74,7 @@ class AngleODE:
     def slope(self, theta: Tensor, v: Tensor, active: Tensor | None) -> Tensor:
         """dv/dtheta, `(b, d)`, of the samples `active` of this part at the angles `theta`, `(b,)`."""
         t = self.time(theta)
-        z = (expand(self.rho(t), v) * v).reshape(-1, *self.event_shape)
+        z = (expand(self.rho(t), v) * v).reshape(len(v), *self.event_shape)
         data = self.model.data(z, t, **index_cond(self.cond, self.in_batch(active), self.batch)).reshape(v.shape)
         return (expand(theta.cos(), v) * v - data) * expand(1 / theta.sin(), v)
 
@@ -84,7 +88,7 @@ class AngleODE:
 
     def _solve(self, v: Tensor, start: float, end: float, control: StepControl) -> Tensor:
         """v at the angle `end`, `(b, *event)`, from v at `start`."""
-        return integrate(self.slope, start, end, v.reshape(len(v), -1), control, time=self.time).y.reshape(v.shape)
+        return integrate(self.slope, start, end, flatten_events(v), control, time=self.time).y.reshape(v.shape)
 
 
 def flows(
@@ -93,9 +97,12 @@ def flows(
     """The ODE and the samples of each part of the batch `x`.
 
     Raises:
+        TypeError: `model` is no model.
         ValueError: `batch_size` is below 1.
     """
-    for part in batches(len(x), batch_size):
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    for part in batches(len(x), None if batch_size is None else as_count("batch_size", batch_size)):
         yield AngleODE(model, part, len(x), x.shape[1:], t_end, cond), x[part]
 
 
@@ -133,7 +140,8 @@ def encode(
         StepLimitError: more than `steps` are needed.
         FloatingPointError: a prediction is not finite; the message names the time.
     """
-    x, control = at_least_float32(x), StepControl(rtol, atol, steps or DEFAULT_STEP_CAP)
+    warn_if_training(model)
+    x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)
     with torch.set_grad_enabled(grad):
         return torch.cat([flow.encode(part, control) for flow, part in flows(model, x, t_end, batch_size, cond)])
 
@@ -154,19 +162,17 @@ def decode(
 
     x is z/alpha at `t_end`. A last step to sigma = 0 could not be inverted. To draw samples, `sample` is cheaper.
     """
-    z, control = at_least_float32(z), StepControl(rtol, atol, steps or DEFAULT_STEP_CAP)
+    warn_if_training(model)
+    z, control = at_least_float32("z", z), StepControl.of(rtol, atol, steps)
     with torch.set_grad_enabled(grad):
         return torch.cat([flow.decode(part, control) for flow, part in flows(model, z, t_end, batch_size, cond)])
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or in float64 if it is float64.
+def at_least_float32(name: str, x: Tensor) -> Tensor:
+    """Data or noise in float32, or in float64 if it is float64.
 
     Raises:
-        TypeError: `x` holds integers.
+        TypeError: integers or complex numbers; names the argument.
     """
-    if not x.is_floating_point():
-        raise TypeError(
-            f"x holds {x.dtype}: a density belongs to real numbers; scale to the model's units and see scoresde.dequantise"
-        )
+    x = as_state(name, x)
     return x.to(torch.promote_types(x.dtype, torch.float32))

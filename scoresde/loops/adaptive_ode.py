@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..numerics.arrays import expand
+from ..numerics.arrays import expand, flatten_events
 from ..numerics.batching import index_cond
 from ..numerics.dormand_prince import DEFAULT_STEP_CAP, StepControl, integrate
 from ..tableau.executor import Run
-from .base import AdaptiveLoop, Job, stack_or_none
+from .base import AdaptiveLoop, Job, most, stack_or_none
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AdaptiveODE(AdaptiveLoop):
             return torch.where(q == q_start, start, torch.where(q == q_stop, stop, sde.time(q.log())))
 
         def state(q: Tensor, w: Tensor) -> Tensor:
-            return (expand(sde.sigma(time(q)), w) * w).reshape(-1, *z.shape[1:])
+            return (expand(sde.sigma(time(q)), w) * w).reshape(len(w), *z.shape[1:])
 
         def slope(q: Tensor, w: Tensor, active: Tensor | None) -> Tensor:
             return model.data(state(q, w), time(q), **index_cond(job.cond, active, batch)).reshape(w.shape)
@@ -77,7 +77,7 @@ class AdaptiveODE(AdaptiveLoop):
             slope,
             q_start,
             q_stop,
-            z.reshape(batch, -1) / expand(sde.sigma(start), z),
+            flatten_events(z) / expand(sde.sigma(start), z),
             StepControl(self.rtol, self.atol, job.max_steps or DEFAULT_STEP_CAP),
             time=time,
             on_step=on_step,
@@ -87,4 +87,4 @@ class AdaptiveODE(AdaptiveLoop):
             passed.append(torch.zeros(batch, dtype=torch.float64))
             if path is not None:
                 path.append(x)
-        return Run(x, stack_or_none(path), torch.stack(passed), int(calls.max()), calls)
+        return Run(x, stack_or_none(path), torch.stack(passed), most(calls), calls)

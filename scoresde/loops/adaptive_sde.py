@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..models.reverse import ReverseSDE
-from ..numerics.arrays import expand
+from ..numerics.arrays import expand, flatten_events
 from ..numerics.batching import index_cond, subset_or_none
 from ..numerics.dormand_prince import DEFAULT_STEP_CAP, require_finite, require_steps
 from ..tableau.executor import Run
-from .base import AdaptiveLoop, Job, data_from_drift, stack_or_none
+from .base import AdaptiveLoop, Job, data_from_drift, most, stack_or_none
 
 # The paper lets h grow without bound. In few dimensions E is sometimes tiny by chance, and the next step then covers the whole rest of the
 # path. On one-dimensional data N(0.7, 0.3^2) without this limit, 1 % of the samples end up to 100 standard deviations off.
@@ -147,14 +147,14 @@ class GottaGoFast(AdaptiveLoop):
             second = reverse.drift(euler, t_1, **active_cond)
             improved = z_0 + 0.5 * (euler - z_0 - expand(dt, z_0) * second + expand(reverse.diffusion(t_1), w) * w)
             tolerance = (self.rtol * torch.maximum(euler.abs(), previous[device_index].abs())).clamp(min=self.atol)
-            error = ((euler - improved) / tolerance).detach().reshape(len(active), -1).double().square().mean(1).sqrt().cpu()
+            error = flatten_events(((euler - improved) / tolerance).detach()).double().square().mean(1).sqrt().cpu()
             require_finite("model's prediction", error[:, None], t_0)
             accept = error <= 1
             if callback is not None:
                 seen = seen.index_copy(0, device_index, data_from_drift(sde, z_0, t_0, drift))
                 callback(len(passed) - 1, t, z, seen)
             memory.put_back(active[~accept], t_1[~accept], w[~accept])
-            kept = accept.to(z.device).reshape(-1, *(1,) * (z.ndim - 1))
+            kept = accept.to(z.device).reshape(len(active), *(1,) * (z.ndim - 1))
             t = t.index_copy(0, active, torch.where(accept, t_1, t_0))
             z = z.index_copy(0, device_index, torch.where(kept, improved, z_0))
             previous = previous.index_copy(0, device_index, torch.where(kept, euler, previous[device_index]))
@@ -174,4 +174,4 @@ class GottaGoFast(AdaptiveLoop):
             passed.append(torch.zeros_like(t))
             if path is not None:
                 path.append(z)
-        return Run(z, stack_or_none(path), torch.stack(passed), int(calls.max()), calls)
+        return Run(z, stack_or_none(path), torch.stack(passed), most(calls), calls)

@@ -158,6 +158,11 @@ def data_from_drift(sde: SDE, z: Tensor, t: Time, drift: Tensor) -> Tensor:
     return (z + expand(sde.sigma(t) ** 2, z) * score) / expand(sde.alpha(t), z)
 
 
+def most(calls: Tensor) -> int:
+    """The largest number of calls, 0 for an empty batch."""
+    return int(calls.max()) if len(calls) else 0
+
+
 def stack_or_none(path: list[Tensor] | None) -> Tensor | None:
     """The states of a trajectory as one tensor."""
     return None if path is None else torch.stack(path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..models.base import Model
-from ..numerics.arrays import expand
+from ..numerics.arrays import expand, flatten_events
 from ..numerics.random import NoiseSource
 from ..sde.base import SDE
 from ..solvers.base import Solver
@@ -40,7 +40,7 @@ def langevin_step(
     """
     xi = noise.draw(z.shape, z.dtype, z.device)
     score = model.score(z, t, **(cond or {}))
-    noise_norm, score_norm = (v.reshape(len(z), -1).double().norm(dim=1) for v in (xi, score))
+    noise_norm, score_norm = (flatten_events(v).double().norm(dim=1) for v in (xi, score))
     largest = float(model.sde.sigma(t) ** 2)
     # 0/0 cannot occur: a norm of xi is 0 with probability 0.
     epsilon = (2 * shrink * (snr * noise_norm / score_norm) ** 2).clamp(max=largest)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..models.reverse import ReverseSDE
-from ..numerics.arrays import Time
+from ..numerics.arrays import Time, flatten_events
 from ..numerics.batching import index_cond
 from ..numerics.random import NoiseSource
 from ..sde.base import SDE
 from ..tableau.executor import Run
-from .base import GridLoop, Job, data_from_drift, stack_or_none
+from .base import GridLoop, Job, data_from_drift, most, stack_or_none
 
 ITO = ("euler", "milstein", "srk")
 
@@ -75,7 +75,7 @@ class TorchSDE(GridLoop):
             raise ImportError(f"{self} needs torchsde: pip install torchsde") from error
         model, z, noise, callback, path = job.model, job.z, job.noise, job.callback, job.path
         sde, batch, event = model.sde, len(z), z.shape[1:]
-        y, times = z.reshape(batch, -1), job.times.tolist()
+        y, times = flatten_events(z), job.times.tolist()
         single = [torch.tensor([i]) for i in range(batch)]
         groups: list[Tensor | None] = [*single] if self.adaptive else [None]
         reverse = ReverseSDE(model)
@@ -102,7 +102,7 @@ class TorchSDE(GridLoop):
             if path is not None:
                 path.append(y.reshape(z.shape))
         calls = torch.tensor([part.calls + shared for part in parts])
-        return Run(y.reshape(z.shape), stack_or_none(path), job.times, int(calls.max()), calls if self.adaptive else None)
+        return Run(y.reshape(z.shape), stack_or_none(path), job.times, most(calls), calls if self.adaptive else None)
 
     def _step(self, torchsde: Any, part: _Part, brownian: Any, y: Tensor, s: float, t: float) -> Tensor:
         """One interval of the grid, from time s down to t."""

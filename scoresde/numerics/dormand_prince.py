@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .arrays import expand
+from .arrays import expand, flatten_events
 from .batching import subset_or_none
+from .inputs import as_count, as_number
 
 # Dormand and Prince 1980, J. Comput. Appl. Math. 6, 19-26, RK5(4)7M. The last stage is the solution of order 5; the error weights are those of
 # order 5 less those of order 4.
@@ -56,7 +57,8 @@ class StepControl:
     """Tolerances of a step, relative and absolute, and the maximum number of tried steps.
 
     Raises:
-        ValueError: a tolerance that is not positive.
+        TypeError: another type.
+        ValueError: a tolerance that is not positive and finite, or a maximum below 1.
     """
 
     rtol: float
@@ -64,8 +66,14 @@ class StepControl:
     max_steps: int = DEFAULT_STEP_CAP
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol and atol must be positive, got {self.rtol} and {self.atol}")
+        as_number("rtol", self.rtol, above=0.0)
+        as_number("atol", self.atol, above=0.0)
+        as_count("steps", self.max_steps)
+
+    @classmethod
+    def of(cls, rtol: float, atol: float, steps: int | None) -> StepControl:
+        """The control of these arguments, with `steps` None for the default maximum."""
+        return cls(rtol, atol, DEFAULT_STEP_CAP if steps is None else steps)
 
     def scale(self, y_0: Tensor, y_1: Tensor) -> Tensor:
         """The error that a step from y_0 to y_1 may have, atol + rtol max(|y_0|, |y_1|), entry by entry."""
@@ -92,7 +100,7 @@ def require_finite(what: str, value: Tensor, t: Tensor) -> None:
     Raises:
         FloatingPointError: a sample is infinite or NaN; the message names the time of the first.
     """
-    broken = (~value.detach().flatten(1).isfinite().all(1)).nonzero().flatten()
+    broken = (~flatten_events(value.detach()).isfinite().all(1)).nonzero().flatten()
     if len(broken):
         raise FloatingPointError(f"the {what} is not finite at t={float(t[int(broken[0])]):g}")
 

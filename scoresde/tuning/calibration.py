@@ -40,10 +40,11 @@ from ..loops.base import AdaptiveLoop, Job
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond, subset_or_none
 from ..numerics.files import prefixed
+from ..numerics.inputs import as_count, as_number
 from ..solvers.tuned import State, TunedSolver, write_state
 from ..tableau.executor import Run
 from .reference import Cond, ReferenceSolution, distance, run_recorded, solve_reference, starts
-from .selection import rank, require_at_least, selected, summary
+from .selection import rank, selected, summary
 
 
 @dataclass(frozen=True)
@@ -277,9 +278,11 @@ def calibrate(
     Raises:
         ValueError: a budget below 2, no budgets, a confidence outside (0, 1), or too few noises for it.
     """
-    require_at_least(noises=(noises, 4), nfes=(len(nfes) if levels is None else len(levels), 1), nfe=(min(nfes), 2))
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    noises, batch_size = as_count("noises", noises, 4), as_count("batch_size", batch_size)
+    nfes = [as_count("nfes", nfe, 2) for nfe in nfes]
+    if not (nfes if levels is None else levels):
+        raise ValueError("calibrate needs at least one budget in nfes=, or one solver in levels=")
+    confidence = as_number("confidence", confidence, above=0.0, below=1.0)
     cond = cond or {}
     half = noises // 2
     # Too few noises raise here, before the first network call.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .. import deprecation, grids
 from ..models.base import Model
 from ..numerics.files import stored_entry, stored_tensor
+from ..numerics.inputs import as_count
 from ..numerics.progress import progress_bar
 from ..sde.base import SDE
 from ..sde.fingerprint import schedule_fingerprint
@@ -29,7 +30,7 @@ from ..tableau.tableau import Tableau
 from .gauss_newton import refined
 from .reference import Cond, distance, solve_reference, starts
 from .regression import FeatureMap, Fit, Problem, regress
-from .selection import Ranked, rank, require_at_least, solve, summary
+from .selection import Ranked, rank, solve, summary
 
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
 
@@ -174,7 +175,8 @@ def fit(
     Raises:
         ValueError: `nfe` below 2 or fewer than 8 trajectories.
     """
-    require_at_least(nfe=(nfe, 2), trajectories=(trajectories, 8))
+    nfe, trajectories = as_count("nfe", nfe, 2), as_count("trajectories", trajectories, 8)
+    refine, batch_size = as_count("refine", refine, 0), as_count("batch_size", batch_size)
     cond = cond or {}
     z = starts(model, shape, trajectories, seed, "fit")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)

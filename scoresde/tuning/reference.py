@@ -19,7 +19,10 @@ from torch import Generator, Tensor
 
 from .. import grids
 from ..models.base import Model
+from ..models.training_mode import warn_if_training
+from ..numerics.arrays import event_mean
 from ..numerics.batching import batches, index_cond
+from ..numerics.inputs import as_shape
 from ..numerics.quadrature import adams_weights
 from ..numerics.random import BatchNoise, derive_seed, randn
 from ..sde.base import SDE
@@ -36,7 +39,17 @@ MIN_STEPS, MAX_STEPS = 32, 256
 
 
 def starts(model: Model, shape: Sequence[int], count: int, *keys: int | str) -> Tensor:
-    """`count` states from the prior of `model`, `(count, *shape)`, a function of the keys."""
+    """`count` states from the prior of `model`, `(count, *shape)`, a function of the keys.
+
+    Raises:
+        TypeError: `model` is no model, or `shape` no sequence of integers.
+    """
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    warn_if_training(model)
+    if not isinstance(shape, Sequence):
+        raise TypeError(f"shape must be the shape of an event, without the batch, got {shape!r}")
+    shape = as_shape("shape", (count, *shape))[1:]
     generator = Generator().manual_seed(derive_seed(*keys))
     return model.sde.prior_std * randn((count, *shape), generator, dtype=model.dtype, device=model.device)
 
@@ -58,7 +71,7 @@ def run_recorded(tableau: Tableau, model: Model, z: Tensor, cond: Cond, *, traje
 
 def distance(x: Tensor, y: Tensor) -> Tensor:
     """The root of the mean square over the coordinates of an event, `(B,)` float64 on the CPU."""
-    return (x.double() - y.double()).flatten(1).square().mean(1).sqrt().cpu()
+    return event_mean((x.double() - y.double()).square()).sqrt().cpu()
 
 
 def rms_distance(x: Tensor, y: Tensor) -> float:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
+from ..numerics.arrays import flatten_events
 from ..numerics.batching import batches
 from ..tableau.multistep_form import Multistep
 from .reference import Cond, ReferenceSolution, distance, predict
@@ -58,7 +59,7 @@ class Problem:
 
     def features(self, x: Tensor) -> Tensor:
         """The features of states that the regression compares, `(B, k)` float64; the states themselves without a feature map."""
-        return (x if self.feature_map is None else self.feature_map(x)).flatten(1).double()
+        return flatten_events(x if self.feature_map is None else self.feature_map(x)).double()
 
     def score(self, x: Tensor) -> float:
         """sqrt(rms median) of the error of the endpoints `x` over the held-out starts."""

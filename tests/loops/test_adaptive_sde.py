@@ -38,3 +38,22 @@ def test_brownian_memory_does_not_bias():
 
     assert_law(run(True), 0.0, 1.0)
     assert float(run(False).std()) < 0.95
+
+
+def test_a_shorter_step_is_drawn_from_the_bridge():
+    """After a rejected increment W over [0.5, 1], that over [0.8, 1] is N(h/H W, h (1 - h/H)) with h = 0.2 and H = 0.5; the rest makes up W."""
+    n, g = 20_000, generator()
+    memory, t = BrownianMemory(torch.zeros(n, 1, dtype=torch.float64)), torch.ones(n, dtype=torch.float64)
+    samples = torch.arange(n)
+
+    def xi():
+        return torch.randn(n, 1, dtype=torch.float64, generator=g)
+
+    reached, rejected = memory.draw(samples, t, torch.full_like(t, 0.5), xi())
+    memory.put_back(samples, reached, rejected)
+    reached, w = memory.draw(samples, t, torch.full_like(t, 0.8), xi())
+    assert_law(w - 0.4 * rejected, 0.0, (0.2 * 0.6) ** 0.5)
+    # The deviation from the mean does not know W: a correlation of n independent pairs is N(0, 1/n), and 4.5 of these are allowed.
+    assert abs(float(torch.corrcoef(torch.cat([w - 0.4 * rejected, rejected], 1).T)[0, 1])) < 4.5 / n**0.5
+    _, rest = memory.draw(samples, reached, torch.full_like(t, 0.5), xi())
+    torch.testing.assert_close(w + rest, rejected)
