@@ -107,8 +107,8 @@ def test_bug_31_public_calls_run_where_the_data_are(device):
 def test_wrong_arguments_are_refused_by_name():
     model, x = mixture().model(LINEAR), torch.zeros(2, 2)
     for options, message in (
-        ({"t_end": 0.0}, r"t_end must be in \(0, 1\)"),
-        ({"rtol": 0}, "rtol must be finite and larger than 0"),
+        ({"t_end": 0.0}, r"t_end must lie in \(0, 1\)"),
+        ({"rtol": 0}, "rtol must be positive"),
         ({"divergence": "skilling"}, "divergence must be"),
         ({"probes": 4}, "probes=4 means nothing to divergence='exact'"),
         ({"probes": 0}, "probes must be at least 1"),
