@@ -35,6 +35,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, DataError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
-        line = " ".join(str(error).split()) or "not enough memory"
+        line = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or "allocate" in line:
+            line = f"not enough memory, some number is too large: {line}"
         print(f"scoresde: {line[:LONGEST]}", file=sys.stderr)
         sys.exit(2)

@@ -41,7 +41,7 @@ def compare(
             f"[default: {' '.join(DEFAULT_ENTRIES)}]",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="Samples for each solver.")] = 256,
+    samples: Annotated[int, typer.Option(min=2, max=10_000_000, help="Samples for each solver.")] = 256,
     features: Annotated[
         str, typer.Option(help="pixels, or classifier: the features of a small network, trained first on the labels.")
     ] = "pixels",

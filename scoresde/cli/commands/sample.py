@@ -32,7 +32,7 @@ def sample(
     ] = None,
     nfe: Annotated[int | None, typer.Option(min=1, help="Upper bound on network calls per sample.")] = None,
     grid: Annotated[str | None, typer.Option(help=f"One of {', '.join(grids.names())}; by default the solver's own.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples.")] = 64,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000_000, help="Number of samples.")] = 64,
     batch_size: BatchSizeOption = 256,
     seed: FirstSeedOption = 0,
     label: Annotated[

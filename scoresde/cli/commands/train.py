@@ -36,7 +36,9 @@ def train(
     time_sampler: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(TIME_SAMPLERS)}, adaptive; by default discrete.")
     ] = None,
-    width: Annotated[int, typer.Option(min=2, help="Channels of the U-Net's first level; hidden width of the MLP.")] = 32,
+    width: Annotated[
+        int, typer.Option(min=2, max=65_536, help="Channels of the U-Net's first level; hidden width of the MLP.")
+    ] = 32,
     multipliers: Annotated[str, typer.Option(help="Width of each U-Net level, in units of --width.")] = "1,2",
     patch: Annotated[int, typer.Option(min=1, help="Side of the pixel blocks that the U-Net folds into channels.")] = 1,
     conditional: Annotated[bool, typer.Option("--conditional", help="Train with class labels.")] = False,
