@@ -7,6 +7,8 @@ A grid is uniform in some clock u(t),
 so that N steps call the network at N times from `t_start` to `sde.t_min` (`trailing`: to one step of N before 0). The last step goes to
 sigma = 0. With `t_end` > 0 all N+1 times are uniform in the clock, and no step goes to 0. Grids are float64 tensors on the CPU. Any strictly
 decreasing tensor of times is a grid.
+
+Every rule raises a TypeError or ValueError, by name, for `steps` below 1, `t_start` outside [t_min, 1] and `t_end` outside [0, t_start).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from .numerics.inputs import as_count, as_number, as_numbers
 from .sde.base import SDE, as_time
 from .sde.vp import VPSDE, VPChain
 
@@ -41,7 +44,12 @@ def half_log_snr(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0
 
 
 def karras(sde: SDE, steps: int, *, rho: float = 7.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
-    """Uniform in (sigma/alpha)^(1/rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5)."""
+    """Uniform in (sigma/alpha)^(1/rho) (Karras et al. 2022, arXiv 2206.00364, eq. 5).
+
+    Raises:
+        ValueError: `rho` is not positive and finite.
+    """
+    rho = as_number("rho", rho, above=0.0)
     return _uniform_in(lambda t: (-sde.half_log_snr(t) / rho).exp(), lambda u: sde.time(-rho * u.log()), sde, steps, t_start, t_end)
 
 
@@ -52,7 +60,7 @@ def power(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, t_e
     path. `quadratic` and `cubic` are powers with a name; for others take `functools.partial(grids.power, power=2.5)`.
 
     Raises:
-        ValueError: `power` is not positive.
+        ValueError: `power` is not positive and finite.
     """
     return _uniform_in(*_power_clock(sde, power), sde, steps, t_start, t_end)
 
@@ -64,9 +72,10 @@ def trailing(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, 
     2023, arXiv 2305.08891, in the time of the classical VP SDE. No call is below `sde.t_min`: with many steps the grid is that of `power`.
 
     Raises:
-        ValueError: `power` is not positive.
+        ValueError: `power` is not positive and finite.
     """
     clock, inverse = _power_clock(sde, power)
+    steps, t_start, t_end = _checked(sde, steps, t_start, t_end)
     start = as_time(min(t_start, sde.t_max))
     last = max(float(inverse(clock(start) / steps)), sde.t_min) if steps > 1 else sde.t_min
     return _uniform_in(clock, inverse, sde, steps, t_start, t_end, last)
@@ -74,8 +83,7 @@ def trailing(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, 
 
 def _power_clock(sde: SDE, power: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """u = tau^(1/power) as a function of t, and its inverse."""
-    if not power > 0:
-        raise ValueError(f"power must be positive, got {power}")
+    power = as_number("power", power, above=0.0)
     vp = VPSDE()
 
     def half_log_snr_at(tau: Tensor) -> Tensor:
@@ -97,7 +105,12 @@ def cubic(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> 
 
 
 def tangent(sde: SDE, steps: int, *, scale: float = 0.5, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
-    """Uniform in arctan(r/c) with r = sigma/alpha and c = `scale`, best for Gaussian data N(0, c^2) (Sabour et al. 2024, arXiv 2404.14507)."""
+    """Uniform in arctan(r/c) with r = sigma/alpha and c = `scale`, best for Gaussian data N(0, c^2) (Sabour et al. 2024, arXiv 2404.14507).
+
+    Raises:
+        ValueError: `scale` is not positive and finite.
+    """
+    scale = as_number("scale", scale, above=0.0)
     return _uniform_in(
         lambda t: torch.atan(torch.exp(-sde.half_log_snr(t)) / scale),
         lambda u: sde.time(-(scale * torch.tan(u)).log()),
@@ -109,12 +122,17 @@ def tangent(sde: SDE, steps: int, *, scale: float = 0.5, t_start: float = 1.0, t
 
 
 def beta(sde: SDE, steps: int, *, a: float = 0.6, b: float = 0.6, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
-    """Quantiles of a beta distribution in t: more steps at both ends (Lee et al. 2024, arXiv 2407.12173)."""
+    """Quantiles of a beta distribution in t: more steps at both ends (Lee et al. 2024, arXiv 2407.12173).
+
+    Raises:
+        ValueError: `a` or `b` is not positive and finite.
+    """
     from scipy.special import betainc, betaincinv
 
+    a, b = as_number("a", a, above=0.0), as_number("b", b, above=0.0)
     return _uniform_in(
-        lambda t: torch.as_tensor(betainc(a, b, t.numpy()), dtype=torch.float64),
-        lambda u: torch.as_tensor(betaincinv(a, b, u.numpy()), dtype=torch.float64),
+        lambda t: torch.as_tensor(betainc(a, b, t.numpy()), dtype=torch.float64, device="cpu"),
+        lambda u: torch.as_tensor(betaincinv(a, b, u.numpy()), dtype=torch.float64, device="cpu"),
         sde,
         steps,
         t_start,
@@ -127,36 +145,45 @@ def ddpm(
     steps: int,
     *,
     spacing: Literal["trailing", "leading", "linspace"] = "trailing",
-    t_start: float = 1.0,
+    t_start: float | None = None,
     t_end: float = 0.0,
 ) -> Tensor:
     """The chain's own indices i in 1..T, thinned, then 0.
+
+    `t_start` is the time of the first; by default 1, or what the spacing "leading" makes of it.
 
     "trailing" starts at T; "linspace" takes both T and 1; "leading" takes 1, 1+T//N, ... and so starts below T, as DDIM's code does
     (the names are those of Lin et al. 2023, arXiv 2305.08891, table 2).
 
     Raises:
-        ValueError: `sde` is not a chain, `t_start` is not a time of the chain, `t_end` is not 0, or there are more steps than indices.
+        ValueError: `sde` is not a chain, `t_start` is not a time of the chain or not the first one, `t_end` is not 0, or there are more steps
+            than indices.
     """
     if not isinstance(sde, VPChain):
         raise ValueError(f"grid 'ddpm' needs a discrete chain (VPSDE.from_betas), got {sde!r}")
+    steps, start, t_end = _checked(sde, steps, 1.0 if t_start is None else t_start, t_end)
     if t_end != 0:
-        raise ValueError("grid 'ddpm' ends at 0")
-    top = round(t_start * sde.steps)
-    if abs(t_start * sde.steps - top) > 1e-6:
-        raise ValueError(f"grid 'ddpm' starts at a time i/{sde.steps} of the chain, got t_start={t_start:g}")
-    if not 1 <= steps <= top:
-        raise ValueError(f"grid 'ddpm' takes 1 to {top} steps on this chain from t_start={t_start:g}, got {steps}")
-    n = torch.arange(steps, dtype=torch.float64)
+        raise ValueError(f"grid 'ddpm' ends at 0, got t_end={t_end:g}")
+    top = round(start * sde.steps)
+    if abs(start * sde.steps - top) > 1e-6:
+        raise ValueError(f"grid 'ddpm' starts at a time i/{sde.steps} of the chain, got t_start={start:g}")
+    if steps > top:
+        raise ValueError(f"grid 'ddpm' takes 1 to {top} steps on this chain from t_start={start:g}, got {steps}")
+    n = torch.arange(steps, dtype=torch.float64, device="cpu")
     if spacing == "trailing":
         indices = (top - n * top / steps).round()
     elif spacing == "leading":
         indices = 1 + (steps - 1 - n) * (top // steps)
     elif spacing == "linspace":
-        indices = torch.linspace(top, 1, steps, dtype=torch.float64).round()
+        indices = torch.linspace(top, 1, steps, dtype=torch.float64, device="cpu").round()
     else:
         raise ValueError(f"spacing must be 'trailing', 'leading' or 'linspace', got {spacing!r}")
-    return check(torch.cat([indices, indices.new_zeros(1)]) / sde.steps)
+    times = torch.cat([indices, indices.new_zeros(1)]) / sde.steps
+    if t_start is not None:
+        if indices[0] != top:
+            raise ValueError(f"spacing={spacing!r} starts at {times[0]:g} with {steps} steps, not at t_start={start:g}")
+        times[0] = start
+    return check(times)
 
 
 GRIDS: dict[str, Grid] = {
@@ -195,9 +222,10 @@ def check(grid: Tensor) -> Tensor:
     """`grid` as a float64 tensor on the CPU.
 
     Raises:
+        TypeError: no real numbers.
         ValueError: fewer than two times, times outside [0, 1], or times that do not strictly decrease.
     """
-    grid = torch.as_tensor(grid).detach().to("cpu", torch.float64)
+    grid = as_numbers("grid", grid).detach().cpu()
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"a grid needs shape (N+1,) with N >= 1, got {tuple(grid.shape)}")
     if not bool(((grid >= 0) & (grid <= 1)).all()):
@@ -211,6 +239,24 @@ def check(grid: Tensor) -> Tensor:
     return grid
 
 
+def _checked(sde: SDE, steps: int, t_start: float, t_end: float) -> tuple[int, float, float]:
+    """The arguments of every rule.
+
+    Raises:
+        TypeError: another type.
+        ValueError: `steps` below 1, `t_start` outside [t_min, 1] or `t_end` outside [0, t_start).
+    """
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
+    steps, t_start = as_count("steps", steps), as_number("t_start", t_start, above=0.0, high=1.0)
+    t_end = as_number("t_end", t_end, low=0.0, below=1.0)
+    if t_start < sde.t_min:
+        raise ValueError(f"t_start={t_start:g} lies below t_min={sde.t_min:g}, the smallest time at which a grid calls the network")
+    if not t_end < t_start:
+        raise ValueError(f"t_end must be smaller than t_start={t_start:g}, got {t_end:g}")
+    return steps, t_start, t_end
+
+
 def _uniform_in(
     clock: Callable[[Tensor], Tensor],
     inverse: Callable[[Tensor], Tensor],
@@ -221,8 +267,7 @@ def _uniform_in(
     t_last: float | None = None,
 ) -> Tensor:
     """The times at which `clock` is uniform; the ends are hit exactly. The last call before 0 is at `t_last`, by default `sde.t_min`."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    steps, t_start, t_end = _checked(sde, steps, t_start, t_end)
     last = as_time(t_end if t_end > 0 else t_last or sde.t_min)
     first = as_time(t_start)
     if t_end == 0 and steps == 1:
@@ -234,6 +279,6 @@ def _uniform_in(
         # Zero terminal signal: lambda = -inf at t = 1. Space the rest as if from t_max.
         u_first = clock(as_time(sde.t_max))
     points = steps + 1 if t_end > 0 else steps
-    u = u_first + (u_last - u_first) * torch.linspace(0, 1, points, dtype=torch.float64)
+    u = u_first + (u_last - u_first) * torch.linspace(0, 1, points, dtype=torch.float64, device="cpu")
     tail = [last] if t_end > 0 else [last, as_time(0.0)]
     return check(torch.cat([first[None], inverse(u[1:-1]), torch.stack(tail)]))

@@ -23,7 +23,7 @@ from ..losses.weightings import WeightingLike, output_weight
 from ..models.analytic import ZeroModel
 from ..models.base import Model
 from ..numerics.arrays import event_mean, expand
-from ..numerics.random import fresh_generator, randn
+from ..numerics.random import as_generator, randn
 from ..sde.base import as_time
 
 
@@ -80,7 +80,7 @@ def score_error(
     Raises:
         ValueError: fewer than two samples, or an unknown weighting.
     """
-    generator = generator or fresh_generator()
+    generator = as_generator(generator)
 
     def error(t: Tensor) -> Tensor:
         z, _ = model.sde.perturb(x, t, generator)
@@ -115,7 +115,7 @@ def loss_by_time(
     Raises:
         ValueError: fewer than two samples, or an unknown weighting.
     """
-    generator = generator or fresh_generator()
+    generator = as_generator(generator)
     t = as_time(torch.as_tensor(times, dtype=torch.float64))
     noises = [randn(x.shape, generator, dtype=x.dtype, device=x.device) for _ in t]
 

@@ -27,7 +27,7 @@ from ..losses.score_matching import explicit, finite_difference, implicit, slice
 from ..losses.times import TimeSampler
 from ..losses.weightings import WeightingLike
 from ..models.base import Model
-from ..numerics.random import fresh_generator
+from ..numerics.random import as_generator
 
 
 class Estimator(NamedTuple):
@@ -121,7 +121,7 @@ def estimator_variance(
     Raises:
         ValueError: a budget below the cost of one sample, or fewer than two repetitions.
     """
-    generator = generator or fresh_generator()
+    generator = as_generator(generator)
     if repetitions < 2:
         raise ValueError(f"repetitions must be at least 2, got {repetitions}")
     parameters = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []

@@ -22,7 +22,7 @@ from ..losses.score_matching import implicit
 from ..models.base import Model
 from ..numerics.arrays import Time, event_sum, expand
 from ..numerics.jacobian import differentiable_attention, random_signs
-from ..numerics.random import fresh_generator
+from ..numerics.random import as_generator
 from ..sde.base import as_time
 
 
@@ -150,6 +150,6 @@ def _vectors(z: Tensor, probes: int | None, generator: Generator | None) -> Iter
         for unit in torch.eye(z.shape[1:].numel(), dtype=z.dtype, device=z.device):
             yield unit.reshape(1, *z.shape[1:]).expand_as(z)
         return
-    generator = generator or fresh_generator()
+    generator = as_generator(generator)
     for _ in range(probes):
         yield random_signs(z, generator)

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..numerics.arrays import Time, event_mean, expand
-from ..numerics.random import fresh_generator, randn
+from ..numerics.inputs import as_state
+from ..numerics.random import as_generator, randn
 from ..sde.base import as_time
 from ..sde.prediction import direction
 from .times import TimeSampler, draw_times
@@ -59,9 +60,12 @@ def denoising(
         The loss of each sample, `(B,)`, in float32 or higher precision. Multiply by the event's size for the sum over coordinates.
 
     Raises:
-        ValueError: an unknown weighting or time sampler, a weight that is infinite at some t, or noise of another shape than `x`.
+        TypeError: `x` or `noise` holds no real numbers, or another argument has a wrong type; names it.
+        ValueError: an unknown weighting or time sampler, a weight that is infinite or negative at some t, times outside [0, 1] or of another
+            shape than `(B,)`, or noise of another shape than `x`.
     """
-    generator = generator or fresh_generator()
+    require_model(model)
+    x, generator = as_state("x", x), as_generator(generator)
     if t is None:
         t, importance = draw_times(model.sde, len(x), time_sampler, generator)
         loss = denoising(model, x, weighting, None, generator, t=t, noise=noise, **cond)
@@ -73,8 +77,7 @@ def denoising(
         return 0.5 * (
             denoising(model, x, weighting, t=t, noise=eps, **cond) + denoising(model, x, weighting, t=t, noise=-eps, **cond)
         )
-    if noise is not None and noise.shape != x.shape:
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, x has {tuple(x.shape)}")
+    t = as_time(t)
     z, noise = model.sde.perturb(x, t, generator, noise)
     a, b = direction(model.sde, t, model.prediction)
     target = expand(a, x) * x + expand(b, x) * noise
@@ -99,5 +102,6 @@ def denoising_at(
         noise: noise of the shape of `x` in place of random noise.
         **cond: passed to the network.
     """
-    t = as_time(t).expand(len(x))
+    x, t = as_state("x", x), as_time(t)
+    t = t if t.ndim else t.expand(len(x))
     return 0.5 * denoising(model, x, lambda sde, t: torch.ones_like(t), generator=generator, t=t, noise=noise, **cond)

@@ -30,9 +30,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..models.base import Model
-from ..numerics.arrays import as_float64, event_sum, expand
-from ..numerics.random import fresh_generator, rand
+from ..models.base import Model, require_model
+from ..numerics.arrays import as_float64, event_sum, expand, values_are_known
+from ..numerics.inputs import as_count, as_function, as_number, as_numbers, as_state
+from ..numerics.random import as_generator, rand
 from ..sde.base import SDE, as_time
 from ..sde.transitions import VarianceName, posterior_coefficients, step_variance, variance_exponent
 from ..sde.vp import VPChain
@@ -95,20 +96,21 @@ class DiscretisedDecoder:
     bins: int
 
     def __post_init__(self) -> None:
-        if self.bins < 2 or not self.low < self.high:
-            raise ValueError(f"need low < high and at least 2 bins, got {self.low}, {self.high} and {self.bins}")
+        as_count("bins", self.bins, 2)
+        if not as_number("low", self.low) < as_number("high", self.high):
+            raise ValueError(f"need low < high, got {self.low} and {self.high}")
 
     def __call__(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """Log-probability of each coordinate, of the shape of `x`.
 
         Raises:
-            ValueError: an entry of `x` is none of the values. Only data on the CPU are checked.
+            ValueError: an entry of `x` is none of the values, where these are known (`values_are_known`).
         """
         width = (self.high - self.low) / (self.bins - 1)
         k = (x - self.low) / width
         nearest = k.round().clamp(0, self.bins - 1)
         # Half precision resolves 8-bit values to a few hundredths of a bin.
-        if x.device.type == "cpu" and bool(((k - nearest).abs() > 0.05).any()):
+        if values_are_known(x) and bool(((k - nearest).abs() > 0.05).any()):
             odd = x[(k - nearest).abs() > 0.05].flatten()[0].item()
             raise ValueError(f"data must be on the {self.bins} values from {self.low:g} to {self.high:g}, got {odd:g}")
         centre = self.low + nearest * width
@@ -132,7 +134,9 @@ def optimal_variance(sde: SDE, noise_power: Callable[[float], float]) -> Varianc
 
     def variance(s: Tensor, t: Tensor) -> Tensor:
         q, b = posterior_terms(sde, s, t)
-        gamma = torch.tensor([noise_power(value) for value in sde.half_log_snr(t).flatten().tolist()], dtype=torch.float64)
+        gamma = torch.tensor(
+            [noise_power(value) for value in sde.half_log_snr(t).flatten().tolist()], dtype=torch.float64, device="cpu"
+        )
         inside = (sde.sigma(t) / sde.alpha(t)) ** 2 * (1 - gamma.reshape(t.shape).clamp(max=1))
         # At alpha = 0 Gamma is 1 for data of any variance.
         return q + b**2 * torch.where(sde.alpha(t) > 0, inside, 0.0)
@@ -172,19 +176,22 @@ def elbo(
         The terms. The network is called once for each term and once for the reconstruction.
 
     Raises:
-        ValueError: no grid for a path that is no chain, a grid that does not fall from 1 to 0, or terms outside 1..N-1.
+        TypeError: `x` holds no real numbers, or another argument has a wrong type; names it.
+        ValueError: no grid for a path that is no chain, a grid that does not fall from 1 to 0, terms outside 1..N-1, a variance that is not
+            positive, or log densities of another shape than `x`.
     """
-    sde, generator = model.sde, generator or fresh_generator()
+    require_model(model)
+    x, sde, generator = as_state("x", x), model.sde, as_generator(generator)
     times = _ascending(sde, grid)
     steps = len(times) - 2  # the decoder takes the last step
-    terms = steps if terms is None else terms
+    terms = steps if terms is None else as_count("terms", terms, -math.inf)
     if not (0 < terms <= steps or terms == steps == 0):
         raise ValueError(f"terms must lie in 1..{steps}, got {terms}")
     rule = variance_rule(sde, variance)
     columns = []
     for j in range(terms):
         # Uniform in the j-th of `terms` equal parts of the steps; with all terms that is step j itself.
-        u = rand(len(x), generator).cpu() if terms < steps else torch.zeros(len(x), dtype=torch.float64)
+        u = rand(len(x), generator).cpu() if terms < steps else torch.zeros(len(x), dtype=torch.float64, device="cpu")
         i = ((j + u) * (steps / terms)).long().clamp(max=steps - 1) + 1
         s, t = times[i], times[i + 1]
         z, _ = sde.perturb(x, t, generator)
@@ -223,11 +230,13 @@ def elbo_continuous(
         The terms. `diffusion` is `(B, samples)`; every column is an estimate of the integral divided by `samples`.
 
     Raises:
+        TypeError: `x` holds no real numbers, or another argument has a wrong type; names it.
         ValueError: an odd number of samples, or none.
     """
-    if samples < 2 or samples % 2:
+    require_model(model)
+    if as_count("samples", samples, -math.inf) < 2 or samples % 2:
         raise ValueError(f"samples must be even and at least 2, got {samples}")
-    sde, generator = model.sde, generator or fresh_generator()
+    x, sde, generator = as_state("x", x), model.sde, as_generator(generator)
     t_min, t_max = as_time(sde.t_min), as_time(sde.t_max)
     low, high = sde.half_log_snr(t_max), sde.half_log_snr(t_min)
     scale = x.shape[1:].numel() * float(high - low)
@@ -272,10 +281,18 @@ def variance_rule(sde: SDE, variance: Variance) -> VarianceRule:
     """The function `(s, t) -> v` of a word, a number or a function.
 
     Raises:
-        ValueError: `variance` is none of those that `elbo` accepts.
+        ValueError: `variance` is none of those that `elbo` accepts, or its result is not positive.
     """
     if callable(variance):
-        return variance
+        rule = variance
+
+        def checked(s: Tensor, t: Tensor) -> Tensor:
+            v = as_numbers("the result of variance", rule(s, t))
+            if values_are_known(v) and not bool((v > 0).all()):
+                raise ValueError(f"variance must return positive numbers, got {float(v.min()):g}")
+            return v
+
+        return checked
     u = variance_exponent(variance, "a function of (s, t)")
     return lambda s, t: step_variance(sde.sigma(s), sde.sigma(t), sde.half_log_snr(t) - sde.half_log_snr(s), u)
 
@@ -287,8 +304,8 @@ def _ascending(sde: SDE, grid: Tensor | None) -> Tensor:
             raise ValueError(
                 f"a bound needs steps: {sde!r} is no chain, so give grid=grids.uniform(sde, steps) or use elbo_continuous"
             )
-        return torch.arange(sde.steps + 1, dtype=torch.float64) / sde.steps
-    times = as_time(grid).cpu()
+        return torch.arange(sde.steps + 1, dtype=torch.float64, device="cpu") / sde.steps
+    times = as_time(as_numbers("grid", grid), "grid").cpu()
     if times.ndim != 1 or len(times) < 2 or float(times[0]) != 1 or float(times[-1]) != 0 or not bool((times.diff() < 0).all()):
         raise ValueError(f"a grid must fall strictly from 1 to 0, got {grid}")
     return times.flip(0)
@@ -305,4 +322,17 @@ def _reconstruction(
     """log p(x | z_t) with one draw of z_t, `(B,)`."""
     z, _ = model.sde.perturb(x, t, generator)
     x, data = as_float64(x), as_float64(model.data(z, t, **cond))
-    return event_sum(decoder(x, data, expand(std, x)).expand_as(x))
+    return event_sum(log_density(decoder, x, data, expand(std, x)))
+
+
+def log_density(decoder: Decoder, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log p(x) of each coordinate by a decoder, of the shape of `x`.
+
+    Raises:
+        TypeError: the decoder is no function, or returned no numbers.
+        ValueError: the decoder returned another shape.
+    """
+    out = as_numbers("the result of decoder", as_function("decoder", decoder, 3)(x, mean, std))
+    if out.shape != x.shape:
+        raise ValueError(f"decoder must return one log density for each coordinate, shape {tuple(x.shape)}, got {tuple(out.shape)}")
+    return out

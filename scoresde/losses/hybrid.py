@@ -17,11 +17,12 @@ import torch
 from torch import Generator, Tensor
 
 from ..models.learned_variance import LearnedVariance
-from ..numerics.arrays import as_float64, event_mean, event_sum, expand
-from ..numerics.random import fresh_generator
+from ..numerics.arrays import as_float64, event_mean, event_sum, expand, values_are_known
+from ..numerics.inputs import as_number, as_state
+from ..numerics.random import as_generator
 from ..sde.base import as_time
 from ..sde.vp import VPChain
-from .elbo import Decoder, gaussian_decoder, gaussian_kl, posterior_terms, variance_rule
+from .elbo import Decoder, gaussian_decoder, gaussian_kl, log_density, posterior_terms, variance_rule
 from .times import TimeSampler, draw_times
 
 
@@ -51,9 +52,13 @@ def hybrid(
         **cond: passed to the network.
 
     Raises:
+        TypeError: the model has no variance, `x` holds no real numbers, or another argument has a wrong type; names it.
         ValueError: the path is no chain of two or more steps, or a time is not a time of the chain.
     """
-    sde, generator = model.sde, generator or fresh_generator()
+    if not hasattr(model, "data_and_fraction"):
+        raise TypeError(f"model must be a LearnedVariance, got {type(model).__name__}")
+    x, vlb_weight = as_state("x", x), as_number("vlb_weight", vlb_weight, 0.0)
+    sde, generator = model.sde, as_generator(generator)
     if not isinstance(sde, VPChain) or sde.steps < 2:
         raise ValueError(f"learned variances need a chain of at least 2 steps (VPSDE.from_betas), got {sde!r}")
     if t is None:
@@ -62,7 +67,7 @@ def hybrid(
         return expand(importance, loss) * loss
     t = as_time(t)
     i = (t * sde.steps).round()
-    if t.device.type == "cpu" and bool(((t * sde.steps - i).abs() > 1e-3).any() or (i < 1).any()):
+    if values_are_known(t) and bool(((t * sde.steps - i).abs() > 1e-3).any() or (i < 1).any()):
         raise ValueError(f"times must be those of the chain, 1/{sde.steps}, ..., 1, got {t}")
     z, _ = sde.perturb(x, t, generator, noise)
     data, fraction = model.data_and_fraction(z, t, **cond)
@@ -79,6 +84,6 @@ def hybrid(
     mean, f = predicted.detach(), as_float64(fraction)
     log_v = f * expand(beta.log(), f) + (1 - f) * expand(q.log(), f)
     kl = gaussian_kl(exact, mean, q, b, log_v.exp())
-    nll = -event_sum(decoder(exact, mean, (0.5 * log_v).exp()))
+    nll = -event_sum(log_density(decoder, exact, mean, (0.5 * log_v).exp()))
     vlb = torch.where(first.to(kl.device), nll, kl) * (sde.steps / x.shape[1:].numel())
     return (simple + vlb_weight * vlb).to(torch.promote_types(x.dtype, torch.float32))

@@ -21,10 +21,11 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..numerics.arrays import Time, event_mean, event_sum, expand
+from ..numerics.inputs import as_count, as_number, as_state, as_state_like
 from ..numerics.jacobian import differentiable_attention, random_signs, vector_jacobian_products
-from ..numerics.random import fresh_generator
+from ..numerics.random import as_generator
 
 
 def explicit(
@@ -40,11 +41,12 @@ def explicit(
         **cond: passed to the network.
 
     Raises:
+        TypeError: `x` or the target holds no real numbers.
         ValueError: the target has another shape than `x`.
     """
-    target = target_score if isinstance(target_score, Tensor) else target_score(x)
-    if target.shape != x.shape:
-        raise ValueError(f"target_score has shape {tuple(target.shape)}, x has {tuple(x.shape)}")
+    require_model(model)
+    x = as_state("x", x)
+    target = as_state_like("target_score", target_score(x) if callable(target_score) else target_score, x, "x")
     score = model.score(x, model.sde.t_min if t is None else t, **cond)
     return 0.5 * event_mean((score - target) ** 2)
 
@@ -72,20 +74,22 @@ def implicit(
         chunk: coordinates of the exact trace that are computed at once. Memory grows with `chunk`, and with d only where a graph is kept.
         generator: the source of v.
         **cond: passed to the network.
+
+    Raises:
+        TypeError: `z` holds no real numbers.
+        ValueError: an unknown divergence, no projection, or a chunk below 1.
     """
     if divergence == "hutchinson":
         return sliced(model, z, t, projections, generator=generator, **cond)
     if divergence != "exact":
         raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
-
+    chunk = as_count("chunk", chunk)
     z, s = _score(model, z, t, cond)
     d = z.shape[1:].numel()
     trace = torch.zeros(len(z), dtype=s.dtype, device=s.device)
     for i in torch.arange(d, device=z.device).split(chunk):
         units = torch.nn.functional.one_hot(i, d).to(s.dtype).reshape(-1, 1, *z.shape[1:]).expand(-1, *z.shape)
-        trace = trace + (_vector_jacobian(s, z, units) * units).reshape(len(i), len(z), -1).sum((0, 2))
+        trace = trace + (_vector_jacobian(s, z, units) * units).reshape(len(i), len(z), d).sum((0, 2))
     return _loss(s, trace)
 
 
@@ -113,6 +117,7 @@ def sliced(
         **cond: passed to the network.
 
     Raises:
+        TypeError: `z` or `directions` holds no real numbers.
         ValueError: no projection, or directions of another shape.
     """
     z, s = _score(model, z, t, cond)
@@ -155,10 +160,11 @@ def finite_difference(
         **cond: passed to the network.
 
     Raises:
+        TypeError: `z` or `directions` holds no real numbers.
         ValueError: a step that is not positive, no projection, or directions of another shape.
     """
-    if not step > 0:
-        raise ValueError(f"step must be positive, got {step}")
+    require_model(model)
+    z, step = as_state("z", z), as_number("step", step, above=0.0)
     h = step * model.sde.sigma(t)
 
     def one(v: Tensor) -> Tensor:
@@ -172,6 +178,8 @@ def finite_difference(
 
 def _score(model: Model, z: Tensor, t: Time, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """A leaf of the graph with the values of `z`, or `z` itself if it requires gradients, and the score there."""
+    require_model(model)
+    z = as_state("z", z)
     z = z if z.requires_grad else z.detach().requires_grad_()
     with torch.enable_grad(), differentiable_attention():
         return z, model.score(z, t, **cond)
@@ -192,14 +200,13 @@ def _loss(s: Tensor, divergence: Tensor) -> Tensor:
 def _directions(z: Tensor, projections: int, directions: Tensor | None, generator: Generator | None) -> Iterator[Tensor]:
     """The directions, or random signs, of the shape of `z`."""
     if directions is not None:
+        directions = as_state("directions", directions)
         if directions.shape[1:] != z.shape or len(directions) == 0:
             raise ValueError(
                 f"directions must have shape (projections, {', '.join(map(str, z.shape))}), got {tuple(directions.shape)}"
             )
         yield from directions
         return
-    if projections < 1:
-        raise ValueError(f"projections must be at least 1, got {projections}")
-    generator = generator or fresh_generator()
-    for _ in range(projections):
+    generator = as_generator(generator)
+    for _ in range(as_count("projections", projections)):
         yield random_signs(z, generator)

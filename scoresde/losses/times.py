@@ -18,7 +18,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
-from ..numerics.random import fresh_generator, rand
+from ..numerics.arrays import values_are_known
+from ..numerics.inputs import as_count, as_number, as_numbers
+from ..numerics.random import as_generator, rand
 from ..sde.base import SDE, as_time
 from ..sde.vp import VPChain
 
@@ -116,8 +118,8 @@ class LogNormal:
     std: float = 1.2
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+        as_number("mean", self.mean)
+        as_number("std", self.std, above=0.0)
 
     def __call__(self, sde: SDE, n: int, generator: Generator) -> Tensor:
         """`n` times, float64."""
@@ -142,7 +144,7 @@ class LogNormal:
 class Corrected:
     """The times of a sampler with a known density, weighted so that every mean equals the mean over uniform times on [t_min, t_max].
 
-    t_max is 1 unless alpha(1) = 0.
+    t_max is 1 unless alpha(1) = 0. On a chain of one step t_min = t_max: every weight is then 1.
     """
 
     sampler: TimeDensity
@@ -150,6 +152,8 @@ class Corrected:
     def __call__(self, sde: SDE, n: int, generator: Generator) -> Times:
         """`n` times and their weights."""
         t = self.sampler(sde, n, generator)
+        if sde.t_min == sde.t_max:
+            return Times(t, torch.ones_like(t))
         return Times(t, 1 / ((sde.t_max - sde.t_min) * self.sampler.density(sde, t)))
 
 
@@ -175,17 +179,16 @@ class Adaptive:
     """
 
     def __init__(self, bins: int = 20, history: int = 10, floor: float = 0.01) -> None:
-        if bins < 1 or history < 1 or not 0 < floor <= 1:
-            raise ValueError(f"need bins >= 1, history >= 1 and 0 < floor <= 1, got {bins}, {history} and {floor}")
-        self.bins, self.history, self.floor = bins, history, floor
-        self._losses = torch.zeros(bins, history, dtype=torch.float64)
-        self._counts = torch.zeros(bins, dtype=torch.long)
+        self.bins, self.history = as_count("bins", bins), as_count("history", history)
+        self.floor = as_number("floor", floor, above=0.0, high=1.0)
+        self._losses = torch.zeros(self.bins, self.history, dtype=torch.float64, device="cpu")
+        self._counts = torch.zeros(self.bins, dtype=torch.long, device="cpu")
 
     @property
     def probabilities(self) -> Tensor:
         """p_b, float64 of shape `(bins,)`; the first bin is at t = 1, or at 1/T on a chain."""
         if bool((self._counts < self.history).any()):
-            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
+            return torch.full((self.bins,), 1 / self.bins, dtype=torch.float64, device="cpu")
         root = self._losses.square().mean(1).sqrt()
         share = root / root.sum() if float(root.sum()) > 0 else torch.full_like(root, 1 / self.bins)
         return (1 - self.floor) * share + self.floor / self.bins
@@ -246,16 +249,29 @@ def draw_times(sde: SDE, n: int, time_sampler: TimeSampler | None = None, genera
     """`n` training times and their weights. By default "discrete" on a chain and "uniform" elsewhere.
 
     Raises:
-        ValueError: an unknown name, or "discrete" without a chain.
+        TypeError: no sampler, or one that returns no numbers.
+        ValueError: an unknown name, "discrete" without a chain, or times or weights of another shape than `(n,)`; where the values are known
+            (`values_are_known`) also a time outside [0, 1], or a weight that is infinite or negative.
     """
+    n = as_count("n", n, 0)
     if time_sampler is None:
         time_sampler = "discrete" if isinstance(sde, VPChain) else "uniform"
     if isinstance(time_sampler, str):
         if time_sampler not in TIME_SAMPLERS:
             raise ValueError(f"time_sampler must be one of {', '.join(TIME_SAMPLERS)} or a function; got {time_sampler!r}")
         time_sampler = TIME_SAMPLERS[time_sampler]
-    drawn = time_sampler(sde, n, generator or fresh_generator())
-    return drawn if isinstance(drawn, Times) else Times(drawn, torch.ones_like(drawn))
+    if not callable(time_sampler):
+        raise TypeError(f"time_sampler must be one of {', '.join(TIME_SAMPLERS)} or a function; got {time_sampler!r}")
+    drawn = time_sampler(sde, n, as_generator(generator))
+    t, weight = drawn if isinstance(drawn, Times) else (drawn, None)
+    t = as_numbers("the result of time_sampler", t)
+    weight = torch.ones_like(t) if weight is None else as_numbers("the weight of time_sampler", weight)
+    for name, value in (("times", t), ("weights", weight)):
+        if value.shape != (n,):
+            raise ValueError(f"time_sampler must return {n} {name}, shape ({n},), got {tuple(value.shape)}")
+    if values_are_known(weight) and not bool((weight.isfinite() & (weight >= 0)).all()):
+        raise ValueError("time_sampler returned a weight that is infinite or negative")
+    return Times(as_time(t, "time_sampler's t"), weight)
 
 
 def sample_times(sde: SDE, n: int, time_sampler: TimeSampler | None = None, generator: Generator | None = None) -> Tensor:

@@ -26,11 +26,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..numerics.arrays import Time
+from ..numerics.arrays import Time, values_are_known
+from ..numerics.inputs import as_number, as_values
 from ..sde.base import SDE, as_time
 from ..sde.prediction import Preconditioned, Prediction, conversion
 
@@ -55,26 +57,48 @@ def min_snr(gamma: float = 5.0) -> Weighting:
 
     For a noise network the factor is min(1, gamma/SNR), and for a velocity network on a variance-preserving path min(SNR, gamma)/(SNR + 1): the
     three forms of Hang et al. are one loss. At alpha = 0 the factor on the noise error is 1.
+
+    Raises:
+        ValueError: `gamma` is not positive and finite.
     """
-    return Weighting("noise", lambda sde, t: (gamma * torch.exp(-2 * sde.half_log_snr(t))).clamp(max=1))
+    return Weighting("noise", partial(_min_snr, gamma=as_number("gamma", gamma, above=0.0)))
+
+
+def _min_snr(sde: SDE, t: Tensor, gamma: float) -> Tensor:
+    return (gamma * torch.exp(-2 * sde.half_log_snr(t))).clamp(max=1)
 
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
-    """(k + SNR)^-gamma on the squared noise error: less weight where the noise is too small to be visible."""
-    return Weighting("noise", lambda sde, t: (k + torch.exp(2 * sde.half_log_snr(t))) ** -gamma)
+    """(k + SNR)^-gamma on the squared noise error: less weight where the noise is too small to be visible.
+
+    Raises:
+        ValueError: `k` is negative, or one of the two is not finite.
+    """
+    return Weighting("noise", partial(_p2, k=as_number("k", k, 0.0), gamma=as_number("gamma", gamma)))
+
+
+def _p2(sde: SDE, t: Tensor, k: float, gamma: float) -> Tensor:
+    return (k + torch.exp(2 * sde.half_log_snr(t))) ** -gamma
 
 
 def edm(sigma_data: float = 0.5) -> Weighting:
     """(r^2 + sigma_data^2)/(r sigma_data)^2 on the squared data error, r = sigma/alpha: the plain error of EDM's network F.
 
     A zero F then has an expected loss of 1 for data of that standard deviation, at every t.
+
+    Raises:
+        ValueError: `sigma_data` is not positive and finite.
     """
     return Weighting(Preconditioned(sigma_data), _one)
 
 
 def debiased() -> Weighting:
     """1/sqrt(SNR) on the squared noise error, or equally sqrt(SNR) on the squared data error."""
-    return Weighting("data", lambda sde, t: torch.exp(sde.half_log_snr(t)))
+    return Weighting("data", _root_snr)
+
+
+def _root_snr(sde: SDE, t: Tensor) -> Tensor:
+    return torch.exp(sde.half_log_snr(t))
 
 
 WEIGHTINGS: dict[str, Weighting] = {
@@ -98,7 +122,7 @@ def _resolve(weighting: WeightingLike, prediction: Prediction) -> Weighting:
         return Weighting("score", weighting)
     if weighting == "edm" and isinstance(prediction, Preconditioned):
         return edm(prediction.sigma_data)  # one scale of the data for the network and for its loss
-    if weighting not in WEIGHTINGS:
+    if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
         raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)} or a function of (sde, t); got {weighting!r}")
     return WEIGHTINGS[weighting]
 
@@ -107,12 +131,18 @@ def output_weight(sde: SDE, t: Time, prediction: Prediction, weighting: Weightin
     """The factor on the squared error of a network's own output that makes it the weighted loss; float64, like `t`.
 
     Raises:
-        ValueError: an unknown weighting, or an infinite factor at some t. Only times on the CPU are checked.
+        TypeError: the weighting is a function that returns no numbers.
+        ValueError: an unknown weighting, or a factor that is infinite or negative at some t, where it is known (`values_are_known`).
     """
     resolved = _resolve(weighting, prediction)
     _, slope = conversion(sde, t, prediction, resolved.quantity)
-    weight = resolved.factor(sde, as_time(t)) * slope**2
-    if weight.device.type == "cpu" and not bool(weight.isfinite().all()):
-        where = as_time(t).broadcast_to(weight.shape)[~weight.isfinite()].flatten()[0].item()
-        raise ValueError(f"weighting {weighting!r} is not finite at t={where:g} for a network that predicts {prediction!r}")
+    t = as_time(t)
+    # A copy: a function of the user may work in place.
+    factor = as_values("weighting", resolved.factor(sde, t.clone()), t)
+    weight = factor * slope**2
+    if values_are_known(weight) and not bool((weight.isfinite() & (weight >= 0)).all()):
+        wrong = ~(weight.isfinite() & (weight >= 0))
+        at, value = t.broadcast_to(weight.shape)[wrong].flatten()[0].item(), weight[wrong].flatten()[0].item()
+        what = "negative" if value < 0 and value > -torch.inf else "not finite"
+        raise ValueError(f"weighting {weighting!r} is {what} at t={at:g} for a network that predicts {prediction!r}")
     return weight

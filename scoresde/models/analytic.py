@@ -18,8 +18,9 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from ..numerics.arrays import Time
-from ..numerics.random import fresh_generator
+from ..numerics.arrays import Time, flatten_events, values_are_known
+from ..numerics.inputs import as_count, as_dtype, as_numbers, as_state
+from ..numerics.random import as_generator
 from ..sde.base import SDE, as_time
 from ..sde.prediction import Prediction
 from .base import Model
@@ -35,17 +36,20 @@ class GaussianMixture:
         weights: `(K,)`, positive; normalised here. Equal by default.
 
     Raises:
-        ValueError: shapes that fit none of these, a negative variance, or a weight that is not positive.
+        TypeError: arguments that are no real numbers.
+        ValueError: shapes that fit none of these, numbers that are not finite, a matrix that is not symmetric or has a negative eigenvalue,
+            a negative variance, or a weight that is not positive.
     """
 
     def __init__(self, means: Tensor, covariances: Tensor, weights: Tensor | None = None) -> None:
-        means = torch.as_tensor(means).double()
-        covariances = torch.as_tensor(covariances).double()
-        if means.ndim == 0:
-            raise ValueError("means must have shape (K, *event), got a scalar")
+        means = _finite("means", means)
+        covariances = _finite("covariances", covariances).to(means.device)
+        if means.numel() == 0 or means.ndim == 0:
+            shown = f"shape {tuple(means.shape)}" if means.ndim else "a scalar"
+            raise ValueError(f"means must have shape (K, *event) with K >= 1, got {shown}")
         k = len(means)
         self.event_shape = means.shape[1:]
-        self.means = means.reshape(k, -1)
+        self.means = flatten_events(means)
         d = self.means.shape[1]
         self.basis: Tensor | None = None
         if covariances.shape == (k,):
@@ -53,6 +57,13 @@ class GaussianMixture:
         elif covariances.shape == means.shape:
             self.variances = covariances.reshape(k, d)
         elif covariances.shape == (k, d, d):
+            # Rounding in float32 leaves an asymmetry of 1e-7; `eigh` would read the lower triangle alone.
+            asymmetry = float((covariances - covariances.mT).abs().amax() / covariances.abs().amax().clamp(min=1e-300))
+            if asymmetry > 1e-5:
+                raise ValueError(
+                    f"covariances must be symmetric, but entries differ from their mirror images by {asymmetry:.2g} of the largest: "
+                    "a Cholesky factor L stands for L @ L.mT"
+                )
             self.variances, self.basis = torch.linalg.eigh(covariances)
             # A singular matrix has eigenvalues of -1e-17 as well as 0.
             self.variances = torch.where(self.variances.abs() < 1e-14 * self.variances.amax(), 0.0, self.variances)
@@ -62,15 +73,21 @@ class GaussianMixture:
                 f"need ({k},), {tuple(means.shape)} or ({k}, {d}, {d})"
             )
         if bool((self.variances < 0).any()):
-            raise ValueError("covariances must not be negative")
-        weights = torch.ones(k, dtype=torch.float64) if weights is None else torch.as_tensor(weights).double()
+            raise ValueError(
+                f"covariances must not be negative, but a variance or an eigenvalue is {float(self.variances.min()):g}"
+            )
+        weights = torch.ones(k, dtype=torch.float64, device="cpu") if weights is None else _finite("weights", weights)
         if weights.shape != (k,) or not bool((weights > 0).all()):
             raise ValueError(f"weights must be {k} positive numbers, got shape {tuple(weights.shape)}")
         self.weights = weights.to(means.device) / weights.sum()
+        self.has_point_mass = bool((self.variances == 0).any())
 
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """`n` draws, shape `(n, *event)`, on the mixture's device."""
-        generator = generator or fresh_generator()
+        n, generator = as_count("n", n, 0), as_generator(generator)
+        dtype = as_dtype("dtype", dtype) or torch.float64
+        if n == 0:
+            return torch.empty(0, *self.event_shape, dtype=dtype, device=self.means.device)
         component = torch.multinomial(self.weights.to(generator.device), n, replacement=True, generator=generator)
         unit = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator, device=generator.device)
         component, unit = component.to(self.means.device), unit.to(self.means.device)
@@ -83,11 +100,15 @@ class GaussianMixture:
         """log q(z_t = z) of each sample in nats, shape `(B,)`; without `t` and `sde` the data's own density.
 
         Raises:
-            ValueError: one of `t` and `sde` without the other.
+            TypeError: `z` holds no real numbers.
+            ValueError: one of `t` and `sde` without the other, or `z` is of another event shape.
         """
+        z = as_state("z", z)
+        if self.has_point_mass and t is None:
+            raise ValueError("a variance is 0, and a point mass has no density: give t and sde")
         if (t is None) != (sde is None):
             raise ValueError("log_prob at a time needs both t and the sde")
-        one = torch.ones((), dtype=torch.float64)
+        one = torch.ones((), dtype=torch.float64, device="cpu")
         alpha, sigma = (one, 0 * one) if t is None or sde is None else (sde.alpha(t), sde.sigma(t))
         log_joint, _ = self._components(z, alpha, sigma)
         return log_joint.logsumexp(1).to(z.dtype)
@@ -106,7 +127,7 @@ class GaussianMixture:
         if z.shape[1:] != self.event_shape:
             raise ValueError(f"z has event shape {tuple(z.shape[1:])}, the mixture {tuple(self.event_shape)}")
         alpha, sigma = (c.to(z.device).reshape(-1, 1, 1) for c in (alpha, sigma))
-        offset = z.double().reshape(len(z), 1, -1) - alpha * self.means
+        offset = flatten_events(z.double())[:, None] - alpha * self.means
         if self.basis is not None:
             offset = torch.einsum("kij,bki->bkj", self.basis, offset)
         variance = alpha**2 * self.variances + sigma**2
@@ -115,6 +136,19 @@ class GaussianMixture:
         if self.basis is not None:
             shift = torch.einsum("kij,bkj->bki", self.basis, shift)
         return log_joint, self.means + shift
+
+
+def _finite(name: str, values: object) -> Tensor:
+    """Finite numbers in float64.
+
+    Raises:
+        TypeError: no real numbers.
+        ValueError: a number is infinite or NaN.
+    """
+    out = as_numbers(name, values)
+    if not bool(out.isfinite().all()):
+        raise ValueError(f"{name} must be finite")
+    return out
 
 
 class MixtureModel(Model):
@@ -130,11 +164,15 @@ class MixtureModel(Model):
 
         Raises:
             TypeError: a condition: there is nothing here to condition on (a misspelt argument of `sample` ends up here).
+            ValueError: sigma(t) = 0 for a mixture with a point mass.
         """
         if cond:
             raise TypeError(f"the exact model of a mixture takes no conditions, got {', '.join(cond)}")
-        t = as_time(t)
-        return self.mixture.posterior_mean(z, self.sde.alpha(t), self.sde.sigma(t))
+        z, t = as_state("z", z), as_time(t)
+        sigma = self.sde.sigma(t)
+        if self.mixture.has_point_mass and values_are_known(sigma) and bool((sigma == 0).any()):
+            raise ValueError(f"the mixture has a variance of 0, and at t={t.min():g} there is no noise: E[x | z] is undefined")
+        return self.mixture.posterior_mean(z, self.sde.alpha(t), sigma)
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, expand
+from ..numerics.inputs import as_state
 from ..sde.base import SDE
 from ..sde.prediction import Prediction, conversion
 
@@ -64,7 +65,19 @@ class Model(ABC):
         return self._read("velocity", z, t, cond)
 
     def _read(self, target: Prediction, z: Tensor, t: Time, cond: dict[str, object]) -> Tensor:
+        z = as_state("z", z)
         c_z, c_out = conversion(self.sde, t, self.prediction, target)
         out = self.output(z, t, **cond)
         dtype = torch.promote_types(z.dtype, out.dtype)
         return (expand(c_z, z, dtype) * z.to(dtype) + expand(c_out, z, dtype) * out.to(dtype)).to(z.dtype)
+
+
+def require_model(model: Any) -> None:
+    """Raise where a loss or a density cannot use `model`: anything with a path and an output can be used.
+
+    Raises:
+        TypeError: names what is missing.
+    """
+    if not (isinstance(getattr(model, "sde", None), SDE) and hasattr(model, "output")):
+        hint = ", which is in its attribute module" if isinstance(getattr(model, "module", None), Model) else ""
+        raise TypeError(f"model must be a ScoreModel or another scoresde.Model{hint}, got {type(model).__name__}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,9 +12,20 @@ Time = float | Tensor
 
 def as_float64(value: Time) -> Tensor:
     """A float64 tensor on the value's own device (on the CPU where the device has no float64)."""
-    if isinstance(value, Tensor) and value.device.type == "mps":
-        value = value.cpu()
-    return torch.as_tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return (value.cpu() if value.device.type == "mps" else value).to(torch.float64)
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+
+
+def values_are_known(*tensors: Tensor) -> bool:
+    """Whether a check may read these values.
+
+    On another device the host would have to wait for them. While torch.compile or torch.export traces there are none, and under the
+    transforms of torch.func no branch may depend on them.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return all(t.device.type == "cpu" and not torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -34,11 +47,16 @@ def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> 
     return coefficient.reshape(coefficient.shape + (1,) * (z.ndim - 1)) if coefficient.ndim else coefficient
 
 
+def flatten_events(a: Tensor) -> Tensor:
+    """`(B, *event)` as `(B, d)`, also where B is 0 or the event is a number."""
+    return a.reshape(len(a), math.prod(a.shape[1:]))
+
+
 def event_sum(a: Tensor) -> Tensor:
     """The sum over the coordinates of each event of `(B, *event)`, `(B,)`. `event_sum(a * b)` is the inner product."""
-    return a.reshape(len(a), -1).sum(1)
+    return flatten_events(a).sum(1)
 
 
 def event_mean(a: Tensor) -> Tensor:
     """The mean over the coordinates of each event of `(B, *event)`, `(B,)`."""
-    return a.reshape(len(a), -1).mean(1)
+    return flatten_events(a).mean(1)

@@ -133,8 +133,15 @@ def as_callback(name: str, callback: Any, arguments: int) -> Any:
     Raises:
         TypeError: it cannot be called with them.
     """
-    if callback is None:
-        return None
+    return None if callback is None else as_function(name, callback, arguments)
+
+
+def as_function(name: str, callback: Any, arguments: int) -> Any:
+    """A function of that many arguments.
+
+    Raises:
+        TypeError: it is no function, or cannot be called with them.
+    """
     if not callable(callback):
         raise TypeError(f"{name} must be a function, got {_shown(callback)}")
     try:
@@ -181,7 +188,9 @@ def as_number(
         raise TypeError(f"{name} must be a number, got {_shown(value)}") from None
     if isinstance(value, bool | str | bytes | bytearray) or getattr(value, "dtype", None) in (bool, torch.bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(number) and low <= number <= high and above < number < below):
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value}")
+    if not (low <= number <= high and above < number < below):
         raise ValueError(f"{name} must {_interval(low, high, above, below)}, got {value}")
     return number
 
@@ -189,10 +198,8 @@ def as_number(
 def _interval(low: float, high: float, above: float, below: float) -> str:
     """The rule of `as_number` in words."""
     least, most = max(low, above), min(high, below)
-    if math.isinf(least) and math.isinf(most):
-        return "be finite"
     if math.isinf(most):
-        return f"be finite and larger than {least:g}" if above >= low else f"be finite and at least {least:g}"
+        return "be positive" if above == 0 else f"be larger than {least:g}" if above >= low else f"be at least {least:g}"
     return f"lie in {'(' if above >= low else '['}{least:g}, {most:g}{')' if below <= high else ']'}"
 
 

@@ -15,11 +15,12 @@ from ..models.training_mode import warn_if_training
 from ..models.wrappers import compiled, graphed
 from ..numerics.batching import batches, index_cond
 from ..numerics.inputs import as_count, as_shape
+from ..numerics.random import noise_source
 from ..tableau.executor import Callback, Run
 from ..tableau.tableau import Tableau
 from .monitor import monitor, raise_non_finite
 from .planning import AnySolver, GridLike, Plan, plan
-from .start import Start, noise_source
+from .start import Start
 
 SolverLike = str | PathLike[str] | AnySolver | Tableau | Plan
 

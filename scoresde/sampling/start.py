@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..models.base import Model
 from ..numerics.inputs import as_device, as_dtype, as_state
-from ..numerics.random import BatchNoise, GeneratorsNoise, NoiseSource, SeededNoise
+from ..numerics.random import NoiseSource
 from ..sde.base import SDE
-
-
-def noise_source(generator: Generator | Sequence[Generator] | None, seeds: Iterable[int] | None, batch: int) -> NoiseSource:
-    """One stream for the batch, or one for each sample.
-
-    Raises:
-        TypeError: the seeds are no integers, or the generator is none.
-        ValueError: both are given, or there is not one for each sample.
-    """
-    if generator is not None and seeds is not None:
-        raise ValueError("give generator= (one stream) or seeds= (one per sample), not both")
-    if isinstance(generator, list | tuple) and all(isinstance(each, Generator) for each in generator):
-        if len(generator) != batch:
-            raise ValueError(f"{len(generator)} generators were given for a batch of {batch}")
-        return GeneratorsNoise(generator)
-    if seeds is None:
-        if generator is not None and not isinstance(generator, Generator):
-            raise TypeError(f"generator must be a torch.Generator or a list of them, one a sample, got {generator!r}")
-        return BatchNoise(generator)
-    noise = SeededNoise(seeds)
-    if len(noise) != batch:
-        raise ValueError(f"{len(noise)} seeds were given for a batch of {batch}")
-    return noise
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,30 @@ import torch
 from torch import Generator, Tensor
 
 from .. import deprecation
-from ..numerics.arrays import Time, as_float64, expand
+from ..numerics.arrays import Time, as_float64, expand, flatten_events, values_are_known
+from ..numerics.inputs import as_device, as_dtype, as_shape, as_state, as_state_like
 from ..numerics.random import randn
 from .transitions import posterior_coefficients, variance_fraction
 
 
-def as_time(t: Time) -> Tensor:
+def as_time(t: Time, name: str = "t") -> Tensor:
     """`t` in float64.
 
+    Args:
+        name: of the argument, for errors.
+
     Raises:
-        ValueError: a time outside [0, 1]. Only times on the CPU are checked: on another device the host would have to wait.
+        TypeError: no real number and no tensor of them.
+        ValueError: a time outside [0, 1], where the value is known (`values_are_known`).
     """
-    out = as_float64(t)
-    if out.device.type == "cpu" and not bool(((out >= 0) & (out <= 1 + 1e-6)).all()):
-        raise ValueError(f"times run from 0 (data) to 1 (noise), got {t}; step i = 0..T-1 of a chain is at t = (i + 1)/T")
+    try:
+        if isinstance(t, bool | str) or (isinstance(t, Tensor) and (t.is_complex() or t.dtype == torch.bool)):
+            raise TypeError("times are real numbers")
+        out = as_float64(t)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a time, a number or a tensor, got {t!r}: {error}") from None
+    if values_are_known(out) and not bool(((out >= 0) & (out <= 1 + 1e-6)).all()):
+        raise ValueError(f"times run from 0 (data) to 1 (noise), got {name}={t}; step i = 0..T-1 of a chain is at t = (i + 1)/T")
     return out
 
 
@@ -103,16 +113,25 @@ class SDE(ABC):
 
     def drift(self, z: Tensor, t: Time) -> Tensor:
         """f(t) z, of the shape of `z`."""
+        z = as_state("z", z)
         return expand(self.drift_rate(t), z) * z
 
     def perturb(self, x: Tensor, t: Time, generator: Generator | None = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Draw z_t ~ q(z_t | x) = N(alpha x, sigma^2 I); returns `(z, noise)`, both of the shape of `x`."""
+        """Draw z_t ~ q(z_t | x) = N(alpha x, sigma^2 I); returns `(z, noise)`, both of the shape of `x`.
+
+        Raises:
+            TypeError: `x` or `noise` holds no real numbers.
+            ValueError: `noise` has another shape than `x`, or `t` is neither a scalar nor `(B,)`.
+        """
+        x = as_state("x", x)
         if noise is None:
             noise = randn(x.shape, generator, dtype=x.dtype, device=x.device)
+        noise = as_state_like("noise", noise, x, "x")
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise, noise
 
     def transition(self, z: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (of the shape of `z`) and standard deviation of q(z_t | z_s = z), for s < t."""
+        z = as_state("z", z)
         s, t = _ordered(s, t)
         h = self.half_log_snr(t) - self.half_log_snr(s)
         mean = expand(self.alpha(t) / self.alpha(s), z) * z
@@ -120,6 +139,8 @@ class SDE(ABC):
 
     def posterior(self, z: Tensor, x: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Mean (of the shape of `z`) and standard deviation of q(z_s | z_t = z, x), for s < t."""
+        z = as_state("z", z)
+        x = as_state_like("x", x, z, "z")
         s, t = _ordered(s, t)
         h = self.half_log_snr(t) - self.half_log_snr(s)
         a, b = posterior_coefficients(self.alpha(s), self.sigma(s), self.sigma(t), h)
@@ -134,11 +155,12 @@ class SDE(ABC):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """A draw of N(0, prior_std^2 I), `(B, *event)`, from which sampling starts."""
-        return self.prior_std * randn(shape, generator, dtype=dtype, device=device)
+        shape, device = as_shape("shape", shape), as_device("device", device)
+        return self.prior_std * randn(shape, generator, dtype=as_dtype("dtype", dtype) or torch.float32, device=device)
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """log N(z; 0, prior_std^2 I) of each sample in nats, shape `(B,)`."""
-        z = z.flatten(1) if z.ndim > 1 else z[:, None]
+        z = flatten_events(as_state("z", z))
         return -0.5 * ((z / self.prior_std) ** 2 + math.log(2 * math.pi * self.prior_std**2)).sum(1)
 
     def reverse(self, model: Any, eta: float = 1.0) -> Any:
@@ -148,8 +170,7 @@ class SDE(ABC):
 
 
 def _ordered(s: Time, t: Time) -> tuple[Tensor, Tensor]:
-    s, t = as_time(s), as_time(t)
-    # Reading values of another device would make the host wait.
-    if s.device.type == t.device.type == "cpu" and bool((s >= t).any()):
+    s, t = as_time(s, "s"), as_time(t)
+    if values_are_known(s, t) and bool((s >= t).any()):
         raise ValueError(f"s must be smaller than t (time runs from data at 0 to noise at 1): got s={s} and t={t}")
     return s, t

@@ -10,31 +10,53 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time
+from ..numerics.inputs import as_function, as_number, as_values
 from .base import SDE, as_time
 
-# A float64 tensor of times -> values of its shape.
-ScalarFunction = Callable[[Tensor], Tensor]
+# A float64 tensor of times -> values of its shape, or one number for all of them.
+ScalarFunction = Callable[[Tensor], Tensor | float]
+
+
+def values(name: str, function: ScalarFunction, t: Tensor) -> Tensor:
+    """`function(t)` in float64, of the shape of `t`.
+
+    Raises:
+        TypeError: no real numbers came back.
+        ValueError: they have another shape, or the function cannot be computed at these times.
+    """
+    try:
+        # A copy: the function may work in place or return its argument.
+        out = function(t.clone())
+    except Exception as error:
+        raise ValueError(
+            f"{name} must be a function of a float64 tensor of times, written with torch; at t of shape {tuple(t.shape)}: {error}"
+        ) from error
+    return as_values(name, out, t)
 
 
 class ScalesSDE(SDE):
     """A path from alpha(t) and sigma(t). Drift and diffusion follow by automatic differentiation.
 
     Args:
-        alpha: signal scale, a differentiable function of a float64 tensor of times in [0, 1].
+        alpha: signal scale, a differentiable function of a float64 tensor of times in [0, 1]. It returns a tensor of their shape, or a number
+            for a constant.
         sigma: noise scale, likewise; 0 at t = 0.
         t_min: the smallest time at which a grid calls the network.
         prior_std: standard deviation to start from at t = 1; by default sqrt(alpha^2 + sigma^2), right for unit-variance data.
 
     Raises:
-        ValueError: a scale is negative or not finite, the path does not start at the data, or alpha/sigma rises somewhere.
+        TypeError: a scale is no function, or returns no real numbers.
+        ValueError: a scale is negative or not finite or has no gradient, the path does not start at the data, alpha/sigma rises somewhere,
+            `t_min` lies outside (0, 1), or `prior_std` is not positive.
     """
 
     def __init__(
         self, alpha: ScalarFunction, sigma: ScalarFunction, *, t_min: float = 1e-3, prior_std: float | None = None
     ) -> None:
-        self._alpha, self._sigma, self.t_min = alpha, sigma, t_min
-        t = torch.linspace(0, 1, 1001, dtype=torch.float64)
-        a, s = alpha(t), sigma(t)
+        self._alpha, self._sigma = as_function("alpha", alpha, 1), as_function("sigma", sigma, 1)
+        self.t_min = as_number("t_min", t_min, above=0.0, below=1.0)
+        t = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")
+        a, s = (differentiable(name, function, t) for name, function in (("alpha", alpha), ("sigma", sigma)))
         if not bool(((a >= 0) & (s >= 0) & (a + s).isfinite()).all()):
             raise ValueError("alpha and sigma must be finite and not negative on [0, 1]")
         if float(s[0]) != 0 or float(a[0]) == 0:
@@ -44,13 +66,30 @@ class ScalesSDE(SDE):
             raise ValueError(f"alpha/sigma must fall with time, but it does not at t = {float(t[rising[0]]):g}")
         if float(a[-1]) == 0:
             self.t_max = 0.999
-        self.prior_std = float((a[-1] ** 2 + s[-1] ** 2).sqrt()) if prior_std is None else prior_std
+        self.prior_std = as_number(
+            "prior_std", float((a[-1] ** 2 + s[-1] ** 2).sqrt()) if prior_std is None else prior_std, above=0.0
+        )
 
     def alpha(self, t: Time) -> Tensor:
-        return self._alpha(as_time(t))
+        return values("alpha", self._alpha, as_time(t))
 
     def sigma(self, t: Time) -> Tensor:
-        return self._sigma(as_time(t))
+        return values("sigma", self._sigma, as_time(t))
+
+
+def differentiable(name: str, function: ScalarFunction, t: Tensor) -> Tensor:
+    """The values of a scale at the times `t`, detached.
+
+    Raises:
+        ValueError: they vary, but carry no gradient: drift and diffusion, their derivatives by time, would silently be 0.
+    """
+    with torch.enable_grad():
+        out = values(name, function, t.detach().requires_grad_())
+    if not out.requires_grad and bool((out != out[:1]).any()):
+        raise ValueError(
+            f"{name} must be written with torch, so that it can be differentiated: its tensor has no gradient by the times"
+        )
+    return out.detach()
 
 
 class CoefficientsSDE(SDE):
@@ -59,13 +98,15 @@ class CoefficientsSDE(SDE):
     log alpha = int_0^t f,     (sigma/alpha)^2 = int_0^t (g/alpha)^2.
 
     Args:
-        drift_rate: f, a function of a float64 tensor of times in [0, 1].
+        drift_rate: f, a function of a float64 tensor of times in [0, 1]. It returns a tensor or an array of their shape, or a number for a
+            constant.
         diffusion: g, likewise; positive for t > 0.
         t_min: the smallest time at which a grid calls the network.
         prior_std: standard deviation to start from at t = 1; by default sqrt(alpha^2 + sigma^2), right for unit-variance data.
 
     Raises:
-        ValueError: f or g is not finite on (0, 1], or g is not positive there.
+        TypeError: f or g is no function, or returns no real numbers.
+        ValueError: f or g is not finite on (0, 1], g is not positive there, `t_min` lies outside (0, 1), or `prior_std` is not positive.
     """
 
     def __init__(
@@ -73,15 +114,16 @@ class CoefficientsSDE(SDE):
     ) -> None:
         from scipy.integrate import solve_ivp
 
-        self._drift_rate, self._diffusion, self.t_min = drift_rate, diffusion, t_min
-        inside = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:]
-        f, g = drift_rate(inside), diffusion(inside)
+        self._drift_rate, self._diffusion = as_function("drift_rate", drift_rate, 1), as_function("diffusion", diffusion, 1)
+        self.t_min = as_number("t_min", t_min, above=0.0, below=1.0)
+        inside = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")[1:]
+        f, g = values("drift_rate", drift_rate, inside).detach(), values("diffusion", diffusion, inside).detach()
         if not bool((f.isfinite() & g.isfinite() & (g > 0)).all()):
             raise ValueError("f and g must be finite, and g positive, for 0 < t <= 1")
 
         def slopes(t: float, y: Any) -> list[float]:
             at = as_time(t)
-            return [float(drift_rate(at)), float(diffusion(at) ** 2 * math.exp(-2 * y[0]))]
+            return [float(self.drift_rate(at)), float(self.diffusion(at) ** 2 * math.exp(-2 * y[0]))]
 
         # f and g may be undefined at 0, so the integrals start at 1e-12. Their values there are far below the tolerance.
         tiny = 1e-12
@@ -98,7 +140,8 @@ class CoefficientsSDE(SDE):
         if not solution.success:
             raise ValueError(f"f and g cannot be integrated over [0, 1]: {solution.message}")
         self._solution = solution.sol
-        self.prior_std = float((self.alpha(1.0) ** 2 + self.sigma(1.0) ** 2).sqrt()) if prior_std is None else prior_std
+        end = float((self.alpha(1.0) ** 2 + self.sigma(1.0) ** 2).sqrt())
+        self.prior_std = as_number("prior_std", end if prior_std is None else prior_std, above=0.0)
 
     def _integrals(self, t: Time) -> tuple[Tensor, Tensor]:
         """log alpha and (sigma/alpha)^2."""
@@ -122,7 +165,7 @@ class CoefficientsSDE(SDE):
         return -0.5 * self._integrals(t)[1].log()
 
     def drift_rate(self, t: Time) -> Tensor:
-        return self._drift_rate(as_time(t))
+        return values("drift_rate", self._drift_rate, as_time(t))
 
     def diffusion(self, t: Time) -> Tensor:
-        return self._diffusion(as_time(t))
+        return values("diffusion", self._diffusion, as_time(t))

@@ -11,8 +11,24 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, as_float64
+from ..numerics.inputs import as_number
 from .base import SDE, as_time
 from .vp import VPSDE
+
+
+def _sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    """The smallest and the largest noise scale.
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: not 0 < sigma_min < sigma_max, both finite, or a ratio whose square float64 does not hold.
+    """
+    low, high = as_number("sigma_min", sigma_min), as_number("sigma_max", sigma_max)
+    if not 0 < low < high:
+        raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    if high / low > 1e150:
+        raise ValueError(f"sigma_max/sigma_min must be at most 1e150, got {sigma_max} and {sigma_min}")
+    return low, high
 
 
 class SubVPSDE(VPSDE):
@@ -47,10 +63,8 @@ class VESDE(SDE):
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
-        self.log_ratio = math.log(sigma_max / sigma_min)
+        self.sigma_min, self.sigma_max = _sigmas(sigma_min, sigma_max)
+        self.log_ratio = math.log(self.sigma_max / self.sigma_min)
         self.t_min = 0.5 * math.log(2) / self.log_ratio
         self.prior_std = float(self.sigma(1.0))
 
@@ -81,10 +95,8 @@ class EDM(SDE):
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-        self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
-        self.t_min = sigma_min / sigma_max
+        self.sigma_min, self.sigma_max = _sigmas(sigma_min, sigma_max)
+        self.t_min = self.sigma_min / self.sigma_max
         self.prior_std = self.sigma_max
 
     def alpha(self, t: Time) -> Tensor:

@@ -21,7 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..numerics.arrays import Time
+from ..numerics.arrays import Time, values_are_known
+from ..numerics.inputs import as_number
 from .base import SDE, as_time
 
 
@@ -34,9 +35,15 @@ class Preconditioned:
         data = c_skip y + c_out F(c_in y),    c_skip = s^2/(r^2 + s^2),   c_out = r s/sqrt(r^2 + s^2),   c_in = 1/sqrt(r^2 + s^2).
 
     Multiplied out with v = alpha^2 s^2 + sigma^2 nothing is singular at alpha = 0: F = sigma/(s sqrt v) x - alpha s/sqrt v eps.
+
+    Raises:
+        ValueError: `sigma_data` is not positive and finite.
     """
 
     sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma_data", as_number("sigma_data", self.sigma_data, above=0.0))
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """c_in / alpha, the factor on the state z."""
@@ -75,7 +82,7 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
     """(c_z, c_out) in float64 with target = c_z z + c_out source, at each entry of `t`.
 
     Raises:
-        ValueError: at some t the source does not determine the target. Only times on the CPU are checked.
+        ValueError: at some t the source does not determine the target. Only known values are checked (`values_are_known`).
     """
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     if source == target:
@@ -87,7 +94,7 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
     determinant = alpha * b - sigma * a
     c_z = (a_target * b - b_target * a) / determinant
     c_out = (alpha * b_target - sigma * a_target) / determinant
-    if c_out.device.type == "cpu" and not bool((c_z + c_out).isfinite().all()):
+    if values_are_known(c_out) and not bool((c_z + c_out).isfinite().all()):
         where = as_time(t).broadcast_to(c_out.shape)[~(c_z + c_out).isfinite()].flatten()[0].item()
         raise ValueError(
             f"prediction={source!r} does not determine the {target} at t={where:g}, where alpha={sde.alpha(where).item():g} "

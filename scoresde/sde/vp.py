@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, as_float64
+from ..numerics.inputs import as_count, as_number, as_numbers
 from .base import SDE, as_time
 
 
@@ -26,9 +27,9 @@ class VPSDE(SDE):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
-        if not 0 <= beta_min <= beta_max or beta_max == 0:
+        self.beta_min, self.beta_max = as_number("beta_min", beta_min), as_number("beta_max", beta_max)
+        if not 0 <= self.beta_min <= self.beta_max or self.beta_max == 0:
             raise ValueError(f"need 0 <= beta_min <= beta_max and beta_max > 0, got {beta_min} and {beta_max}")
-        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
 
     @classmethod
     def from_betas(cls, betas: Tensor | Sequence[float]) -> VPChain:
@@ -38,13 +39,25 @@ class VPSDE(SDE):
     @classmethod
     def from_alphas_bar(cls, alphas_bar: Tensor | Sequence[float]) -> VPChain:
         """The chain with alphas_bar[t - 1] = prod_{i <= t} (1 - beta_i), t = 1..T: strictly decreasing; the last may be 0."""
-        bar = torch.as_tensor(alphas_bar, dtype=torch.float64)
-        return VPChain(1 - bar / torch.cat([bar.new_ones(1), bar[:-1]]))
+        bar = as_numbers("alphas_bar", alphas_bar)
+        if bar.ndim != 1 or len(bar) == 0:
+            raise ValueError(f"alphas_bar must have shape (T,), got {tuple(bar.shape)}")
+        before = torch.cat([bar.new_ones(1), bar[:-1]])
+        if not bool(((bar >= 0) & (bar < before)).all()):
+            raise ValueError("alphas_bar must fall strictly from below 1 to at least 0")
+        return VPChain(1 - bar / before)
 
     @classmethod
     def cosine(cls, steps: int = 1000, *, s: float = 0.008, max_beta: float = 0.999) -> VPChain:
-        """The cosine chain of Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, with betas clipped at `max_beta`."""
-        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        """The cosine chain of Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17, with betas clipped at `max_beta`.
+
+        Args:
+            steps: T, at least 1.
+            s: their offset, at least 0, without which the first betas would be tiny.
+            max_beta: in (0, 1]; with 1 no signal is left at t = 1.
+        """
+        steps, s, max_beta = as_count("steps", steps), as_number("s", s, 0.0), as_number("max_beta", max_beta, above=0.0, high=1.0)
+        u = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         bar = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
         return VPChain((1 - bar[1:] / bar[:-1]).clamp(max=max_beta))
 
@@ -95,14 +108,14 @@ class VPChain(VPSDE):
 
     Args:
         betas: `(T,)`, each in (0, 1); the last may be 1.
+
+    Raises:
+        TypeError: `betas` are no real numbers.
+        ValueError: none, another shape, or a beta outside.
     """
 
     def __init__(self, betas: Tensor | Sequence[float]) -> None:
-        betas = torch.as_tensor(betas).detach().to("cpu", torch.float64).clone()
-        if betas.ndim != 1 or len(betas) == 0:
-            raise ValueError(f"betas must have shape (T,), got {tuple(betas.shape)}")
-        if not (bool((betas > 0).all()) and bool((betas[:-1] < 1).all()) and bool(betas[-1] <= 1)):
-            raise ValueError("every beta must lie in (0, 1); only the last may be 1")
+        betas = _checked(betas, 1).detach().cpu().clone()
         self.betas = betas
         self.steps = len(betas)
         self.t_min = 1 / self.steps
@@ -152,8 +165,29 @@ def zero_terminal_snr(betas: Tensor | Sequence[float]) -> Tensor:
     """Betas shifted and scaled so that no signal is left at t = 1 (Lin et al. 2024, arXiv 2305.08891, algorithm 1).
 
     sqrt(alpha_bar) keeps its first value and becomes 0 at its last. Noise and score predictions are undefined there.
+
+    Raises:
+        TypeError: `betas` are no real numbers.
+        ValueError: fewer than two betas, or one outside (0, 1); only the last may be 1.
     """
-    root = torch.cumprod(1 - torch.as_tensor(betas).double(), 0).sqrt()
+    root = torch.cumprod(1 - _checked(betas, 2), 0).sqrt()
+    if float(root[0]) == float(root[-1]):
+        raise ValueError("betas after the first are too small for float64: the signal does not fall")
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     bar = torch.cat([root.new_ones(1), root**2])
     return 1 - bar[1:] / bar[:-1]
+
+
+def _checked(betas: Tensor | Sequence[float], least: int) -> Tensor:
+    """The betas in float64, at least `least` of them.
+
+    Raises:
+        TypeError: no real numbers.
+        ValueError: fewer or of another shape, or one outside (0, 1); only the last may be 1.
+    """
+    out = as_numbers("betas", betas)
+    if out.ndim != 1 or len(out) < least:
+        raise ValueError(f"betas must have shape (T,) with T >= {least}, got {tuple(out.shape)}")
+    if not (bool((out > 0).all()) and bool((out[:-1] < 1).all()) and bool(out[-1] <= 1)):
+        raise ValueError("betas: every beta must lie in (0, 1); only the last may be 1")
+    return out

@@ -34,7 +34,7 @@ def test_the_width_of_a_bin_is_not_guessed():
                 call(**options)
         with pytest.raises(ValueError, match="at least 2"):
             call(bins=1)
-        with pytest.raises(ValueError, match="width must be finite and larger than 0, got 0"):
+        with pytest.raises(ValueError, match="width must be positive, got 0"):
             call(width=0.0)
 
 

@@ -141,7 +141,7 @@ def test_adaptive_times_on_a_chain_are_its_own_and_their_state_can_be_stored():
         sampler.update(sde, times, torch.where(times == 0.1, torch.nan, 1.0))
     with pytest.raises(ValueError, match="one loss per time"):
         sampler.update(sde, times, torch.ones(3))
-    with pytest.raises(ValueError, match="bins >= 1"):
+    with pytest.raises(ValueError, match="bins must be at least 1"):
         losses.Adaptive(bins=0)
 
 
