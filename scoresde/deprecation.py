@@ -134,7 +134,7 @@ MOVED_NAMES: dict[str, dict[str, str]] = {
         "WeightingLike": "losses.weightings:WeightingLike",
         "debiased": "losses.weightings:debiased",
         "discrete": "losses.times:discrete",
-        "gaussian_decoder": "losses.elbo:gaussian_decoder",
+        "gaussian_decoder": "losses.decoder:gaussian_decoder",
         "gaussian_kl": "losses.elbo:gaussian_kl",
         "low_discrepancy": "losses.times:low_discrepancy",
         "posterior_terms": "losses.elbo:posterior_terms",

@@ -4,8 +4,9 @@
 `elbo_continuous` bounds on the likelihood, and `hybrid` the loss for learned variances.
 """
 
+from .decoder import DiscretisedDecoder
 from .denoising import denoising, denoising_at
-from .elbo import ELBO, ContinuousELBO, DiscretisedDecoder, elbo, elbo_continuous, optimal_variance
+from .elbo import ELBO, ContinuousELBO, elbo, elbo_continuous, optimal_variance
 from .hybrid import hybrid
 from .score_matching import explicit, finite_difference, implicit, sliced
 from .times import Adaptive, Corrected, LogNormal, Times, draw_times

@@ -22,7 +22,8 @@ from ..numerics.inputs import as_number, as_state
 from ..numerics.random import as_generator
 from ..sde.base import as_time
 from ..sde.vp import VPChain
-from .elbo import Decoder, gaussian_decoder, gaussian_kl, log_density, posterior_terms, variance_rule
+from .decoder import Decoder, gaussian_decoder, log_density
+from .elbo import gaussian_kl, posterior_terms, variance_rule
 from .times import TimeSampler, draw_times
 
 

@@ -14,7 +14,8 @@ from ...diagnostics.by_time import LossByTime, loss_by_time
 from ...diagnostics.field import divergence_free_part, fokker_planck_residual
 from ...likelihood.density import log_likelihood
 from ...likelihood.dequantisation import Dequantised, bits_per_dim, dequantise
-from ...losses.elbo import DiscretisedDecoder, elbo, elbo_continuous, gaussian_decoder
+from ...losses.decoder import DiscretisedDecoder, gaussian_decoder
+from ...losses.elbo import elbo, elbo_continuous
 from ...losses.weightings import WeightingLike
 from ...models.score_model import ScoreModel
 from ...numerics.batching import index_cond
