@@ -143,7 +143,9 @@ MUTANTS = (
         "z={j: 0.5 * t.sigma / table.points[j].sigma}",
     ),
     Mutant("velocity weights without their bound", "solvers/velocity.py", "if sum(map(abs, c)) <= growth", "if 0 <= growth"),
-    Mutant("Langevin noise without its root", "solvers/annealed_langevin.py", "scale * math.sqrt(c) * at.sigma", "scale * c * at.sigma"),
+    Mutant(
+        "Langevin noise without its root", "solvers/annealed_langevin.py", "scale * math.sqrt(c) * at.sigma", "scale * c * at.sigma"
+    ),
     # loops
     Mutant("Brownian bridge without its spread", "loops/adaptive_sde.py", "expand((h * (1 - share)).sqrt(), xi) * xi", "0 * xi"),
     Mutant("a step accepted twice too easily", "numerics/dormand_prince.py", "accept = relative <= 1", "accept = relative <= 1000"),

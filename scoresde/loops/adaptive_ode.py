@@ -84,7 +84,7 @@ class AdaptiveODE(AdaptiveLoop):
         )
         x = (float(sde.sigma(stop)) * w if self.t_end > 0 else float(sde.alpha(0.0)) * data).reshape(z.shape)
         if self.t_end == 0:
-            passed.append(torch.zeros(batch, dtype=torch.float64))
+            passed.append(torch.zeros(batch, dtype=torch.float64, device="cpu"))
             if path is not None:
                 path.append(x)
         return Run(x, stack_or_none(path), torch.stack(passed), most(calls), calls)

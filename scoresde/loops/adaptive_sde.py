@@ -39,9 +39,9 @@ class BrownianMemory:
     def __init__(self, z: Tensor) -> None:
         # A stack for each sample: the times ahead at which its path is known, nearest on top, with the increment up to each from the one above
         # (from the present time for the top).
-        self.times = torch.empty(0, len(z), dtype=torch.float64)
+        self.times = torch.empty(0, len(z), dtype=torch.float64, device="cpu")
         self.increments = z.new_empty(0, *z.shape)
-        self.depth = torch.zeros(len(z), dtype=torch.int64)
+        self.depth = torch.zeros(len(z), dtype=torch.int64, device="cpu")
 
     def draw(self, samples: Tensor, t: Tensor, target: Tensor, xi: Tensor) -> tuple[Tensor, Tensor]:
         """The times that steps from `t` to `target` < t reach, `(b,)`, and their increments, `(b, *event)`.
@@ -114,9 +114,9 @@ class GottaGoFast(AdaptiveLoop):
         reverse, limit = ReverseSDE(model), job.max_steps or DEFAULT_STEP_CAP
         start = float(job.times[0])
         stop = self.last_call(sde, start)
-        t = torch.full((batch,), start, dtype=torch.float64)
+        t = torch.full((batch,), start, dtype=torch.float64, device="cpu")
         h = torch.full_like(t, self.first_step)
-        calls = torch.zeros(batch, dtype=torch.int64)
+        calls = torch.zeros(batch, dtype=torch.int64, device="cpu")
         passed = [t]
         if float(sde.alpha(start)) == 0:
             # Drift and diffusion are infinite. As z/sigma is pure noise, this is q(z_t | x) for x = D; what it leaves out is of the order of

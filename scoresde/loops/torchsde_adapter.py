@@ -76,7 +76,7 @@ class TorchSDE(GridLoop):
         model, z, noise, callback, path = job.model, job.z, job.noise, job.callback, job.path
         sde, batch, event = model.sde, len(z), z.shape[1:]
         y, times = flatten_events(z), job.times.tolist()
-        single = [torch.tensor([i]) for i in range(batch)]
+        single = [torch.tensor([i], device="cpu") for i in range(batch)]
         groups: list[Tensor | None] = [*single] if self.adaptive else [None]
         reverse = ReverseSDE(model)
         parts = [_Part(reverse.flattened(event, **index_cond(job.cond, group, batch)), self.method) for group in groups]
@@ -101,12 +101,12 @@ class TorchSDE(GridLoop):
             y = after
             if path is not None:
                 path.append(y.reshape(z.shape))
-        calls = torch.tensor([part.calls + shared for part in parts])
+        calls = torch.tensor([part.calls + shared for part in parts], device="cpu")
         return Run(y.reshape(z.shape), stack_or_none(path), job.times, most(calls), calls if self.adaptive else None)
 
     def _step(self, torchsde: Any, part: _Part, brownian: Any, y: Tensor, s: float, t: float) -> Tensor:
         """One interval of the grid, from time s down to t."""
-        u = torch.tensor([1 - s, 1 - t], dtype=torch.float64)
+        u = torch.tensor([1 - s, 1 - t], dtype=torch.float64, device="cpu")
         with warnings.catch_warnings():
             # True of noise that depends on the state.
             warnings.filterwarnings("ignore", message="Numerical solution is not guaranteed")

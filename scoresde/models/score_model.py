@@ -137,7 +137,7 @@ class ScoreModel(nn.Module, Model):
 
     def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[NetworkTime]:
         """The network's time and the scale of its input at each of the `times`, on the device of `z`: two copies for all of them."""
-        time, scale, dtype = self._network_inputs(as_time(torch.tensor(times, dtype=torch.float64)), z)
+        time, scale, dtype = self._network_inputs(as_time(torch.tensor(times, dtype=torch.float64, device="cpu")), z)
         scales = [None] * len(times) if scale is None else scale.unbind()
         repeated = time[:, None].expand(-1, len(z), *time.shape[1:]).unbind()
         return [NetworkTime(*each, dtype) for each in zip(repeated, scales, strict=True)]
@@ -166,13 +166,13 @@ class ScoreModel(nn.Module, Model):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that samples are drawn in, float64 for a float64 network and float32 otherwise."""
-        parameter = next(self.parameters(), torch.empty(0))
+        parameter = next(self.parameters(), torch.empty(0, device="cpu"))
         return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.parameters(), torch.empty(0)).device
+        return next(self.parameters(), torch.empty(0, device="cpu")).device
 
 
 def as_output(out: Any) -> Tensor:

@@ -58,4 +58,4 @@ def subset_or_none(active: Tensor, count: int) -> Tensor | None:
 
 def indices(part: slice) -> Tensor:
     """The indices of a slice."""
-    return torch.arange(part.start, part.stop)
+    return torch.arange(part.start, part.stop, device="cpu")

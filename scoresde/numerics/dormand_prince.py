@@ -158,9 +158,9 @@ def integrate(
         return k
 
     sign = 1.0 if end >= start else -1.0
-    u = torch.full((len(y),), start, dtype=torch.float64)
+    u = torch.full((len(y),), start, dtype=torch.float64, device="cpu")
     slope = slope_at(u, y, None)
-    calls = torch.ones(len(y), dtype=torch.int64)
+    calls = torch.ones(len(y), dtype=torch.int64, device="cpu")
     h = FIRST_CHANGE * ((rms(y) + control.atol) / (rms(slope) + control.atol))
     for step in range(control.max_steps + 1):
         if on_step is not None:

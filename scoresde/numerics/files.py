@@ -123,7 +123,9 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON at line {error.lineno}, column {error.colno}" if text.strip() else "no JSON, but empty") from None
+        raise ValueError(
+            f"no JSON at line {error.lineno}, column {error.colno}" if text.strip() else "no JSON, but empty"
+        ) from None
     except RecursionError:
         raise ValueError("no JSON that can be read: it is nested too deep") from None
     if not isinstance(values, dict):

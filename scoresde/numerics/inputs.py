@@ -37,6 +37,8 @@ def as_tensor(name: str, values: Any, device: str | None = None, dtype: torch.dt
     """
     if isinstance(values, Tensor):
         return values
+    if type(values).__name__ == "MaskedArray":
+        raise TypeError(f"{name} is a masked array: fill what is masked, {name}.filled(value)")
     try:
         if hasattr(values, "__array__"):
             # A copy: torch refuses strides that are negative and warns of arrays that are read-only.
@@ -54,6 +56,8 @@ def as_state(name: str, values: Any) -> Tensor:
         ValueError: a scalar, which has no batch, or events of size 0.
     """
     out = as_tensor(name, values)
+    if out.layout is not torch.strided:
+        raise TypeError(f"{name} is sparse: give {name}.to_dense()")
     if out.is_complex():
         raise TypeError(f"{name} holds {out.dtype}: give real and imaginary parts as two channels, torch.view_as_real({name})")
     if not out.is_floating_point():

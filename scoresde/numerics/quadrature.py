@@ -69,7 +69,7 @@ def adams_weights(h: float, offsets: Sequence[float], rate: float = 1.0, compat:
 def gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the rule on [0, 1], float64."""
     # The eigenvalue method of Golub and Welsch (1969), for Legendre polynomials.
-    k = torch.arange(1, count, dtype=torch.float64)
+    k = torch.arange(1, count, dtype=torch.float64, device="cpu")
     off = k / (4 * k**2 - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
     return (nodes + 1) / 2, vectors[0] ** 2

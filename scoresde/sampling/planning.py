@@ -250,7 +250,9 @@ def _adaptive(sde: SDE, solver: AdaptiveLoop, request: Request) -> AdaptivePlan:
             raise ValueError(
                 f"{name}= means nothing to {solver}, which chooses its steps by its tolerances; steps= is the most that it may try"
             )
-    times = torch.tensor([1.0 if request.t_start is None else float(request.t_start), solver.t_end], dtype=torch.float64)
+    times = torch.tensor(
+        [1.0 if request.t_start is None else float(request.t_start), solver.t_end], dtype=torch.float64, device="cpu"
+    )
     return AdaptivePlan(sde, solver, times, request.steps)
 
 

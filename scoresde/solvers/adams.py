@@ -66,7 +66,7 @@ class DEIS(Solver):
             used = history[: self.order]
             h = t.half_log_snr - s.half_log_snr
             lam = s.half_log_snr + h * unit
-            basis = lagrange(clock(torch.tensor([at for _, at in used], dtype=torch.float64)), clock(lam))
+            basis = lagrange(clock(torch.tensor([at for _, at in used], dtype=torch.float64, device="cpu")), clock(lam))
             integrals = (basis * (-h * torch.exp(-lam) * weights)).sum(1)  # dr = -e^{-lambda} dlambda
             eps = {i: t.alpha * c for (i, _), c in zip(used, integrals.tolist(), strict=True)}
             table.append(t, z={j: t.alpha / s.alpha}, noise_prediction=eps)

@@ -63,10 +63,10 @@ class ERSDE(Solver):
             used = history[: min(self.order, steps - n) if to_zero else self.order]
             h = t.half_log_snr - s.half_log_snr
             r = torch.exp(-(s.half_log_snr + h * unit))
-            at_s, at_t = (float(log_phi(torch.tensor(p.sigma / p.alpha, dtype=torch.float64))) for p in (s, t))
+            at_s, at_t = (float(log_phi(torch.tensor(p.sigma / p.alpha, dtype=torch.float64, device="cpu"))) for p in (s, t))
             # dv = v (d log phi / d log r) dlambda
             density = h * slope_of_log_phi(r) * torch.exp(at_t - log_phi(r)) * weights
-            nodes = torch.tensor([math.exp(-lam_j) for _, lam_j in used], dtype=torch.float64)
+            nodes = torch.tensor([math.exp(-lam_j) for _, lam_j in used], dtype=torch.float64, device="cpu")
             integrals = (lagrange(nodes, r) * density).sum(1)
             kept = math.exp(at_t - at_s)
             spread = (t.sigma / t.alpha) ** 2 * -math.expm1(2 * (h + at_t - at_s))

@@ -166,7 +166,7 @@ class Restart(Solver):
             r_min = math.exp(-t.half_log_snr)
             for _ in range(times if r_min < r_max else 0):
                 add_churn(table, r_max)
-                clock = torch.linspace(r_max ** (1 / 7), r_min ** (1 / 7), count + 1, dtype=torch.float64) ** 7
+                clock = torch.linspace(r_max ** (1 / 7), r_min ** (1 / 7), count + 1, dtype=torch.float64, device="cpu") ** 7
                 for r in clock[1:-1].tolist():
                     heun_step(table, table.last, table.point_at(-math.log(r)))
                 heun_step(table, table.last, t)

@@ -26,7 +26,7 @@ def moments(tableau: Tableau, mean: Tensor, std: Tensor, start: tuple[float, flo
     start_mean, start_std = start if start is not None else (0.0, tableau.sde.prior_std)
     noises = sorted({j for row in tableau.rows for j in row.xi})
     column = {j: i + 1 for i, j in enumerate(noises)}
-    first = torch.zeros(*std.shape, 1 + len(noises), dtype=torch.float64)
+    first = torch.zeros(*std.shape, 1 + len(noises), dtype=torch.float64, device="cpu")
     first[..., 0] = start_std
     states = {0: (torch.full_like(mean, start_mean), first)}
     last_use = {j: k for k, row in enumerate(tableau.rows) for j in (*row.z, *row.data)}
@@ -65,7 +65,7 @@ def gaussian_w2(tableau: Tableau, spectrum: Tensor) -> float:
 
     In the eigenbasis of C every coordinate is solved alone: W_2^2 = sum_i m_i^2 + (s_i - c_i)^2 (arXiv 2405.14250).
     """
-    c = torch.as_tensor(spectrum).double().sqrt()
+    c = torch.as_tensor(spectrum, device="cpu").double().sqrt()
     m, s = moments(tableau, torch.zeros_like(c), c)
     return float((m**2 + (s - c) ** 2).sum().sqrt())
 
@@ -75,7 +75,7 @@ def gaussian_kl(tableau: Tableau, spectrum: Tensor) -> float:
 
     The sum over the eigenbasis of (q - 1 - log q + m^2/c^2)/2 with q = s^2/c^2.
     """
-    c = torch.as_tensor(spectrum).double().sqrt()
+    c = torch.as_tensor(spectrum, device="cpu").double().sqrt()
     m, s = moments(tableau, torch.zeros_like(c), c)
     q = (s / c) ** 2
     return float(0.5 * (q - 1 - q.log() + (m / c) ** 2).sum())

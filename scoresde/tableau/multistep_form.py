@@ -71,7 +71,7 @@ def multistep(tableau: Tableau) -> Multistep:
         raise ValueError("a solver that draws noise has no deterministic form")
     called = tableau.evaluated
     column = {state: i + 1 for i, state in enumerate(called)}
-    unit = torch.eye(len(called) + 1, dtype=torch.float64)
+    unit = torch.eye(len(called) + 1, dtype=torch.float64, device="cpu")
     states = [unit[0]]  # (u, v) of every state
     for row in tableau.rows:
         state = torch.zeros_like(unit[0])
@@ -83,5 +83,5 @@ def multistep(tableau: Tableau) -> Multistep:
     points = torch.stack([*(states[j] for j in called), states[-1]])
     a = points[1:, 0] / points[:-1, 0]
     b = (points[1:] - a[:, None] * points[:-1])[:, 1:]
-    times = torch.tensor([*(tableau.times[j] for j in called), tableau.times[-1]], dtype=torch.float64)
+    times = torch.tensor([*(tableau.times[j] for j in called), tableau.times[-1]], dtype=torch.float64, device="cpu")
     return Multistep(times, a, b.tril())

@@ -99,7 +99,7 @@ class Tableau:
     @property
     def grid(self) -> Tensor:
         """The grid's times, `(N+1,)` float64."""
-        return torch.tensor([self.times[j] for j in self.grid_states], dtype=torch.float64)
+        return torch.tensor([self.times[j] for j in self.grid_states], dtype=torch.float64, device="cpu")
 
     @property
     def marks(self) -> tuple[int, ...]:
@@ -145,7 +145,7 @@ class Tableau:
 
     def conversions(self, prediction: Prediction) -> dict[int, tuple[float, float]]:
         """(c_z, c_out) at every evaluated state: the B coefficients multiply c_z z + c_out out for an output `prediction`."""
-        times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64)
+        times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64, device="cpu")
         columns = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
         return dict(zip(self.evaluated, zip(*columns, strict=True), strict=True))
 
@@ -157,7 +157,9 @@ class Tableau:
             std: of the data.
             start: mean and standard deviation of the first state; by default those of the path's prior.
         """
-        means, stds = analysis.moments(self, torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64), start)
+        means, stds = analysis.moments(
+            self, torch.tensor(mean, dtype=torch.float64, device="cpu"), torch.tensor(std, dtype=torch.float64, device="cpu"), start
+        )
         return float(means), float(stds)
 
     def gaussian_w2(self, spectrum: Tensor) -> float:

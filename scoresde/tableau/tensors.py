@@ -17,14 +17,19 @@ def to_tensors(tableau: Tableau) -> dict[str, Tensor]:
 
     The table multiplies data predictions, as solvers write it; the path is not part of the result.
     """
-    indices = {"grid_states": torch.tensor(tableau.grid_states), "step_evals": torch.tensor(tableau.step_evals)}
+    indices = {
+        "grid_states": torch.tensor(tableau.grid_states, device="cpu"),
+        "step_evals": torch.tensor(tableau.step_evals, device="cpu"),
+    }
     coefficients = {
         kind: torch.tensor(
-            [(k, j, c) for k, row in enumerate(tableau.rows) for j, c in getattr(row, kind).items()], dtype=torch.float64
+            [(k, j, c) for k, row in enumerate(tableau.rows) for j, c in getattr(row, kind).items()],
+            dtype=torch.float64,
+            device="cpu",
         ).reshape(-1, 3)
         for kind in Row._fields
     }
-    return {"times": torch.tensor(tableau.times, dtype=torch.float64)} | indices | coefficients
+    return {"times": torch.tensor(tableau.times, dtype=torch.float64, device="cpu")} | indices | coefficients
 
 
 def from_tensors(sde: SDE, tensors: Mapping[str, Tensor]) -> Tableau:

@@ -79,8 +79,12 @@ def state_for(path: Path, tensors: Mapping[str, Tensor], module: nn.Module) -> d
     if found.keys() != state.keys():
         own = {unwrapped(name): name for name in state}
         found = {own.get(unwrapped(name), name): value for name, value in tensors.items()}
+        if len(found) != len(tensors):
+            raise ValueError(
+                f"{path} has tensors that differ in the names of wrappers alone: load it into the network that was trained"
+            )
     for name in [*state, *found]:
         here, there = (tuple(part[name].shape) if name in part else "none" for part in (state, found))
-        if here != there or len(found) != len(tensors):
+        if here != there:
             raise ValueError(f"{path} is of another network: {name} has shape {there} there and {here} here")
     return found

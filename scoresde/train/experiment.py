@@ -20,6 +20,7 @@ from ..sde.vp import VPSDE, VPChain
 from . import data
 from .checkpoint import CHECKPOINT, load_averaged
 from .data import Data
+from .identity import difference_of
 from .recipe import Recipe
 from .trainer import Trainer
 
@@ -201,17 +202,5 @@ def _require_same(path: Path, config: dict[str, Any]) -> None:
     Raises:
         ValueError: names what differs.
     """
-    if difference := _difference(_read(path), config):
+    if difference := difference_of(_read(path), config):
         raise ValueError(f"{path.parent} holds another experiment ({difference}): choose another folder or remove it")
-
-
-def _difference(old: dict[str, object], new: dict[str, object]) -> str:
-    """The entries that differ, in words."""
-    parts = []
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            parts.append(_difference(before, after))
-        elif before != after:
-            parts.append(f"{key}: {before} there, {after} here")
-    return ", ".join(part for part in parts if part)

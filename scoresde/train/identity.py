@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,11 @@ def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Te
         cond: conditions, `(N, ...)`.
         tried: of `try_loss`.
 
-    Raises:
-        TypeError: a part of the recipe can neither be copied nor be written.
     """
     parts = [f"{unwrapped(name)} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
     return {
         # Through JSON once, as a file returns it.
-        "recipe": json.loads(json.dumps(asdict(recipe), default=lambda part: getattr(part, "__qualname__", type(part).__name__))),
+        "recipe": json.loads(json.dumps(recipe, default=_described)),
         "data": f"{tuple(x.shape)} {_bytes(x)}",
         "conditions": {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in cond.items()},
         "network": _hash("\n".join(sorted(parts)).encode()),
@@ -79,7 +77,22 @@ def require_same(path: Path, about: Mapping[str, object], mine: Mapping[str, obj
     for name, here in mine.items():
         there = about.get(name, here if name not in ("recipe", "data") else None)
         if there != here:
-            raise ValueError(f"{path} is of another training run: its {name} is {there}, here {here}")
+            said = f"{there}, here {here}"
+            if isinstance(there, dict) and isinstance(here, dict):
+                said = f"another ({difference_of(there, here)})"
+            raise ValueError(f"{path} is of another training run: its {name} is {said}")
+
+
+def difference_of(old: Mapping[str, object], new: Mapping[str, object]) -> str:
+    """The entries that differ, in words."""
+    parts = []
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            parts.append(difference_of(before, after))
+        elif before != after:
+            parts.append(f"{key}: {before} there, {after} here")
+    return ", ".join(part for part in parts if part)
 
 
 def try_loss(model: ScoreModel, recipe: Recipe, sampler: TimeSampler | None) -> Tensor:
@@ -99,6 +112,13 @@ def try_loss(model: ScoreModel, recipe: Recipe, sampler: TimeSampler | None) -> 
         if values.shape != (TRIED,) or not bool(values.isfinite().all()):
             raise ValueError(f"{name} must return one finite number for each of {TRIED} times, got {values}")
     return torch.stack([values.detach().double().cpu() for values in (t, importance, weight)])
+
+
+def _described(part: Any) -> Any:
+    """What JSON can write of a recipe: the fields of a dataclass, and the name of a function."""
+    if is_dataclass(part):
+        return {field.name: getattr(part, field.name) for field in fields(part)}
+    return getattr(part, "__qualname__", type(part).__name__)
 
 
 def _digits(values: Tensor) -> str:

@@ -96,7 +96,9 @@ def fit_power_law(features: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     centred = features - mean[1:]
     gram = centred.T @ centred
     ridge = 1e-2 * gram.diagonal().mean() + 1e-30
-    return mean, torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), centred.T @ (log_error - mean[0]))
+    return mean, torch.linalg.solve(
+        gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device="cpu"), centred.T @ (log_error - mean[0])
+    )
 
 
 def conformal(ratios: Tensor, confidence: float) -> float:
@@ -170,7 +172,7 @@ class Cascade:
         Starting higher can leave more starts of the calibration above the tolerance. Among the levels that leave the fewest, the total number
         of calls decides.
         """
-        nfe = torch.tensor([level.nfe for level in self.levels])
+        nfe = torch.tensor([level.nfe for level in self.levels], device="cpu")
         exceeds = torch.stack([level.bounds > tol for level in self.levels])
         return min(range(len(self.levels)), key=lambda first: failures_and_calls(nfe[first:], exceeds[first:]))
 
@@ -222,8 +224,8 @@ class CascadeSolver(AdaptiveLoop):
             raise ValueError(f"a cascade is calibrated for starts at t=1, got t={float(job.times[0]):g}")
         z, count = job.z, len(job.z)
         x, data = z.clone(), torch.zeros_like(z)
-        bound = torch.full((count,), torch.inf, dtype=torch.float64)
-        calls = torch.zeros(count, dtype=torch.long)
+        bound = torch.full((count,), torch.inf, dtype=torch.float64, device="cpu")
+        calls = torch.zeros(count, dtype=torch.long, device="cpu")
         path = [z]
         for k, level in enumerate(self.cascade.levels[self.cascade.cheapest(self.tol) :]):
             active = (bound > self.tol).nonzero().flatten()
@@ -239,8 +241,8 @@ class CascadeSolver(AdaptiveLoop):
             calls[active] += level.nfe
             path.append(x)
             if job.callback is not None:
-                job.callback(k, torch.zeros(count, dtype=torch.float64), x, data)
-        times = torch.cat([job.times[:1], torch.zeros(len(path) - 1, dtype=torch.float64)])[:, None].expand(-1, count)
+                job.callback(k, torch.zeros(count, dtype=torch.float64, device="cpu"), x, data)
+        times = torch.cat([job.times[:1], torch.zeros(len(path) - 1, dtype=torch.float64, device="cpu")])[:, None].expand(-1, count)
         return Run(x, torch.stack(path) if job.trajectory else None, times, int(calls.max()) if count else 0, calls, bound)
 
 
@@ -286,7 +288,7 @@ def calibrate(
     cond = cond or {}
     half = noises // 2
     # Too few noises raise here, before the first network call.
-    conformal(torch.zeros(noises - half), confidence)
+    conformal(torch.zeros(noises - half, device="cpu"), confidence)
     z = starts(model, shape, noises, seed, "calibrate")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     if levels is None:

@@ -55,7 +55,7 @@ def refined(problem: Problem, fit: Fit, rounds: int, advance: Callable[[], objec
 
 def normal_equations(problem: Problem, fit: Fit) -> tuple[Tensor, Tensor]:
     """J^T W J `(p, p)` and J^T W (X - x) `(p,)` over the starts of the fit, float64 on the CPU."""
-    gram, right = torch.zeros(0), torch.zeros(0)
+    gram, right = torch.zeros(0, device="cpu"), torch.zeros(0, device="cpu")
     total = len(problem.reference.x)
     for part in batches(problem.fitting, problem.batch_size):
         states, data = [z[part] for z in fit.states], [d[part] for d in fit.data]
@@ -98,7 +98,7 @@ def sensitivities(
 def take_step(form: Multistep, step: Tensor, t_min: float) -> Multistep:
     """The form at theta + `step`, with the times in order and none below `t_min`."""
     steps = len(form.a)
-    rows, columns = torch.ones(steps, steps + 1).tril(1).nonzero(as_tuple=True)
+    rows, columns = torch.ones(steps, steps + 1, device="cpu").tril(1).nonzero(as_tuple=True)
     table = torch.cat([form.a[:, None], form.b], 1)
     count = len(rows)
     table[rows, columns] += step[:count]

@@ -111,7 +111,7 @@ class ReferenceSolution:
         k = int((self.times[:-1] >= t).sum()) - 1  # times[k] is the last time not below t
         if float(self.times[k]) == t:
             return self.states[k]
-        s, to = grid_points(self.sde, torch.stack([self.times[k], torch.tensor(t, dtype=torch.float64)]))
+        s, to = grid_points(self.sde, torch.stack([self.times[k], torch.tensor(t, dtype=torch.float64, device="cpu")]))
         transport = (self.states[k], to.sigma / s.sigma)
         if not math.isfinite(s.half_log_snr):
             # lambda_s is infinite where alpha_s = 0. The first-order step needs no lambda.
@@ -130,7 +130,7 @@ class ReferenceSolution:
 
 def reference_tableau(sde: SDE, steps: int, t_end: float) -> Tableau:
     """`steps` steps down to `t_end`, and one to 0."""
-    grid = torch.cat([grids.cubic(sde, steps, t_end=t_end), torch.zeros(1, dtype=torch.float64)])
+    grid = torch.cat([grids.cubic(sde, steps, t_end=t_end), torch.zeros(1, dtype=torch.float64, device="cpu")])
     return UniPC(order=3).tableau(sde, grid)
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 
 import pytest
 import torch
@@ -86,6 +87,39 @@ def test_a_loss_with_a_memory_of_its_own_cannot_go_on(tmp_path):
     trainer(None, **recipe).run(progress=False)
     with pytest.raises(ValueError, match="must depend on the seed"):
         trainer(tmp_path, **recipe)
+
+
+class Locked:
+    """A time sampler that cannot be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, sde, n, generator):
+        with self.lock:
+            return losses.times.uniform(sde, n, generator)
+
+
+def test_a_time_sampler_need_not_be_copied(tmp_path):
+    trainer(tmp_path, time_sampler=Locked()).run(progress=False)
+    with pytest.raises(ValueError, match=r"its recipe is another \(seed: 0 there, 3 here\)"):
+        trainer(tmp_path, time_sampler=Locked(), seed=3)
+
+
+def test_names_that_only_wrappers_tell_apart_are_not_mixed_up(tmp_path):
+    class Nested(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module, self.enter = network(), torch.nn.Linear(2, 2)
+
+        def forward(self, z, t):
+            return self.module(self.enter(z), t)
+
+    trained = trainer(tmp_path, ss.ScoreModel(Nested(), CHAIN)).run(progress=False)
+    same = load_averaged(tmp_path / CHECKPOINT, ss.ScoreModel(Nested(), CHAIN))
+    assert torch.equal(weights(same), weights(trained))
+    with pytest.raises(ValueError, match="differ in the names of wrappers alone"):
+        load_averaged(tmp_path / CHECKPOINT, ss.ScoreModel(torch.nn.DataParallel(Nested()), CHAIN))
 
 
 def as_old(path):

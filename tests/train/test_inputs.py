@@ -80,6 +80,8 @@ def test_numbers_of_numpy_become_those_of_python():
         (X.byte(), TypeError, r"x holds torch\.uint8"),
         (X > 0, TypeError, r"x holds torch\.bool"),
         (X.to(torch.complex64), TypeError, "two channels"),
+        (X.to_sparse(), TypeError, "x is sparse"),
+        (np.ma.masked_array(X.numpy(), mask=np.zeros((40, 2))), TypeError, "x is a masked array"),
         ("x", TypeError, "x must be numbers"),
         (X[:0], ValueError, "x is empty"),
         (X[:, :0], ValueError, "x has events of size 0"),

@@ -105,5 +105,5 @@ def test_a_cascade_needs_a_tolerance_and_nothing_else_takes_one(cascade):
     for bad, message in (({"steps": 5}, "own steps"), ({"nfe": 5}, "nfe= means nothing"), ({"t_start": 0.9}, "starts at t=1")):
         with pytest.raises(ValueError, match=message):
             ss.sample(model, (2, 2), cascade, tol=0.1, **bad)
-    with pytest.raises(ValueError, match=r"tol must be .*larger than 0, got 0"):
+    with pytest.raises(ValueError, match="tol must be positive, got 0"):
         ss.sample(model, (2, 2), cascade, tol=0.0)
