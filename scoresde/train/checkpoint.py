@@ -62,7 +62,8 @@ def load_averaged(path: str | Path, model: ScoreModel) -> ScoreModel:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     tensors, about = read_checkpoint(path)
     require_same(path, about, model_identity(model))
-    averaged = subset("average", tensors)
+    # `AveragedModel` is a wrapper, too.
+    averaged = {name.removeprefix("module."): value for name, value in subset("average", tensors).items()}
     averaged.pop("n_averaged", None)
     model.load_state_dict(state_for(path, averaged, model))
     return model.eval()
