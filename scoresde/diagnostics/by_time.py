@@ -21,8 +21,9 @@ from torch import Generator, Tensor
 from ..losses.denoising import denoising
 from ..losses.weightings import WeightingLike, output_weight
 from ..models.analytic import ZeroModel
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..numerics.arrays import event_mean, expand
+from ..numerics.inputs import as_numbers, as_state
 from ..numerics.random import as_generator, randn
 from ..sde.base import as_time
 
@@ -80,14 +81,16 @@ def score_error(
     Raises:
         ValueError: fewer than two samples, or an unknown weighting.
     """
-    generator = as_generator(generator)
+    require_model(model, "score")
+    require_model(exact, "score")
+    x, generator = as_state("x", x), as_generator(generator)
 
     def error(t: Tensor) -> Tensor:
         z, _ = model.sde.perturb(x, t, generator)
         squared = event_mean((model.score(z, t, **cond) - exact.score(z, t)).double().square())
         return expand(output_weight(model.sde, t, "score", weighting), squared) * squared
 
-    t = as_time(torch.as_tensor(times, dtype=torch.float64))
+    t = _times(times)
     return _curve(t, [error(at) for at in t])
 
 
@@ -115,8 +118,9 @@ def loss_by_time(
     Raises:
         ValueError: fewer than two samples, or an unknown weighting.
     """
-    generator = as_generator(generator)
-    t = as_time(torch.as_tensor(times, dtype=torch.float64))
+    require_model(model, "output", "prediction")
+    x, generator = as_state("x", x), as_generator(generator)
+    t = _times(times)
     noises = [randn(x.shape, generator, dtype=x.dtype, device=x.device) for _ in t]
 
     def curve(model: Model, **cond: Any) -> Curve:
@@ -126,6 +130,19 @@ def loss_by_time(
         return _curve(t, list(values))
 
     return LossByTime(curve(model, **cond), curve(ZeroModel(model.sde, model.prediction)), None if exact is None else curve(exact))
+
+
+def _times(times: Tensor | Sequence[float]) -> Tensor:
+    """The times of a curve, `(T,)`.
+
+    Raises:
+        TypeError: no real numbers.
+        ValueError: another shape, none at all, or a time outside [0, 1].
+    """
+    t = as_time(as_numbers("times", times), "times")
+    if t.ndim != 1 or len(t) == 0:
+        raise ValueError(f"times must have shape (T,) with T >= 1, got {tuple(t.shape)}")
+    return t
 
 
 def _curve(t: Tensor, values: list[Tensor]) -> Curve:

@@ -26,7 +26,8 @@ from ..losses.denoising import denoising, denoising_at
 from ..losses.score_matching import explicit, finite_difference, implicit, sliced
 from ..losses.times import TimeSampler
 from ..losses.weightings import WeightingLike
-from ..models.base import Model
+from ..models.base import Model, require_model
+from ..numerics.inputs import as_count, as_number, as_state
 from ..numerics.random import as_generator
 
 
@@ -67,6 +68,9 @@ def forms(t: float, event_size: int, projections: int = 1, exact: Model | None =
         projections: K of all sliced forms.
         exact: the exact model of the distribution of the data; adds "explicit".
     """
+
+    t, event_size = as_number("t", t, 0.0, 1.0), as_count("event_size", event_size)
+    projections = as_count("projections", projections)
 
     def at_state(loss: Callable[..., Tensor], cost: int, **options: Any) -> Estimator:
         def of(model: Model, x: Tensor, generator: Generator) -> Tensor:
@@ -121,9 +125,11 @@ def estimator_variance(
     Raises:
         ValueError: a budget below the cost of one sample, or fewer than two repetitions.
     """
-    generator = as_generator(generator)
-    if repetitions < 2:
-        raise ValueError(f"repetitions must be at least 2, got {repetitions}")
+    require_model(model)
+    x, generator = as_state("x", x), as_generator(generator)
+    if not len(x):
+        raise ValueError("x is empty: no rows can be drawn")
+    budget, repetitions = as_count("budget", budget), as_count("repetitions", repetitions, 2)
     parameters = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
     out = {}
     for name, (loss, cost) in estimators.items():

@@ -19,8 +19,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..losses.score_matching import implicit
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..numerics.arrays import Time, event_sum, expand
+from ..numerics.inputs import as_count, as_number, as_state
 from ..numerics.jacobian import differentiable_attention, random_signs
 from ..numerics.random import as_generator
 from ..sde.base import as_time
@@ -84,8 +85,10 @@ def fokker_planck_residual(
     Raises:
         ValueError: t - h or t + h outside [0, 1], or an unknown divergence.
     """
-    t, sde, d = as_time(t), model.sde, z.shape[1:].numel()
-    if not step > 0 or bool(((t - step < 0) | (t + step > 1)).any()):
+    require_model(model, "score")
+    z, t, sde, step = as_state("z", z), as_time(t), model.sde, as_number("step", step, above=0.0)
+    d = z.shape[1:].numel()
+    if bool(((t - step < 0) | (t + step > 1)).any()):
         raise ValueError(f"t - step and t + step must lie in [0, 1], got step={step} at t={t.tolist()}")
     half_g2, f = 0.5 * sde.diffusion(t) ** 2, sde.drift_rate(t)
     with torch.enable_grad(), differentiable_attention():
@@ -127,8 +130,8 @@ def divergence_free_part(
     Raises:
         ValueError: no probe.
     """
-    if probes is not None and probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
+    require_model(model, "score")
+    z, probes = as_state("z", z), None if probes is None else as_count("probes", probes)
     with torch.enable_grad(), differentiable_attention():
         z = z.detach().requires_grad_()
         s = model.score(z, t, **cond)

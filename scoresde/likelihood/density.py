@@ -99,7 +99,7 @@ def log_likelihood(
 
     Raises:
         ValueError: an unknown divergence or law, arguments that contradict each other, `t_end` outside (0, 1), a prediction undefined at t = 1.
-        TypeError: `x` holds integers.
+        TypeError: `x` holds no real numbers, or another argument has a wrong type; names it.
         RuntimeError: called in inference mode, or with `grad` for a network that cannot be differentiated twice.
         StepLimitError: more than `steps` are needed.
         FloatingPointError: a prediction is not finite; the message names the time.
@@ -109,8 +109,6 @@ def log_likelihood(
     warn_if_training(model)
     chunk, probes = as_count("chunk", chunk), as_count("probes", probes)
     x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)
-    if not math.prod(x.shape[1:]):
-        raise ValueError(f"x has events of shape {tuple(x.shape[1:])}, without a coordinate: no density is defined")
     trace = _divergence(divergence, probes, probe_law, noise_source(generator, seeds, len(x)), x)
     with torch.set_grad_enabled(grad), differentiable_attention() if grad else nullcontext():
         parts = [solve(flow, part, trace, control, chunk, grad) for flow, part in flows(model, x, t_end, batch_size, cond)]

@@ -25,7 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..numerics.arrays import event_sum
-from ..numerics.inputs import as_count, as_number, as_state
+from ..numerics.inputs import as_count, as_event, as_number, as_numbers, as_state
 from ..numerics.random import rand
 
 Nats = TypeVar("Nats", float, Tensor)
@@ -113,7 +113,9 @@ def bits_per_dim(nats: Nats, event_shape: Sequence[int], *, bins: int | None = N
     Raises:
         ValueError: not one of `bins` and `width`.
     """
-    d = math.prod(as_count("event_shape", size) for size in event_shape)
+    d = math.prod(as_event("event_shape", event_shape))
+    if not isinstance(nats, float | int | Tensor):
+        nats = as_numbers("nats", nats)
     return -(nats / d + math.log(bin_width(bins, width))) / math.log(2)
 
 

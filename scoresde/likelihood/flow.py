@@ -21,12 +21,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import Time, expand, flatten_events
 from ..numerics.batching import Index, batches, index_cond
 from ..numerics.dormand_prince import StepControl, integrate
-from ..numerics.inputs import as_count, as_number, as_state
+from ..numerics.inputs import as_count, as_state
+from ..sde.base import end_time
 
 
 class AngleODE:
@@ -50,11 +51,7 @@ class AngleODE:
         self, model: Model, part: slice, batch: int, event_shape: torch.Size, t_end: float | None, cond: dict[str, object]
     ) -> None:
         self.model, self.part, self.batch, self.event_shape, self.cond = model, part, batch, event_shape, cond
-        if t_end is None and model.sde.t_min >= 1:
-            raise ValueError(
-                f"the densities of {model.sde!r} start at its smallest time t_min = 1, which leaves no path: give t_end="
-            )
-        self.t_end = model.sde.t_min if t_end is None else as_number("t_end", t_end, above=0.0, below=1.0)
+        self.t_end = end_time(model.sde, t_end)
         self.theta_end, self.theta_1 = (float(torch.atan2(model.sde.sigma(t), model.sde.alpha(t))) for t in (self.t_end, 1.0))
         self.cos_end, self.rho_1 = math.cos(self.theta_end), float(self.rho(1.0))
 
@@ -100,8 +97,7 @@ def flows(
         TypeError: `model` is no model.
         ValueError: `batch_size` is below 1.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    require_model(model, "data")
     for part in batches(len(x), None if batch_size is None else as_count("batch_size", batch_size)):
         yield AngleODE(model, part, len(x), x.shape[1:], t_end, cond), x[part]
 

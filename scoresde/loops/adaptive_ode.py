@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..numerics.arrays import expand, flatten_events
 from ..numerics.batching import index_cond
-from ..numerics.dormand_prince import DEFAULT_STEP_CAP, StepControl, integrate
+from ..numerics.dormand_prince import StepControl, integrate
 from ..tableau.executor import Run
 from .base import AdaptiveLoop, Job, most, stack_or_none
 
@@ -43,8 +43,7 @@ class AdaptiveODE(AdaptiveLoop):
     t_end: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol and atol must be positive, got {self.rtol} and {self.atol}")
+        StepControl(self.rtol, self.atol)
         super().__post_init__()
 
     def solve(self, job: Job) -> Run:
@@ -78,7 +77,7 @@ class AdaptiveODE(AdaptiveLoop):
             q_start,
             q_stop,
             flatten_events(z) / expand(sde.sigma(start), z),
-            StepControl(self.rtol, self.atol, job.max_steps or DEFAULT_STEP_CAP),
+            StepControl.of(self.rtol, self.atol, job.max_steps),
             time=time,
             on_step=on_step,
         )

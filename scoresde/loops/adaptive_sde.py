@@ -11,6 +11,7 @@ from ..models.reverse import ReverseSDE
 from ..numerics.arrays import expand, flatten_events
 from ..numerics.batching import index_cond, subset_or_none
 from ..numerics.dormand_prince import DEFAULT_STEP_CAP, require_finite, require_steps
+from ..numerics.inputs import as_count, as_number
 from ..tableau.executor import Run
 from .base import AdaptiveLoop, Job, data_from_drift, most, stack_or_none
 
@@ -104,14 +105,15 @@ class GottaGoFast(AdaptiveLoop):
     t_end: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.rtol >= 0 and self.atol > 0 and self.first_step > 0):
-            raise ValueError(f"need rtol >= 0, atol > 0 and first_step > 0, got {self}")
+        as_number("rtol", self.rtol, 0.0)
+        as_number("atol", self.atol, above=0.0)
+        as_number("first_step", self.first_step, above=0.0)
         super().__post_init__()
 
     def solve(self, job: Job) -> Run:
         model, z, callback, cond = job.model, job.z, job.callback, job.cond
         sde, batch, path = model.sde, len(z), job.path
-        reverse, limit = ReverseSDE(model), job.max_steps or DEFAULT_STEP_CAP
+        reverse, limit = ReverseSDE(model), DEFAULT_STEP_CAP if job.max_steps is None else as_count("steps", job.max_steps)
         start = float(job.times[0])
         stop = self.last_call(sde, start)
         t = torch.full((batch,), start, dtype=torch.float64, device="cpu")

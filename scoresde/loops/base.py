@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import deprecation
 from ..models.base import Model
 from ..numerics.arrays import Time, expand
+from ..numerics.inputs import as_number
 from ..numerics.random import NoiseSource
 from ..sde.base import SDE
 from ..tableau.executor import Callback, Run
@@ -137,8 +138,7 @@ class AdaptiveLoop(LoopSolver):
     t_end: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.t_end < 1:
-            raise ValueError(f"t_end must lie in [0, 1), got {self.t_end}")
+        as_number("t_end", self.t_end, 0.0, below=1.0)
 
     def last_call(self, sde: SDE, t_start: float) -> float:
         """The smallest time at which the network is called.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..models.base import Model
 from ..numerics.arrays import expand, flatten_events
+from ..numerics.inputs import as_count, as_number
 from ..numerics.random import NoiseSource
 from ..sde.base import SDE
 from ..solvers.base import Solver
@@ -68,8 +69,10 @@ class PredictorCorrector(GridLoop):
     corrections: int = 1
 
     def __post_init__(self) -> None:
-        if not self.snr > 0 or self.corrections < 0:
-            raise ValueError(f"need snr > 0 and corrections >= 0, got snr={self.snr} and corrections={self.corrections}")
+        if not isinstance(self.predictor, Solver):
+            raise TypeError(f"predictor must be a solver with a table, got {self.predictor!r}")
+        as_number("snr", self.snr, above=0.0)
+        as_count("corrections", self.corrections, 0)
 
     @property
     def calls_per_step(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..models.reverse import ReverseSDE
 from ..numerics.arrays import Time, flatten_events
 from ..numerics.batching import index_cond
+from ..numerics.inputs import as_number
 from ..numerics.random import NoiseSource
 from ..sde.base import SDE
 from ..tableau.executor import Run
@@ -62,6 +63,8 @@ class TorchSDE(GridLoop):
     def __post_init__(self) -> None:
         if self.method not in ITO + STRATONOVICH:
             raise ValueError(f"method must be one of {', '.join(ITO + STRATONOVICH)}; got {self.method!r}")
+        for name in ("rtol", "atol", "dt_min"):
+            as_number(name, getattr(self, name), above=0.0)
 
     def calls(self, sde: SDE, times: Tensor) -> int:
         raise ValueError(

@@ -64,7 +64,7 @@ def denoising(
         ValueError: an unknown weighting or time sampler, a weight that is infinite or negative at some t, times outside [0, 1] or of another
             shape than `(B,)`, or noise of another shape than `x`.
     """
-    require_model(model)
+    require_model(model, "output", "prediction")
     x, generator = as_state("x", x), as_generator(generator)
     if t is None:
         t, importance = draw_times(model.sde, len(x), time_sampler, generator)

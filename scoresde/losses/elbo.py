@@ -133,7 +133,7 @@ def elbo(
         ValueError: no grid for a path that is no chain, a grid that does not fall from 1 to 0, terms outside 1..N-1, a variance that is not
             positive, or log densities of another shape than `x`.
     """
-    require_model(model)
+    require_model(model, "data")
     x, sde, generator = as_state("x", x), model.sde, as_generator(generator)
     times = _ascending(sde, grid)
     steps = len(times) - 2  # the decoder takes the last step
@@ -186,7 +186,7 @@ def elbo_continuous(
         TypeError: `x` holds no real numbers, or another argument has a wrong type; names it.
         ValueError: an odd number of samples, or none.
     """
-    require_model(model)
+    require_model(model, "data")
     if as_count("samples", samples, -math.inf) < 2 or samples % 2:
         raise ValueError(f"samples must be even and at least 2, got {samples}")
     x, sde, generator = as_state("x", x), model.sde, as_generator(generator)

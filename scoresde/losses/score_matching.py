@@ -44,7 +44,7 @@ def explicit(
         TypeError: `x` or the target holds no real numbers.
         ValueError: the target has another shape than `x`.
     """
-    require_model(model)
+    require_model(model, "score")
     x = as_state("x", x)
     target = as_state_like("target_score", target_score(x) if callable(target_score) else target_score, x, "x")
     score = model.score(x, model.sde.t_min if t is None else t, **cond)
@@ -163,7 +163,7 @@ def finite_difference(
         TypeError: `z` or `directions` holds no real numbers.
         ValueError: a step that is not positive, no projection, or directions of another shape.
     """
-    require_model(model)
+    require_model(model, "score")
     z, step = as_state("z", z), as_number("step", step, above=0.0)
     h = step * model.sde.sigma(t)
 
@@ -178,7 +178,7 @@ def finite_difference(
 
 def _score(model: Model, z: Tensor, t: Time, cond: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """A leaf of the graph with the values of `z`, or `z` itself if it requires gradients, and the score there."""
-    require_model(model)
+    require_model(model, "score")
     z = as_state("z", z)
     z = z if z.requires_grad else z.detach().requires_grad_()
     with torch.enable_grad(), differentiable_attention():

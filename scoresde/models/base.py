@@ -72,12 +72,15 @@ class Model(ABC):
         return (expand(c_z, z, dtype) * z.to(dtype) + expand(c_out, z, dtype) * out.to(dtype)).to(z.dtype)
 
 
-def require_model(model: Any) -> None:
-    """Raise where a loss or a density cannot use `model`: anything with a path and an output can be used.
+def require_model(model: Any, *calls: str) -> None:
+    """Raise for an object without a path or without one of these calls. A subclass of `Model` has them; anything else may.
 
     Raises:
         TypeError: names what is missing.
     """
-    if not (isinstance(getattr(model, "sde", None), SDE) and hasattr(model, "output")):
-        hint = ", which is in its attribute module" if isinstance(getattr(model, "module", None), Model) else ""
-        raise TypeError(f"model must be a ScoreModel or another scoresde.Model{hint}, got {type(model).__name__}")
+    missing = [name for name in ("sde", *calls) if not hasattr(model, name)]
+    if missing or isinstance(model, type):
+        hint = ", which is its attribute module" if isinstance(getattr(model, "module", None), Model) else ""
+        raise TypeError(
+            f"model must be a ScoreModel or another scoresde.Model{hint}: {type(model).__name__} has no {', '.join(missing) or 'instance'}"
+        )

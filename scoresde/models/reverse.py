@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..numerics.arrays import Time, expand
-from .base import Model
+from ..numerics.inputs import as_number
+from .base import Model, require_model
 
 
 class ReverseSDE:
@@ -30,9 +31,8 @@ class ReverseSDE:
     sde_type = "ito"
 
     def __init__(self, model: Model, eta: float = 1.0) -> None:
-        if eta < 0:
-            raise ValueError(f"eta must be at least 0, got {eta}")
-        self.sde, self.model, self.eta = model.sde, model, eta
+        require_model(model, "score")
+        self.sde, self.model, self.eta = model.sde, model, as_number("eta", eta, 0.0)
         self._event_shape: tuple[int, ...] | None = None
         self._cond: dict[str, object] = {}
 

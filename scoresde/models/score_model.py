@@ -166,13 +166,13 @@ class ScoreModel(nn.Module, Model):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that samples are drawn in, float64 for a float64 network and float32 otherwise."""
-        parameter = next(self.parameters(), torch.empty(0, device="cpu"))
+        parameter = next(self.parameters(), torch.empty(0))
         return torch.float64 if parameter.dtype == torch.float64 else torch.float32
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.parameters(), torch.empty(0, device="cpu")).device
+        return next(self.parameters(), torch.empty(0)).device
 
 
 def as_output(out: Any) -> Tensor:

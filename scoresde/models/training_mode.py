@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -32,5 +33,13 @@ def warn_if_training(model: Model) -> None:
             f"the network is in training mode, in which {type(layer).__name__} depends on the global random state or on the batch: call "
             "model.eval() first",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel_of_user(),
         )
+
+
+def stacklevel_of_user() -> int:
+    """The `stacklevel` at which a warning of the caller names the first line outside this package and torch, whose decorators lie between."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("scoresde", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -234,6 +234,20 @@ def as_one_of(name: str, value: Any, names: Iterable[str], alternative: str = ""
     raise (ValueError if isinstance(value, str) else TypeError)(f"{name} must be one of {wanted}; got {_shown(value)}")
 
 
+def as_sequence(name: str, values: Any) -> list[Any]:
+    """The entries of a list, a tuple, an array or an iterator.
+
+    Raises:
+        TypeError: it has no entries.
+    """
+    if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence, got {_shown(values)}")
+    try:
+        return list(values)
+    except TypeError:  # an array or a tensor without axes
+        raise TypeError(f"{name} must be a sequence, got {_shown(values)}") from None
+
+
 def as_shape(name: str, shape: Any) -> tuple[int, ...]:
     """A shape, the batch first.
 
@@ -258,13 +272,8 @@ def as_event(name: str, shape: Any) -> tuple[int, ...]:
 
 
 def _sizes(name: str, shape: Any, wanted: str, least: int) -> tuple[int, ...]:
-    if isinstance(shape, str | bytes | dict) or not isinstance(shape, Iterable):
-        raise TypeError(f"{name} must be a sequence of integers, {wanted}, got {_shown(shape)}")
-    try:
-        sizes = list(shape)
-    except TypeError:  # an array or a tensor without axes
-        raise TypeError(f"{name} must be a sequence of integers, {wanted}, got {_shown(shape)}") from None
-    return tuple(as_count(f"{name}[{i}]", size, least) for i, size in enumerate(sizes))
+    sizes = enumerate(as_sequence(f"{name}, {wanted},", shape))
+    return tuple(as_count(f"{name}[{i}]", size, least) for i, size in sizes)
 
 
 def _shown(value: Any) -> str:

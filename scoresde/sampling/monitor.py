@@ -63,9 +63,7 @@ def raise_non_finite(solve: Callable[[Callback], Run], steps: int | None) -> Non
     def find(n: int, t: Any, z: Tensor, data: Tensor) -> None:
         for what, tensor in (("state", z), ("data prediction", data)):
             if not bool(tensor.isfinite().all()):
-                raise FloatingPointError(
-                    f"the {what} is not finite at step {n}{of_all}, t={float(torch.as_tensor(t, device='cpu').max()):g}"
-                )
+                raise FloatingPointError(f"the {what} is not finite at step {n}{of_all}, t={float(torch.as_tensor(t).max()):g}")
 
     run = solve(find)
     raise FloatingPointError(

@@ -28,9 +28,11 @@ from torch import Generator, Tensor
 
 from .. import deprecation
 from ..numerics.arrays import Time, as_float64, expand, flatten_events, values_are_known
-from ..numerics.inputs import as_device, as_dtype, as_shape, as_state, as_state_like
+from ..numerics.inputs import as_device, as_dtype, as_number, as_shape, as_state, as_state_like, as_tensor
 from ..numerics.random import randn
 from .transitions import posterior_coefficients, variance_fraction
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def as_time(t: Time, name: str = "t") -> Tensor:
@@ -123,6 +125,10 @@ class SDE(ABC):
             TypeError: `x` or `noise` holds no real numbers.
             ValueError: `noise` has another shape than `x`, or `t` is neither a scalar nor `(B,)`.
         """
+        if noise is not None:
+            noise, x = as_state("noise", noise), as_tensor("x", x)
+            # Counts are exact in the dtype of the noise. Without noise their dtype says nothing of the state's.
+            x = x.to(noise.dtype) if x.dtype in INTEGERS else x
         x = as_state("x", x)
         if noise is None:
             noise = randn(x.shape, generator, dtype=x.dtype, device=x.device)
@@ -167,6 +173,18 @@ class SDE(ABC):
         """Deprecated: `models.ReverseSDE(model, eta)`."""
         deprecation.warn("SDE.reverse(model, eta)", "scoresde.models.ReverseSDE(model, eta)")
         return deprecation.load("models.reverse:ReverseSDE")(model, eta)
+
+
+def end_time(sde: SDE, t_end: float | None) -> float:
+    """The time towards the data at which a path ends, by default `sde.t_min`.
+
+    Raises:
+        TypeError: no number.
+        ValueError: outside (0, 1), or by default on a chain of one step, whose smallest time is 1.
+    """
+    if t_end is None and not sde.t_min < 1:
+        raise ValueError(f"the smallest time of {sde!r} is t_min = 1, which leaves no path down from 1: give t_end=")
+    return as_number("t_end", sde.t_min if t_end is None else t_end, above=0.0, below=1.0)
 
 
 def _ordered(s: Time, t: Time) -> tuple[Tensor, Tensor]:

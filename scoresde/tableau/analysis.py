@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..numerics.inputs import as_numbers
 from ..sde.prediction import conversion
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def gaussian_w2(tableau: Tableau, spectrum: Tensor) -> float:
 
     In the eigenbasis of C every coordinate is solved alone: W_2^2 = sum_i m_i^2 + (s_i - c_i)^2 (arXiv 2405.14250).
     """
-    c = torch.as_tensor(spectrum, device="cpu").double().sqrt()
+    c = as_numbers("spectrum", spectrum).sqrt()
     m, s = moments(tableau, torch.zeros_like(c), c)
     return float((m**2 + (s - c) ** 2).sum().sqrt())
 
@@ -75,7 +76,7 @@ def gaussian_kl(tableau: Tableau, spectrum: Tensor) -> float:
 
     The sum over the eigenbasis of (q - 1 - log q + m^2/c^2)/2 with q = s^2/c^2.
     """
-    c = torch.as_tensor(spectrum, device="cpu").double().sqrt()
+    c = as_numbers("spectrum", spectrum).sqrt()
     m, s = moments(tableau, torch.zeros_like(c), c)
     q = (s / c) ** 2
     return float(0.5 * (q - 1 - q.log() + (m / c) ** 2).sum())

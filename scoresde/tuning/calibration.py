@@ -40,7 +40,7 @@ from ..loops.base import AdaptiveLoop, Job
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond, subset_or_none
 from ..numerics.files import prefixed
-from ..numerics.inputs import as_count, as_number
+from ..numerics.inputs import as_count, as_number, as_sequence
 from ..solvers.tuned import State, TunedSolver, write_state
 from ..tableau.executor import Run
 from .reference import Cond, ReferenceSolution, distance, run_recorded, solve_reference, starts
@@ -96,9 +96,8 @@ def fit_power_law(features: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     centred = features - mean[1:]
     gram = centred.T @ centred
     ridge = 1e-2 * gram.diagonal().mean() + 1e-30
-    return mean, torch.linalg.solve(
-        gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device="cpu"), centred.T @ (log_error - mean[0])
-    )
+    identity = torch.ones_like(gram[0]).diag()
+    return mean, torch.linalg.solve(gram + ridge * identity, centred.T @ (log_error - mean[0]))
 
 
 def conformal(ratios: Tensor, confidence: float) -> float:
@@ -208,8 +207,7 @@ class CascadeSolver(AdaptiveLoop):
     t_end: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.tol > 0:
-            raise ValueError(f"tol must be positive, got {self.tol}")
+        as_number("tol", self.tol, above=0.0)
 
     @property
     def ladder(self) -> Cascade:
@@ -241,8 +239,8 @@ class CascadeSolver(AdaptiveLoop):
             calls[active] += level.nfe
             path.append(x)
             if job.callback is not None:
-                job.callback(k, torch.zeros(count, dtype=torch.float64, device="cpu"), x, data)
-        times = torch.cat([job.times[:1], torch.zeros(len(path) - 1, dtype=torch.float64, device="cpu")])[:, None].expand(-1, count)
+                job.callback(k, torch.zeros_like(bound), x, data)
+        times = torch.cat([job.times[:1], job.times.new_zeros(len(path) - 1)])[:, None].expand(-1, count)
         return Run(x, torch.stack(path) if job.trajectory else None, times, int(calls.max()) if count else 0, calls, bound)
 
 
@@ -278,10 +276,13 @@ def calibrate(
         batch_size: samples that the network sees at once.
 
     Raises:
+        TypeError: an argument of a wrong type; names it.
         ValueError: a budget below 2, no budgets, a confidence outside (0, 1), or too few noises for it.
     """
     noises, batch_size = as_count("noises", noises, 4), as_count("batch_size", batch_size)
-    nfes = [as_count("nfes", nfe, 2) for nfe in nfes]
+    nfes = [as_count("nfes", nfe, 2) for nfe in as_sequence("nfes", nfes)]
+    if levels is not None and not all(isinstance(level, TunedSolver) for level in as_sequence("levels", levels)):
+        raise TypeError(f"levels must be selected or fitted solvers, got {levels!r}")
     if not (nfes if levels is None else levels):
         raise ValueError("calibrate needs at least one budget in nfes=, or one solver in levels=")
     confidence = as_number("confidence", confidence, above=0.0, below=1.0)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import deprecation, grids
 from ..models.base import Model
 from ..numerics.files import stored_entry, stored_tensor
-from ..numerics.inputs import as_count
+from ..numerics.inputs import as_callback, as_count
 from ..numerics.progress import progress_bar
 from ..sde.base import SDE
 from ..sde.fingerprint import schedule_fingerprint
@@ -173,10 +173,12 @@ def fit(
         A solver for `sample`, never worse on the held-out starts than the winner of the pilot.
 
     Raises:
-        ValueError: `nfe` below 2 or fewer than 8 trajectories.
+        TypeError: an argument of a wrong type; names it.
+        ValueError: `nfe` below 2, fewer than 8 trajectories, or another number out of its range; names it.
     """
     nfe, trajectories = as_count("nfe", nfe, 2), as_count("trajectories", trajectories, 8)
     refine, batch_size = as_count("refine", refine, 0), as_count("batch_size", batch_size)
+    feature_map = as_callback("feature_map", feature_map, 1)
     cond = cond or {}
     z = starts(model, shape, trajectories, seed, "fit")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)

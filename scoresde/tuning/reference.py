@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .. import grids
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import event_mean
 from ..numerics.batching import batches, index_cond
-from ..numerics.inputs import as_shape
+from ..numerics.inputs import as_count, as_event, as_number, as_state
 from ..numerics.quadrature import adams_weights
-from ..numerics.random import BatchNoise, derive_seed, randn
-from ..sde.base import SDE
+from ..numerics.random import BatchNoise, cpu_generator, derive_seed, randn
+from ..sde.base import SDE, end_time
 from ..solvers.exponential import UniPC
 from ..tableau.builder import grid_points
 from ..tableau.executor import Run, combine, run
@@ -41,17 +41,19 @@ MIN_STEPS, MAX_STEPS = 32, 256
 def starts(model: Model, shape: Sequence[int], count: int, *keys: int | str) -> Tensor:
     """`count` states from the prior of `model`, `(count, *shape)`, a function of the keys.
 
+    Args:
+        keys: the seed, an integer, and the name of the purpose.
+
     Raises:
-        TypeError: `model` is no model, or `shape` no sequence of integers.
+        TypeError: `model` is no model, `shape` no sequence of integers, or the seed no integer.
+        ValueError: a size below 1.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    require_model(model, "data")
     warn_if_training(model)
-    if not isinstance(shape, Sequence):
-        raise TypeError(f"shape must be the shape of an event, without the batch, got {shape!r}")
-    shape = as_shape("shape", (count, *shape))[1:]
-    generator = Generator().manual_seed(derive_seed(*keys))
-    return model.sde.prior_std * randn((count, *shape), generator, dtype=model.dtype, device=model.device)
+    event = as_event("shape", shape)
+    keys = tuple(key if isinstance(key, str) else as_count("seed", key, -math.inf) for key in keys)
+    noise = randn((count, *event), cpu_generator(derive_seed(*keys)), dtype=model.dtype, device=model.device)
+    return model.sde.prior_std * noise
 
 
 def predict(model: Model, z: Tensor, t: float, cond: Cond, batch_size: int) -> Tensor:
@@ -156,9 +158,16 @@ def solve_reference(
         t_end: the time of the last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
         tolerance: endpoints agree when their rms distance is at most this share of their rms.
         batch_size: states that the network sees at once.
+
+    Raises:
+        TypeError: an argument of a wrong type; names it.
+        ValueError: a number out of its range; names it.
     """
-    cond, sde = cond or {}, model.sde
-    t_end = sde.t_min if t_end is None else t_end
+    require_model(model, "data")
+    z, cond, sde = as_state("z", z), cond or {}, model.sde
+    t_end, tolerance = end_time(sde, t_end), as_number("tolerance", tolerance, above=0.0)
+    pilot, batch_size = as_count("pilot", pilot), as_count("batch_size", batch_size)
+    steps = None if steps is None else as_count("reference_steps", steps)
     first = slice(0, min(pilot, len(z)))
 
     def pilot_endpoints(steps: int) -> Tensor:

@@ -107,10 +107,8 @@ def regressors(z: Tensor, data: Sequence[Tensor]) -> list[Tensor]:
 def correction(problem: Problem, z: Tensor, data: Sequence[Tensor], residual: Tensor, weights: Tensor, ridge: float) -> Tensor:
     """c of one step as coefficients of (z_n, D_0..D_n), `(n + 2,)` float64, for the residual Z(t_{n+1}) - z_{n+1}."""
     count = len(data) + 1
-    gram, right = (
-        torch.zeros(count, count, dtype=torch.float64, device="cpu"),
-        torch.zeros(count, dtype=torch.float64, device="cpu"),
-    )
+    gram = torch.zeros(count, count, dtype=torch.float64, device="cpu")
+    right = gram.new_zeros(count)
     size = 0.0
     for part in batches(problem.fitting, problem.batch_size):
         features = torch.stack([problem.features(f) for f in regressors(z[part], [d[part] for d in data])])
@@ -119,10 +117,10 @@ def correction(problem: Problem, z: Tensor, data: Sequence[Tensor], residual: Te
         right += torch.einsum("ibk,bk->i", weighted, problem.features(residual[part])).cpu()
         size += float((weighted[1] * features[1]).sum())
     # Where every D_n is 0, so is the ridge. 1e-300 keeps the matrix invertible.
-    c = torch.linalg.solve(gram + (ridge * size + 1e-300) * torch.eye(count, dtype=torch.float64, device="cpu"), right)
+    c = torch.linalg.solve(gram + (ridge * size + 1e-300) * torch.ones_like(right).diag(), right)
     # From coefficients of the differences to those of the predictions, oldest first.
     newest, differences = c[1], c[2:]
-    by_age = torch.cat([newest[None], torch.zeros(len(differences), dtype=torch.float64, device="cpu")])
+    by_age = torch.cat([newest[None], gram.new_zeros(len(differences))])
     by_age[: len(differences)] += differences
     by_age[1:] -= differences
     return torch.cat([c[:1], by_age.flip(0)])

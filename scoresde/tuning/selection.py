@@ -239,7 +239,8 @@ def select(
         batch_size: samples that the network sees at once.
 
     Raises:
-        ValueError: `nfe` or `noises` below 2.
+        TypeError: an argument of a wrong type; names it.
+        ValueError: `nfe` or `noises` below 2, or another number out of its range; names it.
     """
     nfe, noises, batch_size = as_count("nfe", nfe, 2), as_count("noises", noises, 2), as_count("batch_size", batch_size)
     z = starts(model, shape, noises, seed, "select")
