@@ -59,12 +59,13 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     three forms of Hang et al. are one loss. At alpha = 0 the factor on the noise error is 1.
 
     Raises:
-        ValueError: `gamma` is not positive and finite.
+        ValueError: when a loss uses it: `gamma` is not positive and finite.
     """
-    return Weighting("noise", partial(_min_snr, gamma=as_number("gamma", gamma, above=0.0)))
+    return Weighting("noise", partial(_min_snr, gamma=gamma))
 
 
 def _min_snr(sde: SDE, t: Tensor, gamma: float) -> Tensor:
+    gamma = as_number("gamma", gamma, above=0.0)
     return (gamma * torch.exp(-2 * sde.half_log_snr(t))).clamp(max=1)
 
 
@@ -72,12 +73,13 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     """(k + SNR)^-gamma on the squared noise error: less weight where the noise is too small to be visible.
 
     Raises:
-        ValueError: `k` is negative, or one of the two is not finite.
+        ValueError: when a loss uses it: `k` is negative, or one of the two is not finite.
     """
-    return Weighting("noise", partial(_p2, k=as_number("k", k, 0.0), gamma=as_number("gamma", gamma)))
+    return Weighting("noise", partial(_p2, k=k, gamma=gamma))
 
 
 def _p2(sde: SDE, t: Tensor, k: float, gamma: float) -> Tensor:
+    k, gamma = as_number("k", k, 0.0), as_number("gamma", gamma)
     return (k + torch.exp(2 * sde.half_log_snr(t))) ** -gamma
 
 
@@ -87,7 +89,7 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     A zero F then has an expected loss of 1 for data of that standard deviation, at every t.
 
     Raises:
-        ValueError: `sigma_data` is not positive and finite.
+        ValueError: when a loss uses it: `sigma_data` is not positive and finite.
     """
     return Weighting(Preconditioned(sigma_data), _one)
 

@@ -89,6 +89,8 @@ class ScoreModel(nn.Module, Model):
             prediction = Preconditioned()
         if not isinstance(prediction, Preconditioned) and prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, edm; got {prediction!r}")
+        if isinstance(prediction, Preconditioned):
+            prediction.check()
         if time is None:
             time = "edm" if isinstance(prediction, Preconditioned) else "index" if isinstance(sde, VPChain) else "t"
         if not callable(time) and time not in TIMES:

@@ -42,8 +42,13 @@ class Preconditioned:
 
     sigma_data: float = 0.5
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma_data", as_number("sigma_data", self.sigma_data, above=0.0))
+    def check(self) -> None:
+        """Raise for a scale that no data have; asked wherever the scale is used.
+
+        Raises:
+            ValueError: `sigma_data` is not positive and finite.
+        """
+        as_number("sigma_data", self.sigma_data, above=0.0)
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """c_in / alpha, the factor on the state z."""
@@ -65,6 +70,7 @@ def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Pred
     """`direction` from alpha and sigma at `t`."""
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if isinstance(prediction, Preconditioned):
+        prediction.check()
         scale, s = prediction.input_scale(alpha, sigma), prediction.sigma_data
         return sigma / s * scale, -alpha * s * scale
     if prediction == "data":
