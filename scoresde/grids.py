@@ -40,7 +40,7 @@ def uniform(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -
 
 def half_log_snr(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
     """Uniform in lambda = log(alpha/sigma) (Lu et al. 2022, arXiv 2206.00927)."""
-    return _uniform_in(sde.half_log_snr, sde.time, sde, steps, t_start, t_end)
+    return _uniform_in(lambda t: sde.half_log_snr(t), lambda u: sde.time(u), sde, steps, t_start, t_end)
 
 
 def karras(sde: SDE, steps: int, *, rho: float = 7.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:

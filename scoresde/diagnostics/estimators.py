@@ -131,6 +131,8 @@ def estimator_variance(
         raise ValueError("x is empty: no rows can be drawn")
     budget, repetitions = as_count("budget", budget), as_count("repetitions", repetitions, 2)
     parameters = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+    if not (isinstance(estimators, Mapping) and all(isinstance(each, tuple) and len(each) == 2 for each in estimators.values())):
+        raise TypeError(f"estimators must be a dict of (loss, cost), such as forms(t, event_size), got {type(estimators).__name__}")
     out = {}
     for name, (loss, cost) in estimators.items():
         rows = budget // cost

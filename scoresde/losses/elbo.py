@@ -32,7 +32,7 @@ from torch import Generator, Tensor
 
 from ..models.base import Model, require_model
 from ..numerics.arrays import as_float64, event_sum, expand, values_are_known
-from ..numerics.inputs import as_count, as_numbers, as_state
+from ..numerics.inputs import as_count, as_function, as_numbers, as_state
 from ..numerics.random import as_generator, rand
 from ..sde.base import SDE, as_time
 from ..sde.transitions import VarianceName, posterior_coefficients, step_variance, variance_exponent
@@ -237,7 +237,7 @@ def variance_rule(sde: SDE, variance: Variance) -> VarianceRule:
         ValueError: `variance` is none of those that `elbo` accepts, or its result is not positive.
     """
     if callable(variance):
-        rule = variance
+        rule = as_function("variance", variance, 2)
 
         def checked(s: Tensor, t: Tensor) -> Tensor:
             v = as_numbers("the result of variance", rule(s, t))

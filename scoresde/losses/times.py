@@ -11,7 +11,7 @@ estimate. A sampler that returns only times changes the loss: its density is the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..numerics.arrays import values_are_known
-from ..numerics.inputs import as_count, as_number, as_numbers
+from ..numerics.inputs import as_count, as_function, as_number, as_numbers
 from ..numerics.random import as_generator, rand
 from ..sde.base import SDE, as_time
 from ..sde.vp import VPChain
@@ -206,11 +206,12 @@ class Adaptive:
         """Store the losses `(B,)` at the times `(B,)`.
 
         Raises:
-            ValueError: a loss that is not finite, or different shapes.
+            TypeError: no real numbers.
+            ValueError: a loss that is not finite, a time outside [0, 1], or other shapes.
         """
-        if t.shape != loss.shape:
+        t, loss = as_time(t).cpu(), as_numbers("loss", loss).detach().cpu()
+        if t.ndim != 1 or t.shape != loss.shape:
             raise ValueError(f"need one loss per time, got shapes {tuple(loss.shape)} and {tuple(t.shape)}")
-        t, loss = as_time(t).cpu(), loss.detach().double().cpu()
         if not bool(loss.isfinite().all()):
             raise ValueError(f"a loss is not finite at t={t[~loss.isfinite()][0].item():g}")
         u = t - 0.5 / sde.steps if isinstance(sde, VPChain) else (1 - t) / (1 - sde.t_min)
@@ -226,12 +227,17 @@ class Adaptive:
         """Restore the losses of a `state_dict`.
 
         Raises:
+            TypeError: no state of such a sampler.
             ValueError: another number of bins or another history.
         """
-        if state["losses"].shape != self._losses.shape:
-            raise ValueError(
-                f"the state is of {tuple(state['losses'].shape)} (bins, history), this sampler of {tuple(self._losses.shape)}"
-            )
+        shapes = {}
+        for name, own in self.state_dict().items():
+            value = state.get(name) if isinstance(state, Mapping) else None
+            if not isinstance(value, Tensor) or value.dtype != own.dtype:
+                raise TypeError(f"state must be a state_dict() of Adaptive: it has no tensor {name!r} of {own.dtype}")
+            shapes[name] = tuple(value.shape)
+        if shapes != {"losses": (self.bins, self.history), "counts": (self.bins,)}:
+            raise ValueError(f"the state is of {shapes['losses']} (bins, history), this sampler of {tuple(self._losses.shape)}")
         self._losses, self._counts = state["losses"].clone(), state["counts"].clone()
 
 
@@ -262,7 +268,7 @@ def draw_times(sde: SDE, n: int, time_sampler: TimeSampler | None = None, genera
         time_sampler = TIME_SAMPLERS[time_sampler]
     if not callable(time_sampler):
         raise TypeError(f"time_sampler must be one of {', '.join(TIME_SAMPLERS)} or a function; got {time_sampler!r}")
-    drawn = time_sampler(sde, n, as_generator(generator))
+    drawn = as_function("time_sampler", time_sampler, 3)(sde, n, as_generator(generator))
     t, weight = drawn if isinstance(drawn, Times) else (drawn, None)
     t = as_numbers("the result of time_sampler", t)
     weight = torch.ones_like(t) if weight is None else as_numbers("the weight of time_sampler", weight)

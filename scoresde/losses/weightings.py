@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, values_are_known
-from ..numerics.inputs import as_number, as_values
+from ..numerics.inputs import as_function, as_number, as_values
 from ..sde.base import SDE, as_time
 from ..sde.prediction import Preconditioned, Prediction, conversion
 
@@ -121,7 +121,7 @@ def _resolve(weighting: WeightingLike, prediction: Prediction) -> Weighting:
     if isinstance(weighting, Weighting):
         return weighting
     if callable(weighting):
-        return Weighting("score", weighting)
+        return Weighting("score", as_function("weighting", weighting, 2))
     if weighting == "edm" and isinstance(prediction, Preconditioned):
         return edm(prediction.sigma_data)  # one scale of the data for the network and for its loss
     if not isinstance(weighting, str) or weighting not in WEIGHTINGS:

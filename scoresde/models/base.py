@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..numerics.arrays import Time, expand
+from ..numerics.arrays import Time, expand, require_one_each
 from ..numerics.inputs import as_state
 from ..sde.base import SDE
 from ..sde.prediction import Prediction, conversion
@@ -67,6 +67,7 @@ class Model(ABC):
     def _read(self, target: Prediction, z: Tensor, t: Time, cond: dict[str, object]) -> Tensor:
         z = as_state("z", z)
         c_z, c_out = conversion(self.sde, t, self.prediction, target)
+        require_one_each(c_out, z)
         out = self.output(z, t, **cond)
         dtype = torch.promote_types(z.dtype, out.dtype)
         return (expand(c_z, z, dtype) * z.to(dtype) + expand(c_out, z, dtype) * out.to(dtype)).to(z.dtype)

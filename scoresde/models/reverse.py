@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..numerics.arrays import Time, expand
-from ..numerics.inputs import as_number
+from ..numerics.inputs import as_number, as_state
 from .base import Model, require_model
 
 
@@ -38,6 +38,7 @@ class ReverseSDE:
 
     def drift(self, z: Tensor, t: Time, **cond: object) -> Tensor:
         """The drift at `(z, t)`, of the shape of `z`; `cond` reaches the model untouched."""
+        z = as_state("z", z)
         weight = 0.5 * (1 + self.eta**2) * self.sde.diffusion(t) ** 2
         return self.sde.drift(z, t) - expand(weight, z) * self.model.score(z, t, **cond)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import deprecation
-from ..numerics.arrays import Time, expand, to_device
+from ..numerics.arrays import Time, expand, require_one_each, to_device
 from ..sde.base import SDE, as_time
 from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
 from ..sde.vp import VPChain
@@ -90,7 +90,7 @@ class ScoreModel(nn.Module, Model):
         if not isinstance(prediction, Preconditioned) and prediction not in PREDICTIONS:
             raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, edm; got {prediction!r}")
         if isinstance(prediction, Preconditioned):
-            prediction.check()
+            prediction.scale()  # raises
         if time is None:
             time = "edm" if isinstance(prediction, Preconditioned) else "index" if isinstance(sde, VPChain) else "t"
         if not callable(time) and time not in TIMES:
@@ -123,7 +123,10 @@ class ScoreModel(nn.Module, Model):
     def forward(self, z: Tensor, t: Time | NetworkTime, **cond: object) -> Tensor:
         """The network's output, before its shape is checked; a method of its own so that hooks fire."""
         if not isinstance(t, NetworkTime):
-            time, scale, dtype = self._network_inputs(as_time(t), z)
+            t = as_time(t)
+            if t.shape != (1,):  # one time for all
+                require_one_each(t, z)
+            time, scale, dtype = self._network_inputs(t, z)
             t = NetworkTime(time.expand(len(z), *time.shape[1:]), scale, dtype)
         # A subclass may call the network on a larger batch, as guidance does.
         time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z), *t.time.shape[1:])

@@ -33,16 +33,25 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 
+def require_one_each(coefficient: Tensor, z: Tensor) -> None:
+    """Raise for what is neither a scalar nor one number for each sample of `z`.
+
+    Raises:
+        ValueError: says that a time must be, because coefficients have the shape of their times.
+    """
+    if coefficient.ndim and coefficient.shape != z.shape[:1]:
+        raise ValueError(
+            f"a time t must be a scalar or have shape (B,): got {tuple(coefficient.shape)} for a batch of shape {tuple(z.shape)}"
+        )
+
+
 def expand(coefficient: Tensor, z: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A scalar or `(B,)` float64 coefficient, cast last and shaped to multiply `z` of shape `(B, *event)`.
 
     Raises:
         ValueError: `coefficient` is neither a scalar nor one number for each sample of `z`.
     """
-    if coefficient.ndim and coefficient.shape != z.shape[:1]:
-        raise ValueError(
-            f"a time must be a scalar or have shape (B,): got {tuple(coefficient.shape)} for a batch of shape {tuple(z.shape)}"
-        )
+    require_one_each(coefficient, z)
     coefficient = to_device(coefficient.to(dtype=dtype or z.dtype), z.device)
     return coefficient.reshape(coefficient.shape + (1,) * (z.ndim - 1)) if coefficient.ndim else coefficient
 

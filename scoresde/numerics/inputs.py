@@ -140,8 +140,8 @@ def as_callback(name: str, callback: Any, arguments: int) -> Any:
     return None if callback is None else as_function(name, callback, arguments)
 
 
-def as_function(name: str, callback: Any, arguments: int) -> Any:
-    """A function of that many arguments.
+def as_function(name: str, callback: Any, arguments: int, *keywords: str) -> Any:
+    """A function of that many arguments and these keywords.
 
     Raises:
         TypeError: it is no function, or cannot be called with them.
@@ -149,9 +149,10 @@ def as_function(name: str, callback: Any, arguments: int) -> Any:
     if not callable(callback):
         raise TypeError(f"{name} must be a function, got {_shown(callback)}")
     try:
-        inspect.signature(callback).bind(*range(arguments))
+        inspect.signature(callback).bind(*range(arguments), **dict.fromkeys(keywords))
     except TypeError:
-        raise TypeError(f"{name} must take {arguments} arguments, got {callback!r}") from None
+        also = "".join(f" and {keyword}=" for keyword in keywords)
+        raise TypeError(f"{name} must take {arguments} arguments{also}, got {callback!r}") from None
     except ValueError:  # a built-in function without a signature
         pass
     return callback

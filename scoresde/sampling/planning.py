@@ -22,7 +22,7 @@ from torch import Tensor
 from .. import deprecation, grids
 from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
 from ..models.base import Model
-from ..numerics.inputs import as_count, as_number, as_numbers
+from ..numerics.inputs import as_count, as_function, as_number
 from ..sde.base import SDE
 from ..solvers.base import Solver
 from ..solvers.tuned import TunedSolver, require_same_process
@@ -177,7 +177,7 @@ class Request:
             ValueError: a number that no grid can have; names it.
         """
         if grid is not None and not isinstance(grid, str) and not callable(grid):
-            grid = as_numbers("grid", grid)
+            grid = grids.check(grid)
         return cls(
             None if steps is None else as_count("steps", steps),
             None if nfe is None else as_count("nfe", nfe),
@@ -263,11 +263,15 @@ def _on_grid(sde: SDE, solver: Solver | GridLoop, request: Request, build: Calla
     """What `build` makes of the grid that the request asks for."""
     steps, nfe, grid, t_start = request.steps, request.nfe, request.grid, request.t_start
     if isinstance(grid, Tensor):
-        return _on_times(grids.check(grid), request, build)
+        return _on_times(grid, request, build)
     rule = grids.get(grid or solver.default_grid) if not callable(grid) else grid
 
+    # Rules start at 1 of themselves: one of the user need not know t_start= for a state there.
+    start = {} if t_start is None or t_start == 1 else {"t_start": t_start}
+    rule = as_function("grid", rule, 2, *start)
+
     def at(steps: int) -> P:
-        times = grids.check(rule(sde, steps) if t_start is None else rule(sde, steps, t_start=t_start))
+        times = grids.check(rule(sde, steps, **start))
         if t_start is not None and abs(float(times[0]) - t_start) > 1e-9:
             raise ValueError(f"the grid starts at {float(times[0]):g}, but the state is at t_start={t_start:g}")
         return build(times)

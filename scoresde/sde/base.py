@@ -28,7 +28,7 @@ from torch import Generator, Tensor
 
 from .. import deprecation
 from ..numerics.arrays import Time, as_float64, expand, flatten_events, values_are_known
-from ..numerics.inputs import as_device, as_dtype, as_number, as_shape, as_state, as_state_like, as_tensor
+from ..numerics.inputs import as_device, as_dtype, as_number, as_numbers, as_shape, as_state, as_state_like, as_tensor
 from ..numerics.random import randn
 from .transitions import posterior_coefficients, variance_fraction
 
@@ -45,12 +45,9 @@ def as_time(t: Time, name: str = "t") -> Tensor:
         TypeError: no real number and no tensor of them.
         ValueError: a time outside [0, 1], where the value is known (`values_are_known`).
     """
-    try:
-        if isinstance(t, bool | str) or (isinstance(t, Tensor) and (t.is_complex() or t.dtype == torch.bool)):
-            raise TypeError("times are real numbers")
-        out = as_float64(t)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be a time, a number or a tensor, got {t!r}: {error}") from None
+    # The first two need no look: solvers ask in every step.
+    plain = isinstance(t, float) or (isinstance(t, Tensor) and t.is_floating_point())
+    out = as_float64(t) if plain else as_numbers(name, t)
     if values_are_known(out) and not bool(((out >= 0) & (out <= 1 + 1e-6)).all()):
         raise ValueError(f"times run from 0 (data) to 1 (noise), got {name}={t}; step i = 0..T-1 of a chain is at t = (i + 1)/T")
     return out

@@ -42,17 +42,18 @@ class Preconditioned:
 
     sigma_data: float = 0.5
 
-    def check(self) -> None:
-        """Raise for a scale that no data have; asked wherever the scale is used.
+    def scale(self) -> float:
+        """`sigma_data` as a number, checked wherever it is used.
 
         Raises:
+            TypeError: `sigma_data` is no real number.
             ValueError: `sigma_data` is not positive and finite.
         """
-        as_number("sigma_data", self.sigma_data, above=0.0)
+        return as_number("sigma_data", self.sigma_data, above=0.0)
 
     def input_scale(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """c_in / alpha, the factor on the state z."""
-        return (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
+        return (alpha**2 * self.scale() ** 2 + sigma**2).rsqrt()
 
 
 Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned
@@ -70,9 +71,8 @@ def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Pred
     """`direction` from alpha and sigma at `t`."""
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if isinstance(prediction, Preconditioned):
-        prediction.check()
-        scale, s = prediction.input_scale(alpha, sigma), prediction.sigma_data
-        return sigma / s * scale, -alpha * s * scale
+        c_in, s = prediction.input_scale(alpha, sigma), prediction.scale()
+        return sigma / s * c_in, -alpha * s * c_in
     if prediction == "data":
         return one, zero
     if prediction == "noise":
@@ -93,7 +93,7 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     if source == target:
         return torch.zeros_like(alpha), torch.ones_like(alpha)
-    if {source, target} == {"noise", "score"}:  # parallel, at every alpha
+    if (source, target) in (("noise", "score"), ("score", "noise")):  # parallel, at every alpha
         return torch.zeros_like(alpha), -sigma if target == "noise" else -1 / sigma
     a, b = _direction(sde, t, alpha, sigma, source)
     a_target, b_target = _direction(sde, t, alpha, sigma, target)

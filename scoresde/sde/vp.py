@@ -138,27 +138,32 @@ class VPChain(VPSDE):
         # Intervals are closed on the right. For a float32 time, i/T times T can exceed i by a rounding error.
         u = torch.where((u - u.round()).abs() < 1e-6 * self.steps, u.round(), u)
         i = (torch.ceil(u).long() - 1).clamp(0, self.steps - 1)
-        rate = self.steps * increments[i]
+        rate = self.steps * _at(increments, i)
         return torch.where(rate.isinf(), 2 * self.steps / (i + 1 - u), rate)
 
     def integrated_beta(self, t: Time) -> Tensor:
         u = as_time(t) * self.steps
         increments, integrals = self._tables(u.device)
         i = u.detach().floor().long().clamp(0, self.steps - 1)
-        step, part = increments[i], u - i
+        step, part = _at(increments, i), u - i
         finite = step.isfinite()
         # Mask before the product: 0 * inf in the branch that is not taken would make gradients NaN.
         linear = part * torch.where(finite, step, 0.0)
-        return integrals[i] + torch.where(finite, linear, -2 * torch.log1p(-torch.where(finite, 0.0, part)))
+        return _at(integrals, i) + torch.where(finite, linear, -2 * torch.log1p(-torch.where(finite, 0.0, part)))
 
     def _time_of(self, integral: Tensor) -> Tensor:
         increments, integrals = self._tables(integral.device)
         i = (torch.searchsorted(integrals, integral.contiguous(), right=True) - 1).clamp(0, self.steps - 1)
-        step, rest = increments[i], integral - integrals[i]
+        step, rest = _at(increments, i), integral - _at(integrals, i)
         return (i + torch.where(step.isfinite(), rest / step, -torch.expm1(-0.5 * rest))) / self.steps
 
     def __repr__(self) -> str:
         return f"VPChain(T={self.steps}, betas {self.betas[0].item():.3g}..{self.betas[-1].item():.3g})"
+
+
+def _at(table: Tensor, i: Tensor) -> Tensor:
+    """`table[i]`, by the one operator that nested transforms of `torch.func`, `vmap` and `torch.export` all take."""
+    return table.index_select(0, i.reshape(-1)).reshape(i.shape)
 
 
 def zero_terminal_snr(betas: Tensor | Sequence[float]) -> Tensor:

@@ -38,11 +38,8 @@ Cond = dict[str, object]
 MIN_STEPS, MAX_STEPS = 32, 256
 
 
-def starts(model: Model, shape: Sequence[int], count: int, *keys: int | str) -> Tensor:
-    """`count` states from the prior of `model`, `(count, *shape)`, a function of the keys.
-
-    Args:
-        keys: the seed, an integer, and the name of the purpose.
+def starts(model: Model, shape: Sequence[int], count: int, seed: int, *purpose: str) -> Tensor:
+    """`count` states from the prior of `model`, `(count, *shape)`, a function of the seed and of the words after it.
 
     Raises:
         TypeError: `model` is no model, `shape` no sequence of integers, or the seed no integer.
@@ -51,8 +48,8 @@ def starts(model: Model, shape: Sequence[int], count: int, *keys: int | str) -> 
     require_model(model, "data")
     warn_if_training(model)
     event = as_event("shape", shape)
-    keys = tuple(key if isinstance(key, str) else as_count("seed", key, -math.inf) for key in keys)
-    noise = randn((count, *event), cpu_generator(derive_seed(*keys)), dtype=model.dtype, device=model.device)
+    generator = cpu_generator(derive_seed(as_count("seed", seed, -math.inf), *purpose))
+    noise = randn((count, *event), generator, dtype=model.dtype, device=model.device)
     return model.sde.prior_std * noise
 
 
