@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
-from ..numerics.arrays import Time, expand, flatten_events
+from ..numerics.arrays import Time, expand, flatten_events, values_are_known
 from ..numerics.batching import Index, batches, index_cond
 from ..numerics.dormand_prince import StepControl, integrate
 from ..numerics.inputs import as_count, as_state
@@ -169,6 +169,9 @@ def at_least_float32(name: str, x: Tensor) -> Tensor:
 
     Raises:
         TypeError: integers or complex numbers; names the argument.
+        ValueError: a value that is not finite, where the values are known (`values_are_known`).
     """
     x = as_state(name, x)
+    if values_are_known(x) and not bool(x.isfinite().all()):
+        raise ValueError(f"{name} holds values that are not finite")
     return x.to(torch.promote_types(x.dtype, torch.float32))

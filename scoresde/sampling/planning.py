@@ -264,7 +264,7 @@ def _on_grid(sde: SDE, solver: Solver | GridLoop, request: Request, build: Calla
     steps, nfe, grid, t_start = request.steps, request.nfe, request.grid, request.t_start
     if isinstance(grid, Tensor):
         return _on_times(grid, request, build)
-    rule = grids.get(grid or solver.default_grid) if not callable(grid) else grid
+    rule = grids.get(solver.default_grid if grid is None else grid) if not callable(grid) else grid
 
     # Rules start at 1 of themselves: one of the user need not know t_start= for a state there.
     start = {} if t_start is None or t_start == 1 else {"t_start": t_start}
