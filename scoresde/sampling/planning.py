@@ -31,6 +31,7 @@ from ..tableau.tableau import Tableau
 from ..tuning.calibration import Cascade
 from . import registry
 from .default import default
+from .remembered import remembered_tableau
 
 GridLike = str | grids.Grid | Tensor
 AnySolver = Solver | LoopSolver | Cascade
@@ -232,7 +233,7 @@ def plan(
     if isinstance(solver, TunedSolver) and grid is None:
         request = Request(steps, nfe, solver.grid, t_start)
     table = solver
-    return _on_grid(sde, table, request, lambda times: TablePlan.of(table.tableau(sde, times), table))
+    return _on_grid(sde, table, request, lambda times: TablePlan.of(remembered_tableau(table, sde, times), table))
 
 
 def _ready(made: Plan, request: Request, tol: float | None) -> Plan:
