@@ -5,6 +5,7 @@ from .base import Model
 from .learned_variance import LearnedVariance
 from .reverse import ReverseSDE
 from .score_model import ScoreModel
+from .thresholding import ThresholdedModel, thresholded
 from .wrappers import GraphedModel, compiled, graphed
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "Model",
     "ReverseSDE",
     "ScoreModel",
+    "ThresholdedModel",
     "ZeroModel",
     "compiled",
     "graphed",
+    "thresholded",
 ]

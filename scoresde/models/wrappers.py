@@ -25,12 +25,18 @@ def compiled(model: Model) -> ScoreModel:
         ValueError: `model` is no `ScoreModel`.
     """
     if not isinstance(model, ScoreModel):
-        raise ValueError(f"compile=True compiles the network of a ScoreModel, got {type(model).__name__}")
+        raise ValueError(f"compile=True compiles the network of a ScoreModel, got {_named(model, 'compiled')}")
     if model not in _COMPILED:
         twin = copy.copy(model)
         twin._modules = {**model._modules, "network": cast(nn.Module, torch.compile(model.network))}
         _COMPILED[model] = twin
     return _COMPILED[model]
+
+
+def _named(model: Model, remedy: str) -> str:
+    """The type of a model, and what to do where it is a wrapper of another model."""
+    inside = f": call scoresde.models.{remedy} on the model inside it first" if hasattr(model, "model") else ""
+    return type(model).__name__ + inside
 
 
 def graphed(model: Model) -> GraphedModel:
@@ -56,7 +62,7 @@ class GraphedModel(Model):
 
     def __init__(self, model: Model) -> None:
         if not isinstance(model, ScoreModel):
-            raise ValueError(f"cuda_graph=True captures the network of a ScoreModel, got {type(model).__name__}")
+            raise ValueError(f"cuda_graph=True captures the network of a ScoreModel, got {_named(model, 'graphed')}")
         self.model, self.sde, self.prediction = model, model.sde, model.prediction
         self._graph: torch.cuda.CUDAGraph | None = None
 
