@@ -4,7 +4,7 @@ A grid is uniform in some clock u(t),
 
     u(t_n) = u(t_0) + n/(N-1) (u(t_min) - u(t_0)),   n = 0..N-1,      t_N = 0,
 
-so that N steps call the network at N times from `t_start` to `sde.t_min` (`trailing`: to one step of N before 0). The last step goes to
+so that N steps call the network at N times from `t_start` to `sde.t_min` (`trailing` and `flow`: to one step of N before 0). The last step goes to
 sigma = 0. With `t_end` > 0 all N+1 times are uniform in the clock, and no step goes to 0. Grids are float64 tensors on the CPU. Any strictly
 decreasing tensor of times is a grid.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -74,10 +75,45 @@ def trailing(sde: SDE, steps: int, *, power: float = 2.0, t_start: float = 1.0, 
     Raises:
         ValueError: `power` is not positive and finite.
     """
-    clock, inverse = _power_clock(sde, power)
+    return _down_to_zero(*_power_clock(sde, power), sde, steps, t_start, t_end)
+
+
+def flow(sde: SDE, steps: int, *, shift: float = 1.0, power: float = 1.0, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:
+    """Uniform in q^(1/power) down to 0, where q = r/(shift + r) and r = sigma/alpha.
+
+    With shift 1, q is the time of the rectified flow with the same signal-to-noise ratio, whatever the path. A smaller shift or a higher power
+    takes more steps at small noise; `shift` is that of Esser et al. 2024, arXiv 2403.03206, eq. 23. Steps are balanced for data of standard
+    deviation `shift`. As with `trailing`, the last call comes one step of N before the end, and never below `sde.t_min`.
+
+    Raises:
+        ValueError: `shift` or `power` is not positive and finite.
+    """
+    shift, power = as_number("shift", shift, above=0.0), as_number("power", power, above=0.0)
+
+    def clock(t: Tensor) -> Tensor:
+        return (1 + shift * sde.half_log_snr(t).exp()) ** (-1 / power)
+
+    def inverse(u: Tensor) -> Tensor:
+        q = u**power
+        return sde.time(((1 - q) / (shift * q)).log())
+
+    return _down_to_zero(clock, inverse, sde, steps, t_start, t_end)
+
+
+def _down_to_zero(
+    clock: Callable[[Tensor], Tensor],
+    inverse: Callable[[Tensor], Tensor],
+    sde: SDE,
+    steps: int,
+    t_start: float,
+    t_end: float,
+) -> Tensor:
+    """The times at which `clock`, which is 0 at t = 0, is uniform; with many steps the last call is at `sde.t_min`."""
     steps, t_start, t_end = _checked(sde, steps, t_start, t_end)
-    start = as_time(min(t_start, sde.t_max))
-    last = max(float(inverse(clock(start) / steps)), sde.t_min) if steps > 1 else sde.t_min
+    first = clock(as_time(t_start))
+    if not bool(first.isfinite()):
+        first = clock(as_time(sde.t_max))
+    last = max(float(inverse(first / steps)), sde.t_min) if steps > 1 else sde.t_min
     return _uniform_in(clock, inverse, sde, steps, t_start, t_end, last)
 
 
@@ -193,6 +229,7 @@ GRIDS: dict[str, Grid] = {
     "quadratic": quadratic,
     "cubic": cubic,
     "trailing": trailing,
+    "flow": flow,
     "exponential": half_log_snr,  # sigma/alpha falls by one factor a step
     "tangent": tangent,
     "beta": beta,
@@ -216,6 +253,15 @@ def get(name: str) -> Grid:
         hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(GRIDS)}"
         raise ValueError(f"no grid is called {name!r}{hint}")
     return GRIDS[name]
+
+
+def describe(rule: Grid) -> str:
+    """The name of a rule, with the options that a `functools.partial` has set: "trailing(power=2.0)"."""
+    if isinstance(rule, partial):
+        options = [repr(value) for value in rule.args] + [f"{name}={value!r}" for name, value in rule.keywords.items()]
+        return f"{describe(rule.func)}({', '.join(options)})"
+    name: str = getattr(rule, "__name__", type(rule).__name__)
+    return name
 
 
 def check(grid: Tensor) -> Tensor:

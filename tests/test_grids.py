@@ -66,7 +66,33 @@ def test_trailing_runs_its_clock_down_to_0(sde, power):
     assert torch.equal(grids.trailing(sde, 4, power=power, t_end=0.1), grids.power(sde, 4, power=power, t_end=0.1))
 
 
-@pytest.mark.parametrize("name", [*CLOCKS, "trailing"])
+@finite_sdes
+@pytest.mark.parametrize("power", [1.0, 1.25, 2.0])
+def test_flow_runs_its_own_clock_down_to_0(sde, power):
+    """u = q^(1/power), q = r/(shift + r)."""
+    for steps in (2, 5, 20, 200):
+        grid = grids.flow(sde, steps, shift=0.5, power=power)
+        r = (-sde.half_log_snr(grid[:-1])).exp()
+        u = (r / (0.5 + r)) ** (1 / power)
+        r_min = float((-sde.half_log_snr(sde.t_min)).exp())
+        free = float(u[0] / steps) > (r_min / (0.5 + r_min)) ** (1 / power)
+        last = u[0] / steps if free else u[-1]
+        torch.testing.assert_close(u, torch.linspace(float(u[0]), float(last), steps, dtype=torch.float64), rtol=1e-6, atol=1e-9)
+        assert float(grid[-2]) > sde.t_min if free else float(grid[-2]) == sde.t_min
+
+
+def test_flow_has_the_times_of_a_shifted_rectified_flow():
+    """t' = s t/(1 + (s - 1) t) of t = 1, 1 - 1/N, ..., 1/N (Esser et al. 2024, eq. 23), and the same noise levels on every path."""
+    t = torch.arange(8, 0, -1, dtype=torch.float64) / 8
+    for shift in (0.5, 1.0, 3.0):
+        grid = grids.flow(ss.RectifiedFlow(), 8, shift=shift)
+        torch.testing.assert_close(grid[:-1], shift * t / (1 + (shift - 1) * t), rtol=1e-9, atol=0)
+        edm = ss.EDM(sigma_max=float(grid[1] / (1 - grid[1])))
+        levels = (-edm.half_log_snr(grids.flow(edm, 7, shift=shift)[:-1])).exp()
+        torch.testing.assert_close(levels, grid[1:-1] / (1 - grid[1:-1]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", [*CLOCKS, "trailing", "flow"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 10])
 def test_zero_terminal_signal_is_left_in_one_step(name, steps):
     grid = grids.get(name)(zero_terminal(), steps)
