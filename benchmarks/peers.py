@@ -59,6 +59,7 @@ def diffusers_ode() -> Iterator[tuple[str, Run]]:
     import diffusers as d
 
     trailing, karras, lu = {"timestep_spacing": "trailing"}, {"use_karras_sigmas": True}, {"use_lu_lambdas": True}
+    exponential = {"use_exponential_sigmas": True}
     zero = {"final_sigmas_type": "zero"}
     made: dict[str, tuple[object, int, dict]] = {
         "DDIM trailing": (d.DDIMScheduler, 1, {"clip_sample": False, **trailing}),
@@ -71,9 +72,9 @@ def diffusers_ode() -> Iterator[tuple[str, Run]]:
         "LMS karras": (d.LMSDiscreteScheduler, 1, karras),
     }
     for order in (2, 3):
-        for suffix, options in (("", trailing), (" karras", karras), (" lu", lu)):
+        for suffix, options in (("", trailing), (" karras", karras), (" exponential", exponential), (" lu", lu)):
             made[f"DPM++ {order}M{suffix}"] = (d.DPMSolverMultistepScheduler, 1, {"solver_order": order, **zero, **options})
-        for suffix, options in (("", trailing), (" karras", karras)):
+        for suffix, options in (("", trailing), (" karras", karras), (" exponential", exponential)):
             made[f"UniPC-{order}{suffix}"] = (d.UniPCMultistepScheduler, 1, {"solver_order": order, **zero, **options})
             made[f"DEIS-{order}{suffix}"] = (d.DEISMultistepScheduler, 1, {"solver_order": order, **options})
     for name, (make, per_step, options) in made.items():
