@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
-	$(BIN)/scoresde sample runs/demo --solver dpm++2m --steps 20 --out runs/demo/samples.png
+	$(BIN)/scoresde sample runs/demo --out runs/demo/samples.png
 	$(BIN)/scoresde compare runs/demo --samples 200
 	$(BIN)/scoresde compare runs/demo --out runs/demo/all --samples 1797 --against all --no-curves \
 	  --solver ddim:50 --solver dpm++2m:10 --solver dpm++2m:20
@@ -14,13 +14,13 @@ demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictur
 demo-short: .venv/ready-demo ## the demo in half a minute, for CI: the digits are not yet readable
 	rm -rf runs/short
 	$(BIN)/scoresde train digits --out runs/short --prediction velocity --held-out 297 --iterations 100
-	$(BIN)/scoresde sample runs/short --solver dpm++2m --steps 20 --out runs/short/samples.png
-	$(BIN)/scoresde compare runs/short --samples 16 --solver ancestral:100 --solver ddim:20 --solver dpm++2m:10
+	$(BIN)/scoresde sample runs/short --out runs/short/samples.png
+	$(BIN)/scoresde compare runs/short --samples 16 --solver ancestral:100 --solver ddim:20 --solver dpm++2m:10 --solver default:10
 
 demo-mnist: .venv/ready-mnist ## the same on real 28x28 digits: about 11 minutes
 	$(BIN)/scoresde train mnist --out runs/mnist --prediction velocity --process cosine --iterations 4500 --ema 0.998 \
 	  --multipliers 1,2,2 --patch 2
-	$(BIN)/scoresde sample runs/mnist --solver dpm++2m --steps 20 --out runs/mnist/samples.png
+	$(BIN)/scoresde sample runs/mnist --out runs/mnist/samples.png
 	$(BIN)/scoresde compare runs/mnist --samples 16
 	$(BIN)/scoresde compare runs/mnist --out runs/mnist/all --samples 1000 --against all --features classifier --no-curves \
 	  --solver ancestral:100 --solver ddim:50 --solver dpm++2m:20

@@ -4,9 +4,9 @@ A grid is uniform in some clock u(t),
 
     u(t_n) = u(t_0) + n/(N-1) (u(t_min) - u(t_0)),   n = 0..N-1,      t_N = 0,
 
-so that N steps call the network at N times from `t_start` to `sde.t_min` (`trailing` and `flow`: to one step of N before 0). The last step goes to
-sigma = 0. With `t_end` > 0 all N+1 times are uniform in the clock, and no step goes to 0. Grids are float64 tensors on the CPU. Any strictly
-decreasing tensor of times is a grid.
+so that N steps call the network at N times from `t_start` to `sde.t_min` (`trailing` and `flow`: to one step of N before 0). The last step
+goes to sigma = 0. With `t_end` > 0 all N+1 times are uniform in the clock, and no step goes to 0. Grids are float64 tensors on the CPU. Any
+strictly decreasing tensor of times is a grid.
 
 Every rule raises a TypeError or ValueError, by name, for `steps` below 1, `t_start` outside [t_min, 1] and `t_end` outside [0, t_start).
 """

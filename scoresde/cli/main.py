@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 
@@ -30,8 +32,9 @@ for command in (train, fit, sample, compare, diagnose):
 def main() -> None:
     """Run the command line. An error that the user can correct is printed in one line, with exit code 2.
 
-    These are the errors that the package raises on purpose, those of files, and those of torch for want of memory.
+    These are the errors that the package raises on purpose, those of files, and those of torch for want of memory. A warning is one line too.
     """
+    warnings.showwarning = _show_warning
     try:
         app()
     except (ValueError, DataError, OSError, ArithmeticError, RuntimeError, MemoryError) as error:
@@ -40,3 +43,8 @@ def main() -> None:
             line = f"not enough memory, some number is too large: {line}"
         print(f"scoresde: {line[:LONGEST]}", file=sys.stderr)
         sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_where: Any) -> None:
+    """Print a warning without the line of code that it comes from."""
+    print(f"scoresde: warning: {message}", file=sys.stderr)

@@ -11,6 +11,7 @@ regular at alpha = 0, where q = 0, and to a point mass, where D is constant, eve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class AdaptiveODE(AdaptiveLoop):
     Raises:
         ValueError: a tolerance that is not positive, or `t_end` outside [0, 1).
     """
+
+    stochastic: ClassVar[bool] = False
 
     rtol: float = 1e-5
     atol: float = 1e-5

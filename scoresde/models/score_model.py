@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .. import deprecation
 from ..numerics.arrays import Time, expand, require_one_each, to_device
+from ..numerics.inputs import as_one_of
 from ..sde.base import SDE, as_time
-from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
+from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Preconditioned, Prediction
 from ..sde.vp import VPChain
 from .base import Model
 
@@ -69,7 +70,7 @@ class ScoreModel(nn.Module, Model):
             default "edm" for that prediction, "index" on a chain and "t" elsewhere.
 
     Raises:
-        TypeError: a network that is not callable, or a path that is no `SDE`.
+        TypeError: a network that is not callable, a path that is no `SDE`, or a prediction of another type.
         ValueError: an unknown prediction or time convention, or "index" where there is no chain.
     """
 
@@ -85,10 +86,10 @@ class ScoreModel(nn.Module, Model):
             raise TypeError(f"network must be a module, called with (z, time), got {network!r}")
         if not isinstance(sde, SDE):
             raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
+        if not isinstance(prediction, Preconditioned):
+            as_one_of("prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
         if prediction == "edm":
             prediction = Preconditioned()
-        if not isinstance(prediction, Preconditioned) and prediction not in PREDICTIONS:
-            raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}, edm; got {prediction!r}")
         if isinstance(prediction, Preconditioned):
             prediction.scale()  # raises
         if time is None:

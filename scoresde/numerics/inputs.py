@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -219,11 +219,14 @@ def as_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def as_one_of(name: str, value: Any, names: Iterable[str], alternative: str = "") -> str:
+def as_one_of(
+    name: str, value: Any, names: Iterable[str], alternative: str = "", *, elsewhere: Mapping[str, str] | None = None
+) -> str:
     """One of the names.
 
     Args:
         alternative: what is possible in place of a name, for the message.
+        elsewhere: names that others use for ours, for the message.
 
     Raises:
         TypeError: no text.
@@ -232,7 +235,10 @@ def as_one_of(name: str, value: Any, names: Iterable[str], alternative: str = ""
     if isinstance(value, str) and value in (names := tuple(names)):
         return value
     wanted = ", ".join(names) + (f" or {alternative}" if alternative else "")
-    raise (ValueError if isinstance(value, str) else TypeError)(f"{name} must be one of {wanted}; got {_shown(value)}")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {wanted}; got {_shown(value)}")
+    ours = (elsewhere or {}).get(value.lower())
+    raise ValueError(f"{name} must be one of {wanted}; got {_shown(value)}" + (f", which is {ours!r} here" if ours else ""))
 
 
 def as_sequence(name: str, values: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -45,11 +45,13 @@ class Plan(ABC):
         sde: the path.
         solver: what runs; None for a bare tableau.
         times: the grid, `(N+1,)` float64 on the CPU; for an adaptive loop its first and its last time.
+        grid_name: the name of the rule that made the times, with its options; None where no rule did.
     """
 
     sde: SDE
     solver: Solver | LoopSolver | None
     times: Tensor
+    grid_name: str | None = field(default=None, kw_only=True)
 
     @property
     def t_start(self) -> float:
@@ -214,7 +216,7 @@ def plan(
     if isinstance(solver, Plan | Tableau):
         return _ready(solver if isinstance(solver, Plan) else TablePlan.of(solver), request, tol)
     if isinstance(solver, str | PathLike):
-        solver = registry.get(str(solver))
+        solver = registry.resolve(str(solver))
     if solver is None:
         calls = len(grid) - 1 if isinstance(grid, Tensor) else nfe or steps or 0
         solver, suited = default(calls)
@@ -280,9 +282,11 @@ def _on_grid(sde: SDE, solver: Solver | GridLoop, request: Request, build: Calla
     if (steps is None) == (nfe is None):
         raise ValueError("give steps= or nfe=, one of the two (or a tensor as grid=)")
     if steps is not None:
-        return at(steps)
-    assert nfe is not None
-    return _within(nfe, solver, at)
+        planned = at(steps)
+    else:
+        assert nfe is not None
+        planned = _within(nfe, solver, at)
+    return replace(planned, grid_name=grid if isinstance(grid, str) else grids.describe(rule))
 
 
 def _on_times(times: Tensor, request: Request, build: Callable[[Tensor], P]) -> P:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from ..loops import AdaptiveODE, GottaGoFast, LoopSolver, PredictorCorrector, TorchSDE
 from ..solvers import (
@@ -96,22 +97,75 @@ SOLVERS: dict[str, Solver | LoopSolver] = {
 }
 
 
+# The rule of `default.py`. It is no solver before the budget is known, and so not in the table.
+DEFAULT = "default"
+
+# What papers and other libraries call a solver, without hyphens, underscores and spaces. Names of these are suggested and not accepted:
+# other libraries have other grids and options behind them.
+ELSEWHERE = {
+    "ddpm": "ancestral",
+    "dpmsolver": "dpm2m",
+    "dpmsolver++": "dpm++2m",
+    "dpmsolvermultistep": "dpm++2m",
+    "dpm++": "dpm++2m",
+    "dpmpp": "dpm++2m",
+    "dpmpp2m": "dpm++2m",
+    "dpmpp3m": "dpm++3m",
+    "dpmpp2msde": "sde-dpm++2m",
+    "dpmpp3msde": "sde-dpm++3m",
+    "dpmpp2s": "dpm++2s",
+    "dpmpp2sancestral": "dpm++2s-ancestral",
+    "unipc": "unipc2",
+    "deis": "deis2",
+    "ipndm": "ipndm3",
+    "pndm": "plms",
+}
+
+
 def names() -> list[str]:
     """Every solver by its short name."""
     return list(SOLVERS)
 
 
 def get(name: str) -> Solver | LoopSolver:
-    """The solver of that name, or the fitted one of a file whose name ends in .safetensors.
+    """The solver of that name, in upper or lower case, or the fitted one of a file whose name ends in .safetensors.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is `default`, which depends on the budget.
         FileNotFoundError: there is no such file.
+    """
+    solver = resolve(name)
+    if solver is None:
+        raise ValueError(f"{DEFAULT!r} depends on the budget: give the name to sample or plan, with steps= or nfe=")
+    return solver
+
+
+def resolve(name: str) -> Solver | LoopSolver | None:
+    """As `get`, with None for `default`.
+
+    Raises:
+        ValueError, FileNotFoundError: there is none.
     """
     if name.endswith(".safetensors"):
         return load_solver(name)
-    if name not in SOLVERS:
-        close = difflib.get_close_matches(name, SOLVERS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(SOLVERS)}"
-        raise ValueError(f"no solver is called {name!r}{hint}")
-    return SOLVERS[name]
+    return SOLVERS.get(spelled(name))
+
+
+def spelled(name: str) -> str:
+    """The short name of a solver, or `default`, as `names` spells it: in lower case.
+
+    Raises:
+        ValueError: no solver has it; suggests one.
+    """
+    lower = name.lower()
+    if lower == DEFAULT or lower in SOLVERS:
+        return lower
+    elsewhere = ELSEWHERE.get(re.sub("[-_ ]", "", lower))
+    close = [elsewhere] if elsewhere else difflib.get_close_matches(lower, [*SOLVERS, DEFAULT], n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join([*SOLVERS, DEFAULT])}"
+    raise ValueError(f"no solver is called {name!r}{hint}")
+
+
+def name_of(solver: object) -> str:
+    """The short name of a solver; its own text where it has none."""
+    return next((name for name, listed in SOLVERS.items() if listed == solver), str(solver))

@@ -70,7 +70,7 @@ def sample(
         model: a `ScoreModel`, or anything with the same four calls.
         shape: `(B, *event)`, the batch included.
         solver: a solver, the short name of one (`solvers.names()`), the file of a fitted one, a `Tableau`, a `Plan`, or a cascade, which
-            needs `tol`. By default the measured choice for the budget, `scoresde.sampling.default`.
+            needs `tol`. Without one, or with the name "default", the measured choice for the budget, `scoresde.sampling.default`.
         steps: number of grid intervals. For an adaptive solver the most steps that it may try; then neither `nfe` nor `grid` is possible.
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
         grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or

@@ -61,6 +61,19 @@ Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned
 
 PREDICTIONS = ("data", "noise", "score", "velocity")
 
+# What other libraries call them, for error messages.
+PREDICTIONS_ELSEWHERE = {
+    "epsilon": "noise",
+    "eps": "noise",
+    "v_prediction": "velocity",
+    "v-prediction": "velocity",
+    "v": "velocity",
+    "x0": "data",
+    "x_0": "data",
+    "x_start": "data",
+    "sample": "data",
+}
+
 
 def direction(sde: SDE, t: Time, prediction: Prediction) -> tuple[Tensor, Tensor]:
     """(a, b) in float64 with prediction = a x + b eps, at each entry of `t`."""

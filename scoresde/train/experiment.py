@@ -15,7 +15,7 @@ from ..models.score_model import ScoreModel
 from ..numerics.files import json_object, reading
 from ..numerics.inputs import as_count, as_event, as_flag, as_one_of
 from ..numerics.random import derive_seed, global_seed
-from ..sde.prediction import PREDICTIONS, Prediction
+from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Prediction
 from ..sde.vp import VPSDE, VPChain
 from . import data
 from .checkpoint import CHECKPOINT, load_averaged
@@ -74,7 +74,7 @@ class Experiment:
         checked = {
             "held_out": as_count("held_out", self.held_out),
             "steps": as_count("steps", self.steps),
-            "prediction": as_one_of("prediction", self.prediction, (*PREDICTIONS, "edm")),
+            "prediction": as_one_of("prediction", self.prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE),
             "width": as_count("width", self.width, 2),
             "multipliers": tuple(as_count("multipliers", multiplier) for multiplier in self.multipliers),
             "patch": as_count("patch", self.patch),

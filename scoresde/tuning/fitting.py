@@ -31,6 +31,7 @@ from .gauss_newton import refined
 from .reference import Cond, distance, solve_reference, starts
 from .regression import FeatureMap, Fit, Problem, regress
 from .selection import Ranked, rank, solve, summary
+from .trust import against, warn_of_discrepancy, warn_of_flaw
 
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
 
@@ -93,9 +94,10 @@ class FittedSolver(TunedSolver):
 
     def __str__(self) -> str:
         name, rms, median = self.baseline
-        fitted = f"rms {self.error:.3g}, median {self.median:.3g} on held-out starts"
+        error = against(self.error, self.settings["discrepancy"]) if "discrepancy" in self.settings else f"{self.error:.3g}"
+        fitted = f"median {self.median:.3g} on held-out starts, rms {error}"
         if self.improved:
-            return f"fitted solver of {self.nfe} calls: {fitted}; {name}: {rms:.3g}, {median:.3g}"
+            return f"fitted solver of {self.nfe} calls: {fitted}; {name}: median {median:.3g}, rms {rms:.3g}"
         return f"{name} with {self.nfe} calls, which the fit did not improve on: {fitted}"
 
     def state_dict(self) -> State:
@@ -158,6 +160,8 @@ def fit(
     Cost at 8 calls: about 600 network calls a start, half of them for the times, and as many again for the refinement.
     Memory: 2 S + 2 nfe copies of all states, S the steps of the reference. The refinement adds nfe^2 copies of `batch_size` states in float64.
 
+    Warns where the reference solutions look unlike data, and where their own error is no small share of the error that is reported (`trust`).
+
     Args:
         model: anything with a data prediction: a network, a guided one, an exact score.
         nfe: network calls per sample.
@@ -186,6 +190,7 @@ def fit(
     cond = cond or {}
     z = starts(model, shape, trajectories, seed, "fit")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
+    warn_of_flaw(reference)
     problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
     with progress_bar(progress, unit="fit") as bar:
         ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size)
@@ -202,6 +207,7 @@ def fit(
     held_out = slice(problem.fitting, None)
     error, median = summary(distance(x[held_out], reference.x[held_out]))
     baseline_errors = summary(distance(baseline_x[held_out], reference.x[held_out]))
+    warn_of_discrepancy(reference, error)
     settings = {
         "event": list(shape), "trajectories": trajectories, "seed": seed, "teacher_steps": reference.steps,
         "discrepancy": reference.discrepancy, "theory": initial.name, "ridge": best.ridge, "refine": refine,

@@ -35,7 +35,7 @@ Cond = dict[str, object]
 
 
 # The number of steps when the caller names none: the first that is tried, and the most.
-MIN_STEPS, MAX_STEPS = 32, 256
+MIN_STEPS, MAX_STEPS = 64, 256
 
 
 def starts(model: Model, shape: Sequence[int], count: int, seed: int, *purpose: str) -> Tensor:
@@ -88,7 +88,9 @@ class ReferenceSolution:
         states: at those times, `(S+2, M, *event)`.
         data: the data predictions at all times but the last.
         steps: S.
-        discrepancy: rms distance per coordinate between the endpoints with S and S/2 steps.
+        discrepancy: rms distance per coordinate between the endpoints with S and with `other_steps(S)` steps, over the first starts. It
+            estimates the error of the endpoints: of 40 measured cases, on networks and mixtures smooth and rough in time, it is 0.2 to 5 times
+            the distance to a solution of 3,000 or 4,000 steps in 37, and larger in the others.
     """
 
     sde: SDE
@@ -141,7 +143,7 @@ def solve_reference(
     *,
     steps: int | None = None,
     t_end: float | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = 2.5e-4,
     batch_size: int = 256,
     pilot: int = 16,
 ) -> ReferenceSolution:
@@ -151,9 +153,9 @@ def solve_reference(
 
     Args:
         cond: conditions; a tensor whose first dimension is M has one row a state.
-        steps: S. By default 32 steps are doubled, up to 256, until the first `pilot` endpoints agree with those of half the steps.
+        steps: S. By default 64 steps are doubled, up to 256, until the first `pilot` endpoints agree with those of `other_steps(S)`.
         t_end: the time of the last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
-        tolerance: endpoints agree when their rms distance is at most this share of their rms.
+        tolerance: endpoints agree when their discrepancy is at most this share of their rms.
         batch_size: states that the network sees at once.
 
     Raises:
@@ -170,10 +172,7 @@ def solve_reference(
     def pilot_endpoints(steps: int) -> Tensor:
         return run(reference_tableau(sde, steps, t_end), model, z[first], BatchNoise(), cond=index_cond(cond, first, len(z))).x
 
-    if steps is None:
-        steps, discrepancy = enough_steps(pilot_endpoints, tolerance)
-    else:
-        discrepancy = rms_distance(pilot_endpoints(max(1, steps // 2)), pilot_endpoints(steps))
+    steps, discrepancy = enough_steps(pilot_endpoints, tolerance, steps)
     tableau = reference_tableau(sde, steps, t_end)
     paths, predictions = [], []
     for part in batches(len(z), batch_size):
@@ -184,13 +183,21 @@ def solve_reference(
     return ReferenceSolution(sde, out.times, torch.cat(paths, 1), torch.cat(predictions, 1), steps, discrepancy)
 
 
-def enough_steps(endpoints: Callable[[int], Tensor], tolerance: float) -> tuple[int, float]:
-    """Double the steps until the endpoints agree with those of half the steps. Returns the steps and the rms distance of the two."""
-    steps, x, discrepancy = MIN_STEPS, endpoints(MIN_STEPS), math.inf
-    while steps < MAX_STEPS:
-        steps, coarse = 2 * steps, x
-        x = endpoints(steps)
-        discrepancy = rms_distance(coarse, x)
-        if discrepancy <= tolerance * float(x.double().square().mean().sqrt()):
-            break
-    return steps, discrepancy
+def enough_steps(endpoints: Callable[[int], Tensor], tolerance: float, steps: int | None = None) -> tuple[int, float]:
+    """The steps, doubled until the endpoints agree where none are given, and their discrepancy."""
+    s = steps or MIN_STEPS
+    while True:
+        x = endpoints(s)
+        discrepancy = rms_distance(endpoints(other_steps(s)), x)
+        if steps or s >= MAX_STEPS or discrepancy <= tolerance * float(x.double().square().mean().sqrt()):
+            return s, discrepancy
+        s *= 2
+
+
+def other_steps(steps: int) -> int:
+    """S/sqrt 2, rounded: the steps of the solution with which that of S steps is compared.
+
+    The two grids share no times but the ends. Half the steps would be on every second time, where a network that is rough in time shows both
+    solutions the same values. And their errors are of one size: half the steps have 8 times the error where the solver has its order 3.
+    """
+    return max(1, round(steps / math.sqrt(2))) if steps > 1 else 2

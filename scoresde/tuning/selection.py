@@ -37,6 +37,7 @@ from ..tableau.executor import run
 from ..tableau.tableau import Tableau
 from ..tableau.tensors import from_tensors, to_tensors
 from .reference import Cond, ReferenceSolution, distance, solve_reference, starts
+from .trust import against, warn_of_discrepancy, warn_of_flaw
 
 # Grids by where their last call lies: one step of N before the end, or at t_min.
 TRAILING: dict[str, grids.Grid] = {f"trailing {p:g}": partial(grids.trailing, power=p) for p in (1.0, 1.5, 2.0, 2.5, 3.0)}
@@ -77,7 +78,9 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Selected(TunedSolver):
-    """The winner of a pilot, as a solver. A file holds its coefficients, so that it outlives its entry in the portfolio.
+    """The winner of a pilot, as a solver. `str` gives its errors and that of their reference.
+
+    A file holds its coefficients, so that it outlives its entry in the portfolio.
 
     Attributes:
         name: of the solver and the grid.
@@ -107,6 +110,10 @@ class Selected(TunedSolver):
         """Deprecated: `reference_steps`."""
         deprecation.warn("Selected.teacher_steps", "Selected.reference_steps")
         return self.reference_steps
+
+    def __str__(self) -> str:
+        error = against(self.error, self.discrepancy)
+        return f"{self.name} with {self.nfe} calls: median {self.median:.3g}, rms {error}"
 
     def table(self, sde: SDE) -> Tableau:
         if self.coefficients:
@@ -227,6 +234,8 @@ def select(
 
     The pilot takes about 40 nfe + 3 S network calls a start, S the steps of the reference.
 
+    Warns where the reference solutions look unlike data, and where their own error is no small share of the error that is reported (`trust`).
+
     Args:
         model: anything with a data prediction.
         nfe: network calls per sample.
@@ -245,4 +254,7 @@ def select(
     nfe, noises, batch_size = as_count("nfe", nfe, 2), as_count("noises", noises, 2), as_count("batch_size", batch_size)
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
-    return selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size))
+    warn_of_flaw(reference)
+    picked = selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size))
+    warn_of_discrepancy(reference, picked.error)
+    return picked

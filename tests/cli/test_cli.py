@@ -7,10 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from scoresde import solvers
-from scoresde.cli import app, main
+import scoresde as ss
+from scoresde import sampling, solvers
+from scoresde.cli import app, commands, main
+from scoresde.cli.report import pictures
+from scoresde.train import Experiment
 
 run = CliRunner()
 TRAIN = ["--iterations", "4", "--batch-size", "8", "--width", "8", "--device", "cpu"]
@@ -46,6 +50,95 @@ def test_sample(digits, tmp_path):
         app, ["sample", str(digits), "--out", str(tmp_path / "z.npy"), "--label", "3", "--nfe", "4"], catch_exceptions=False
     )
     assert labelled.exit_code == 0
+
+
+def test_sample_takes_the_default_and_says_what_it_was(digits, tmp_path):
+    model = Experiment.read(digits).load_model(digits, "cpu")
+    drawn = [["--solver", "default", "--nfe", "4"], ["--nfe", "4"], ["--steps", "4"], ["--solver", "Default"], []]
+    for options in drawn:
+        result = run.invoke(
+            app, ["sample", str(digits), "--out", str(tmp_path / "x.npy"), "-n", "2", *options], catch_exceptions=False
+        )
+        calls = 4 if "4" in options else 20
+        planned = ss.plan(model.sde, nfe=calls)
+        name = sampling.registry.name_of(planned.solver)
+        assert f"efault ({name}, grid {planned.grid_name}), {calls} network calls" in result.output
+        expected = ss.sample(model, (2, 1, 8, 8), nfe=calls, seeds=range(2), label=torch.tensor([0, 1]))
+        np.testing.assert_allclose(np.load(tmp_path / "x.npy"), expected.numpy(), atol=1e-5)
+    for options, said in (
+        (["--solver", "heun"], "heun (grid trailing), 19 network calls"),
+        (["--solver", "DDIM", "--steps", "3", "--grid", "karras"], "DDIM (grid karras), 3 network calls"),
+        (["--solver", "adaptive"], "samples of adaptive\n"),
+    ):
+        result = run.invoke(
+            app, ["sample", str(digits), "--out", str(tmp_path / "x.npy"), "-n", "2", *options], catch_exceptions=False
+        )
+        assert said in result.output
+
+
+def figures_of(monkeypatch):
+    """The curves of every error plot that is drawn from now on, and its figure."""
+    made = []
+
+    def kept(curves):
+        made.append((curves, drawn(curves)))
+        return made[-1][1]
+
+    drawn = pictures.error_figure
+    monkeypatch.setattr(pictures, "error_figure", kept)
+    return made
+
+
+def test_the_error_plot_has_the_solvers_that_were_asked_for(digits, tmp_path, monkeypatch):
+    made, file = figures_of(monkeypatch), str(tmp_path / "selected.safetensors")
+    model = Experiment.read(digits).load_model(digits, "cpu")
+    solvers.select(model, 5, (1, 8, 8), noises=2, cond={"label": torch.zeros(2, dtype=torch.long)}).save(file)
+    asked = ["default:4", "default:6", "DDIM:3", "ddim:5:quadratic", file, "ancestral:5", "dpm++3m:4"]
+    options = [word for entry in asked for word in ("--solver", entry)]
+    result = run.invoke(app, ["compare", str(digits), "--out", str(tmp_path), "--samples", "4", *options], catch_exceptions=False)
+    assert result.exit_code == 0
+    ((curves, figure),) = made
+    labels = ["default", "ddim", "ddim (quadratic)", "..." + file[-29:], "dpm++3m"]
+    assert figure.axes[0].get_legend_handles_labels()[1] == labels
+    assert [nfe for nfe, _ in curves["default"]] == [3, 4, 5, 6, 8, 10, 15, 20]
+    assert [nfe for nfe, _ in curves[file]] == [5]
+    assert "No error is plotted for ancestral: it is for deterministic solvers." in result.output
+    assert result.output.count("ancestral:") == 1
+    for steps in (4, 6):
+        planned = ss.plan(model.sde, nfe=steps)
+        cell = f"| default ({sampling.registry.name_of(planned.solver)}, grid {planned.grid_name})"
+        assert re.search(rf"{re.escape(cell)} +\| +{steps} \| +{steps} \|", result.output)
+    # The numbers are those of the solvers, measured here once more.
+    cond = {"label": torch.arange(4)}
+    fine = ss.sample(model, (4, 1, 8, 8), "dpm++3m", steps=200, seeds=range(4), **cond)
+    for label, solver, grid, nfe in (
+        ("default", None, None, 8),
+        ("ddim (quadratic)", "ddim", "quadratic", 4),
+        (file, file, None, 5),
+    ):
+        x = ss.sample(model, (4, 1, 8, 8), solver, seeds=range(4), grid=grid, nfe=None if solver == file else nfe, **cond)
+        assert dict(curves[label])[nfe] == pytest.approx(float((x - fine).square().mean().sqrt()), rel=1e-3)
+
+
+def test_without_solvers_compare_takes_a_list_with_the_default_in_it(digits, tmp_path, monkeypatch):
+    assert {"default:10", "default:20"} < set(commands.compare.DEFAULT_ENTRIES)
+    monkeypatch.setattr(commands.compare, "DEFAULT_ENTRIES", ("ancestral:5", "default:3"))
+    made = figures_of(monkeypatch)
+    result = run.invoke(app, ["compare", str(digits), "--out", str(tmp_path), "--samples", "4"], catch_exceptions=False)
+    ((_, figure),) = made
+    shown = [label for label in figure.axes[0].get_legend_handles_labels()[1] if label != "larger error"]
+    assert shown == ["default", "dpm++2m", "unipc2", "heun", "ddim"]
+    assert re.search(r"\| ancestral +\| +5 \| +5 \|", result.output)
+    assert re.search(r"\| default \(.*\) +\| +3 \| +3 \|", result.output)
+    assert "No error is plotted" not in result.output
+
+
+def test_stochastic_solvers_alone_have_no_error_plot(digits, tmp_path):
+    arguments = ["compare", str(digits), "--out", str(tmp_path), "--samples", "4", "--solver", "ancestral:3"]
+    result = run.invoke(app, arguments, catch_exceptions=False)
+    assert "No error is plotted for ancestral" in result.output
+    assert "error.png" not in result.output
+    assert not (tmp_path / "error.png").exists()
 
 
 def test_compare(digits, tmp_path):
@@ -118,6 +211,9 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["sample", "nowhere", "--out", "x.png"], "nowhere holds no training run"),
         (["sample", "DIGITS", "--out", "x.jpg"], "--out x.jpg: the file must end in .png or .npy"),
         (["sample", "DIGITS", "--out", "x.png", "--solver", "dmp++2m"], "no solver is called 'dmp++2m'; did you mean"),
+        (["sample", "DIGITS", "--out", "x.png", "--solver", "ddpm"], "no solver is called 'ddpm'; did you mean 'ancestral'?"),
+        (["compare", "DIGITS", "--solver", "dpmpp_2m:5"], "no solver is called 'dpmpp_2m'; did you mean 'dpm++2m'?"),
+        (["train", "digits", "--out", "run", "--prediction", "v_prediction"], "got 'v_prediction', which is 'velocity' here"),
         (["sample", "DIGITS", "--out", "x.png", "--steps", "3", "--nfe", "3"], "give steps= or nfe="),
         (["sample", "DIGITS", "--out", "x.png", "--grid", "log"], "no grid is called 'log'"),
         (["sample", "DIGITS", "--out", "x.png", "--label", "10"], "the classes of"),
@@ -169,7 +265,7 @@ def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
         "--trajectories",
         "12",
         "--teacher-steps",
-        "12",
+        "64",
         "--refine",
         "1",
         "--device",
@@ -177,7 +273,10 @@ def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
     ]
     result = run.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert re.search(r"fitted.safetensors: .* 3 calls.*: rms [0-9.e-]+, median [0-9.e-]+ on held-out starts", result.output)
+    assert re.search(
+        r"fitted.safetensors: .* 3 calls.*: median [0-9.e-]+ on held-out starts, rms [0-9.e-]+ is against a reference",
+        result.output,
+    )
     result = run.invoke(
         app, ["sample", str(digits), "--out", str(tmp_path / "x.npy"), "-n", "4", "--solver", file], catch_exceptions=False
     )

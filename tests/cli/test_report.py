@@ -1,5 +1,7 @@
 """Distances against closed forms, and pictures that hold what they should."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -37,10 +39,14 @@ def test_classifier_learns_and_leaves_the_random_state_alone():
     assert torch.equal(report.Classifier.trained(x, label).features(x), classifier.features(x))
 
 
-@pytest.mark.parametrize("text", ["dpm++2m:10", "ddim:20:quadratic"])
+@pytest.mark.parametrize("text", ["dpm++2m:10", "ddim:20:quadratic", "default:10", "default:5:karras"])
 def test_entries(text):
     entry = report.parse_entry(text)
     assert ":".join(str(part) for part in entry if part is not None) == text
+
+
+def test_entries_have_no_case():
+    assert report.parse_entry("DDIM:5") == report.Entry("ddim", 5)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +104,69 @@ def test_pictures_of_any_data(tmp_path, event):
     report.save_error_plot({"a": [(5, 0.1), (10, 0.01)], "b": [(5, 0.2), (9, 0.05)]}, tmp_path / "error.png")
     for name in ("samples", "rows", "error"):
         assert (tmp_path / f"{name}.png").stat().st_size > 500
+
+
+def test_a_curve_that_explodes_leaves_room_for_the_others():
+    calm = {"a": [(3, 0.2), (10, 0.01)], "b": [(3, 0.1), (10, 0.02)], "point": [(8, 0.001)]}
+    axis = report.error_figure(calm).axes[0]
+    assert axis.get_yscale() == "log"
+    assert axis.get_legend_handles_labels()[1] == ["a", "b", "point"]
+    assert [line.get_linestyle() for line in axis.lines] == ["-", "-", "None"]
+    assert axis.get_ylim()[1] < 0.4
+    figure = report.error_figure(calm | {"c": [(3, 1e6), (5, 700.0), (9, float("inf")), (19, 0.05)], "far": [(373, 0.002)]})
+    axis = figure.axes[0]
+    assert axis.get_ylim() == pytest.approx((0.001 / 1.5, 5 * 0.2))
+    assert [float(tick) for tick in axis.get_xticks()] == [3, 5, 9, 19, 373]
+    (triangles,) = (line for line in axis.lines if line.get_marker() == "^" and len(line.get_xdata()))
+    assert list(triangles.get_xdata()) == [3, 5, 9]
+    assert list(triangles.get_ydata()) == [axis.get_ylim()[1]] * 3
+    assert "larger error" in axis.get_legend_handles_labels()[1]
+
+
+def test_a_long_path_leaves_room_for_the_picture():
+    name = "/a/long/path" * 20 + "/8.safetensors"
+    (label,) = report.error_figure({name: [(8, 0.1)]}).axes[0].get_legend_handles_labels()[1]
+    assert len(label) == 32
+    assert label.startswith("...")
+    assert label.endswith("/8.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:Data has no positive values")
+def test_curves_without_a_size_are_drawn_too():
+    for curves in ({"a": [(3, 0.0), (5, 0.0)]}, {"a": [(3, float("inf"))]}, {"a": [(3, 0.0)], "b": [(3, 1.0), (4, float("inf"))]}):
+        assert report.error_figure(curves).axes[0].get_legend_handles_labels()[1] == [
+            *curves,
+            *["larger error"] * (len(curves) - 1),
+        ]
+
+
+def test_the_adaptive_ode_has_one_error_and_stochastic_solvers_have_none():
+    from scoresde.cli.report.compare import error_curves
+
+    model = ss.ScoreModel(Exact(mixture().model(SDES["ddpm"])), SDES["ddpm"], "data", time="t")
+    entries = [report.Entry("adaptive", 500), "gotta-go-fast", "sde-dpm++2m", "heun", report.Entry("heun", 9, "karras"), "plms"]
+    curves = error_curves(model, (2,), entries, (3, 4, 5), count=8)
+    assert list(curves) == ["adaptive", "heun", "heun (karras)", "plms"]
+    ((calls, error),) = curves["adaptive"]
+    assert calls == ss.sample(model, (8, 2), "adaptive", seeds=range(8), trajectory=True).nfe
+    assert error < 1e-3 < min(error for _, error in curves["heun"])
+    assert [calls for calls, _ in curves["heun"]] == [3, 5]
+    assert curves["heun"] != curves["heun (karras)"]
+
+
+def test_a_solver_whose_states_are_not_finite_has_an_infinite_error(monkeypatch):
+    module = importlib.import_module("scoresde.cli.report.compare")
+
+    def explode(model, shape, solver, **options):
+        if getattr(solver, "nfe", None) == 3:
+            raise FloatingPointError("step 2")
+        return ss.sample(model, shape, solver, **options)
+
+    monkeypatch.setattr(module, "sample", explode)
+    model = ss.ScoreModel(Exact(mixture().model(SDES["ddpm"])), SDES["ddpm"], "data", time="t")
+    curves = module.error_curves(model, (2,), ["ddim"], (3, 4), count=4)
+    assert curves["ddim"][0] == (3, float("inf"))
+    assert 0 < curves["ddim"][1][1] < 1
 
 
 class Exact(torch.nn.Module):

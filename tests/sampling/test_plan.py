@@ -1,10 +1,12 @@
 """A plan in place of a solver: made once, it gives the samples of the arguments that it was made from, to the bit."""
 
+from functools import partial
+
 import pytest
 import torch
 
 import scoresde as ss
-from scoresde import grids, solvers
+from scoresde import grids, sampling, solvers
 from scoresde.sampling import AdaptivePlan, GridPlan, TablePlan, plan
 
 from ..conftest import LOOPS, SDES, TABLEAUX, budget, generator, mixture
@@ -48,6 +50,31 @@ def test_a_plan_knows_its_times_and_its_cost(name, kind):
 def test_the_default_and_budgets_have_plans_too():
     for options in ({"nfe": 8}, {"steps": 6}, {"grid": grids.karras(LINEAR, 6)}, {"nfe": 7, "grid": "karras"}):
         assert torch.equal(drawn(plan(LINEAR, **options)).x, drawn(None, **options).x)
+
+
+def test_the_name_of_the_default_stands_for_no_solver():
+    for options in ({"nfe": 4}, {"steps": 15}, {"grid": grids.karras(LINEAR, 6)}, {"nfe": 7, "grid": "karras"}):
+        by_name, without = plan(LINEAR, "default", **options), plan(LINEAR, **options)
+        assert by_name.solver == without.solver
+        assert by_name.solver is not None
+        assert torch.equal(by_name.times, without.times)
+        assert torch.equal(drawn("default", **options).x, drawn(None, **options).x)
+    # The rule depends on the budget.
+    assert plan(LINEAR, "DEFAULT", nfe=5).grid_name != plan(LINEAR, "default", nfe=20).grid_name
+    with pytest.raises(ValueError, match="give steps= or nfe="):
+        plan(LINEAR, "default")
+
+
+def test_a_plan_names_its_grid():
+    assert plan(LINEAR, "ddim", steps=5).grid_name == solvers.get("ddim").default_grid
+    assert plan(LINEAR, "pc", nfe=20, grid="karras").grid_name == "karras"
+    assert plan(LINEAR, "ddim", nfe=5, grid="exponential").grid_name == "exponential"
+    assert plan(LINEAR, "ddim", nfe=5, grid=grids.quadratic).grid_name == "quadratic"
+    assert plan(LINEAR, "ddim", steps=5, grid=partial(grids.karras, rho=3.0)).grid_name == "karras(rho=3.0)"
+    assert plan(LINEAR, "ddim", grid=grids.karras(LINEAR, 5)).grid_name is None
+    assert plan(LINEAR, "adaptive").grid_name is None
+    solver, grid = sampling.default(5)
+    assert plan(LINEAR, solver, nfe=5, grid=grid).grid_name == plan(LINEAR, nfe=5).grid_name
 
 
 @pytest.mark.parametrize("name", ["dpm++2m", "pc", "adaptive"])

@@ -22,9 +22,9 @@ from ..options import (
     path,
 )
 
-DEFAULT_ENTRIES = ("ancestral:1000", "ddim:50", "euler-maruyama:250", "heun:25", "dpm++2m:10", "dpm++2m:20")
-# Network calls per sample in the error plot.
-CURVE_NFE = (5, 8, 10, 15, 20, 30)
+DEFAULT_ENTRIES = (
+    "ancestral:1000", "ddim:50", "euler-maruyama:250", "heun:25", "dpm++2m:10", "dpm++2m:20", "default:10", "default:20",
+)  # fmt: skip
 
 
 def compare(
@@ -37,6 +37,7 @@ def compare(
         typer.Option(
             "--solver",
             help="NAME:STEPS, NAME:STEPS:GRID or the file of a fitted solver; repeat the option for each solver. "
+            "default:STEPS is the solver and the grid that suit this budget best by our measurements. "
             "The steps of an adaptive solver are the most that it may try. "
             f"[default: {' '.join(DEFAULT_ENTRIES)}]",
         ),
@@ -54,7 +55,7 @@ def compare(
     """Compare solvers on a trained RUN.
 
     All solvers sample from the same seeds. Prints a table and writes report.md, a picture with a row of samples for each solver, and a plot of
-    the error against the number of network calls.
+    the error against the number of network calls: of the deterministic ones among the given solvers, without --solver of a few common ones.
     """
     entries = [report.parse_entry(text) for text in solver or DEFAULT_ENTRIES]
     if features not in ("pixels", "classifier"):
@@ -77,7 +78,8 @@ def compare(
     seeds = range(seed, seed + samples)
     result = report.compare(
         model, entries, reference, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
-        conditions=labels(experiment, seeds), curve_nfe=CURVE_NFE if curves else (),
+        conditions=labels(experiment, seeds), curve_solvers=entries if solver else report.CURVE_SOLVERS,
+        curve_nfe=report.CURVE_NFE if curves else (),
     )  # fmt: skip
     rows = {name: x[:16] if report.is_image(x) else x for name, x in result.samples.items()}
     report.save_rows(rows, out / "compare.png")
@@ -89,5 +91,7 @@ def compare(
         f"({against} data). Floor: {len(real_pair[0])} real samples are at {result.floor:.3g} from {len(real_pair[1])} others. "
         "Not an FID: compare only numbers of one table."
     )
+    if curves and result.without_curve:
+        note += f" No error is plotted for {', '.join(result.without_curve)}: it is for deterministic solvers."
     (out / "report.md").write_text(report.markdown(run, experiment, table, note, bool(result.curves)))
     print(f"{table}\n\n{note}\n\nwritten: {out}/report.md, compare.png" + (", error.png" if result.curves else ""))

@@ -11,26 +11,33 @@ import typer
 from ... import grids, sampling
 from ...loops.base import AdaptiveLoop
 from ...numerics.batching import cond_to_device
+from ...sampling import registry
 from ...solvers.tuned import TunedSolver
 from .. import report
 from ..options import BatchSizeOption, DeviceOption, FirstSeedOption, RunFolder, default_device, labels, load_run, output_file, path
+
+# Network calls per sample, unless the user says how many.
+CALLS = 20
 
 
 def sample(
     run: RunFolder,
     out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="A .png picture or a .npy array of the samples.")],
     solver: Annotated[
-        str, typer.Option(help=f"A .safetensors file from `scoresde fit`, or one of {', '.join(sampling.names())}.")
-    ] = "dpm++2m",
+        str,
+        typer.Option(
+            help="default, the solver and the grid that suit the budget best by our measurements; "
+            f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}."
+        ),
+    ] = registry.DEFAULT,
     steps: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Grid intervals; 20 if neither --steps nor --nfe is given. A fitted solver has its own. "
-            "For an adaptive solver the most that it may try.",
-        ),
+        typer.Option(min=1, help="Grid intervals. A fitted solver has its own. For an adaptive solver the most that it may try."),
     ] = None,
-    nfe: Annotated[int | None, typer.Option(min=1, help="Upper bound on network calls per sample.")] = None,
+    nfe: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Upper bound on network calls per sample; {CALLS} if neither --steps nor --nfe is given."),
+    ] = None,
     grid: Annotated[str | None, typer.Option(help=f"One of {', '.join(grids.names())}; by default the solver's own.")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000_000, help="Number of samples.")] = 64,
     batch_size: BatchSizeOption = 256,
@@ -47,13 +54,14 @@ def sample(
         raise ValueError(f"--label {label}: {run} was trained without --conditional")
     if label is not None and experiment.classes is not None and label >= experiment.classes:
         raise ValueError(f"--label {label}: the classes of {run} are 0..{experiment.classes - 1}")
-    chosen = sampling.get(solver)
+    chosen = registry.resolve(solver)
     if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
-        steps = 20
+        nfe = CALLS
+    planned = sampling.plan(model.sde, chosen, steps=steps, nfe=nfe, grid=grid)
     seeds = range(seed, seed + count)
     x = sampling.sample(
-        model, (count, *experiment.event), chosen, steps=steps, nfe=nfe, grid=grid, seeds=seeds, batch_size=batch_size,
-        progress=sys.stderr.isatty(), **cond_to_device(labels(experiment, seeds, label), model.device),
+        model, (count, *experiment.event), planned, seeds=seeds, batch_size=batch_size, progress=sys.stderr.isatty(),
+        **cond_to_device(labels(experiment, seeds, label), model.device),
     ).cpu()  # fmt: skip
     if out.suffix == ".npy":
         import numpy as np
@@ -61,4 +69,5 @@ def sample(
         np.save(out, x.numpy())
     else:
         report.save_samples(x, out)
-    print(f"{out}: {len(x)} samples of {solver}")
+    calls = "" if planned.nfe is None else f", {planned.nfe} network calls"
+    print(f"{out}: {len(x)} samples of {report.used(solver, planned)}{calls}")

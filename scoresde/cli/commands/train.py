@@ -10,7 +10,7 @@ import typer
 from ...losses.times import TIME_SAMPLERS
 from ...losses.weightings import WEIGHTINGS
 from ...numerics.inputs import as_one_of
-from ...sde.prediction import PREDICTIONS
+from ...sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE
 from ...train.experiment import Experiment
 from ...train.recipe import Recipe
 from ..options import DeviceOption, default_device, path, usable_device
@@ -52,7 +52,7 @@ def train(
 
     Images get a U-Net, other data an MLP. The same command continues an interrupted run.
     """
-    as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"))
+    as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
     if weighting is None:
         weighting = "sigma2" if prediction == "score" else prediction
     try:

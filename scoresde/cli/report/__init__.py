@@ -1,12 +1,14 @@
 """Reports about a trained model: distances, densities, tables and pictures."""
 
-from .compare import Comparison, Entry, compare, parse_entry
+from .compare import CURVE_NFE, CURVE_SOLVERS, Comparison, Entry, compare, parse_entry, used
 from .diagnosis import DensityEstimate, Diagnosis, Field, diagnose
 from .features import Classifier, frechet_distance
 from .page import density_table, diagnosis_markdown, markdown
-from .pictures import is_image, save_diagnosis, save_error_plot, save_rows, save_samples
+from .pictures import error_figure, is_image, save_diagnosis, save_error_plot, save_rows, save_samples
 
 __all__ = [
+    "CURVE_NFE",
+    "CURVE_SOLVERS",
     "Classifier",
     "Comparison",
     "DensityEstimate",
@@ -17,6 +19,7 @@ __all__ = [
     "density_table",
     "diagnose",
     "diagnosis_markdown",
+    "error_figure",
     "frechet_distance",
     "is_image",
     "markdown",
@@ -25,4 +28,5 @@ __all__ = [
     "save_error_plot",
     "save_rows",
     "save_samples",
+    "used",
 ]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ... import grids, sampling
+from ... import grids
+from ...loops.base import AdaptiveLoop
 from ...models.score_model import ScoreModel
 from ...numerics.batching import batches, cond_to_device, index_cond
-from ...sampling import plan, sample
+from ...sampling import Plan, plan, registry, sample
+from ...sde.base import SDE
+from ...solvers.tuned import TunedSolver
 from ...tuning import load_solver
 from .features import Classifier, frechet_distance
 
@@ -21,6 +25,10 @@ RECOGNISED = 0.9
 
 # The fine solve that `error_curves` measures against.
 FINE_SOLVER, FINE_STEPS = "dpm++3m", 200
+
+# The error plot where no solver is named, and its numbers of network calls per sample.
+CURVE_SOLVERS = (registry.DEFAULT, "dpm++2m", "unipc2", "heun", "ddim")
+CURVE_NFE = (3, 4, 5, 6, 8, 10, 15, 20)
 
 
 class Entry(NamedTuple):
@@ -32,6 +40,11 @@ class Entry(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.solver} {self.steps}" + (f" {self.grid}" if self.grid else "")
+
+    @property
+    def label(self) -> str:
+        """The solver and its grid, for any number of steps."""
+        return self.solver + (f" ({self.grid})" if self.grid else "")
 
 
 def parse_entry(text: str) -> Entry:
@@ -48,10 +61,17 @@ def parse_entry(text: str) -> Entry:
         raise ValueError(
             f"{text!r} is not NAME:STEPS or NAME:STEPS:GRID (dpm++2m:10, ddim:20:quadratic), nor the .safetensors file of a solver"
         )
-    sampling.get(name)
+    name = registry.spelled(name)
     if len(rest) == 2:
         grids.get(rest[1])
     return Entry(name, int(rest[0]), rest[1] if len(rest) == 2 else None)
+
+
+def used(name: str, planned: Plan) -> str:
+    """The name of a solver and its grid in a plan; for `default` the solver too that it is for this budget."""
+    parts = [registry.name_of(planned.solver)] if name.lower() == registry.DEFAULT else []
+    parts += [f"grid {planned.grid_name}"] if planned.grid_name else []
+    return name + (f" ({', '.join(parts)})" if parts else "")
 
 
 @dataclass
@@ -64,6 +84,7 @@ class Comparison:
         floor: the Frechet distance between two sets of real samples.
         features: the name of the space in which distances are measured.
         curves: for each deterministic solver, pairs `(nfe, error)` of `error_curves`.
+        without_curve: the solvers that were asked for and are not among them.
     """
 
     rows: list[dict[str, object]] = field(default_factory=list)
@@ -71,6 +92,7 @@ class Comparison:
     floor: float = float("nan")
     features: str = "pixels"
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    without_curve: list[str] = field(default_factory=list)
 
 
 def compare(
@@ -83,8 +105,8 @@ def compare(
     batch_size: int = 256,
     classifier: Classifier | None = None,
     conditions: dict[str, Tensor] | None = None,
-    curve_solvers: Sequence[str] = ("ddim", "heun", "dpm++2m", "dpm++3m"),
-    curve_nfe: Sequence[int] = (5, 8, 10, 15, 20, 30),
+    curve_solvers: Sequence[str | Entry] = CURVE_SOLVERS,
+    curve_nfe: Sequence[int] = CURVE_NFE,
     progress: bool = True,
 ) -> Comparison:
     """Sample with every entry from the same seeds and measure the distance to `reference`.
@@ -98,7 +120,7 @@ def compare(
         batch_size: samples drawn at once.
         classifier: measure in its features rather than in pixels, and add the share of samples to which it gives a class with p > 0.9.
         conditions: keyword arguments for the network, tensors with one row for each seed.
-        curve_solvers, curve_nfe: deterministic solvers and numbers of network calls for `error_curves`, on at most 64 samples.
+        curve_solvers, curve_nfe: solvers and numbers of network calls for `error_curves`, on at most 64 samples.
         progress: show a progress bar for entries of 100 steps or more.
 
     Raises:
@@ -122,14 +144,15 @@ def compare(
         for entry in entries:
             calls.clear()
             began = time.perf_counter()
+            planned = plan(model.sde, entry.solver, steps=entry.steps, grid=entry.grid)
             x = sample(
-                model, (len(seeds), *event), entry.solver, steps=entry.steps, grid=entry.grid, seeds=seeds, batch_size=batch_size,
+                model, (len(seeds), *event), planned, seeds=seeds, batch_size=batch_size,
                 progress=progress and entry.steps >= 100, **cond,
             ).cpu()  # fmt: skip
             seconds = time.perf_counter() - began
             shown = x if classifier is None else x.clamp(-1, 1)
             row: dict[str, object] = {
-                "solver": entry.solver + (f" ({entry.grid})" if entry.grid else ""),
+                "solver": used(entry.solver, planned) if entry.solver == registry.DEFAULT else entry.label,
                 "steps": entry.steps,
                 "NFE": len(calls) // len(batches(len(seeds), batch_size)),
                 "seconds": seconds,
@@ -142,13 +165,15 @@ def compare(
             result.samples[str(entry)] = x
     count = min(64, len(seeds))
     result.curves = error_curves(model, event, curve_solvers, curve_nfe, first(count), count)
+    asked = dict.fromkeys(solver.label if isinstance(solver, Entry) else solver for solver in curve_solvers)
+    result.without_curve = [label for label in asked if label not in result.curves]
     return result
 
 
 def error_curves(
     model: ScoreModel,
     event: Sequence[int],
-    names: Sequence[str],
+    solvers: Sequence[str | Entry],
     nfes: Sequence[int],
     conditions: Mapping[str, object] | None = None,
     count: int = 64,
@@ -158,24 +183,59 @@ def error_curves(
     Args:
         model: the trained model.
         event: the shape of a sample.
-        names: short names of deterministic solvers.
-        nfes: upper bounds on the network calls per sample.
+        solvers: names, files or entries, whose steps do not matter here.
+        nfes: upper bounds on the network calls per sample. A fitted or selected solver and an adaptive one have their own.
         conditions: keyword arguments for the network, tensors with one row for each of the `count` samples.
         count: number of samples, with the seeds 0, 1, ...
 
     Returns:
-        For each solver pairs `(nfe, error)`. The error is the rms distance per coordinate to a fine solve of 200 order-3 steps from the same
-        starting state.
+        For each deterministic solver, and each grid that it was asked for with, pairs `(nfe, error)`. The error is the rms distance per
+        coordinate to a fine solve of 200 order-3 steps from the same starting state; infinite where a state is not finite.
     """
-    if not names or not nfes:
+    if not solvers or not nfes:
         return {}
-    shape, seeds = (count, *event), range(count)
+    shape = (count, *event)
     cond = cond_to_device(conditions or {}, model.device)
-    fine = sample(model, shape, FINE_SOLVER, steps=FINE_STEPS, seeds=seeds, **cond)
+    fine = sample(model, shape, FINE_SOLVER, steps=FINE_STEPS, seeds=range(count), **cond)
     curves: dict[str, list[tuple[int, float]]] = {}
-    for name in names:
-        for nfe in nfes:
-            planned = plan(model.sde, name, nfe=nfe)
-            x = sample(model, shape, planned, seeds=seeds, **cond)
-            curves.setdefault(name, []).append((planned.nfe or nfe, float((x - fine).square().mean().sqrt())))
+    for label, (name, grid) in _asked(solvers).items():
+        errors: dict[int, float] = {}
+        for planned in _curve_plans(model.sde, name, grid, nfes):
+            if planned.nfe in errors:
+                continue  # two budgets, one plan: a solver of two calls a step
+            x, calls = _solve(model, planned, shape, cond)
+            errors[calls] = float((x - fine).square().mean().sqrt()) if x is not None else float("inf")
+        if errors:
+            curves[label] = sorted(errors.items())
     return curves
+
+
+def _solve(model: ScoreModel, planned: Plan, shape: Sequence[int], cond: dict[str, Any]) -> tuple[Tensor | None, int]:
+    """The samples of the seeds 0, 1, ..., None where one is not finite; and the network calls per sample."""
+    try:
+        if planned.nfe is not None:
+            return sample(model, shape, planned, seeds=range(shape[0]), **cond), planned.nfe
+        run = sample(model, shape, planned, seeds=range(shape[0]), trajectory=True, **cond)
+        return run.x, run.nfe
+    except FloatingPointError:
+        return None, planned.nfe or 1
+
+
+def _asked(solvers: Sequence[str | Entry]) -> dict[str, tuple[str, str | None]]:
+    """The different solvers and grids, by their label."""
+    entries = [solver if isinstance(solver, Entry) else Entry(solver, 0) for solver in solvers]
+    return {entry.label: (entry.solver, entry.grid) for entry in entries}
+
+
+def _curve_plans(sde: SDE, name: str, grid: str | None, nfes: Sequence[int]) -> list[Plan]:
+    """The plans of a deterministic solver for the budgets, or the only one that it has; none of a stochastic solver."""
+    solver = registry.resolve(name)
+    if solver is not None and solver.stochastic:
+        return []  # its samples do not approach those of the fine solve
+    if isinstance(solver, TunedSolver | AdaptiveLoop):
+        return [plan(sde, solver)]
+    plans = []
+    for nfe in nfes:
+        with suppress(ValueError):  # no step fits into the budget, or the grid has no room for so many
+            plans.append(plan(sde, solver, nfe=nfe, grid=grid))
+    return plans

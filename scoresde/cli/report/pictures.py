@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from math import inf
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -15,6 +18,12 @@ from .diagnosis import Diagnosis
 # Pixels between two tiles.
 LINE = 3
 
+# Characters of a label.
+LONGEST_LABEL = 32
+
+# How far the axis of errors goes above the largest error of a typical curve.
+CLIP = 5
+
 
 def _figure(width: float, height: float) -> Any:
     # Without pyplot: it keeps global state and may ask for a display.
@@ -24,6 +33,11 @@ def _figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _short(name: str) -> str:
+    """The end of a long name, such as the path of a file, which would take the place of the picture."""
+    return name if len(name) <= LONGEST_LABEL else "..." + name[3 - LONGEST_LABEL :]
 
 
 def is_image(x: Tensor) -> bool:
@@ -65,7 +79,7 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
             axis.imshow(
                 picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest"
             )
-            axis.set_ylabel(name, rotation=0, ha="right", va="center")
+            axis.set_ylabel(_short(name), rotation=0, ha="right", va="center")
             axis.set(xticks=[], yticks=[])
     else:
         columns = min(4, len(rows))
@@ -74,24 +88,62 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat
         for axis, (name, x) in zip(axes, rows.items(), strict=False):
             _scatter(axis, x)
-            axis.set_title(name)
+            axis.set_title(_short(name))
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
-    """Save a plot of error against network calls, both logarithmic. `curves` maps the name of a solver to its `(nfe, error)` pairs."""
+    """Save `error_figure`."""
+    error_figure(curves).savefig(path, dpi=120, bbox_inches="tight")
+
+
+def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Any:
+    """A plot of error against network calls, both logarithmic. `curves` maps the name of a solver to its `(nfe, error)` pairs.
+
+    The axis ends at `CLIP` times the largest error of a typical curve, so that one that explodes leaves room for the others. Errors above are
+    triangles at the upper edge.
+    """
     figure = _figure(6, 4.2)
     axis = figure.subplots()
-    for (name, pairs), marker in zip(curves.items(), "osD^v<>Pp*", strict=False):
-        axis.loglog(*zip(*pairs, strict=True), marker=marker, label=name)
+    bottom, top = _limits(curves)
+    for (name, pairs), marker in zip(curves.items(), cycle("osDv<>Pp*"), strict=False):
+        (line,) = axis.loglog(
+            *zip(*pairs, strict=True), marker=marker, label=_short(name), linestyle="-" if len(pairs) > 1 else "none"
+        )
+        above = [nfe for nfe, error in pairs if error > top]
+        if above:
+            axis.set_ylim(bottom, top)
+            axis.plot(
+                above, [top] * len(above), marker="^", color=line.get_color(), linestyle="none", ms=9, clip_on=False, zorder=3
+            )
+    if any(error > top for pairs in curves.values() for _, error in pairs):
+        axis.plot([], [], marker="^", color="gray", linestyle="none", ms=9, label="larger error")
     axis.set(xlabel="network calls per sample", ylabel="rms distance to a fine solve, same start")
-    # Ticks at the calls of one solver only: a solver of two calls a step has odd numbers between them.
-    finest = max(curves.values(), key=lambda pairs: pairs[0][0] + pairs[-1][0])
-    axis.set_xticks([nfe for nfe, _ in finest], [str(nfe) for nfe, _ in finest])
+    ticks = _ticks(curves)
+    axis.set_xticks(ticks, [str(nfe) for nfe in ticks])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    return figure
+
+
+def _ticks(curves: Mapping[str, Sequence[tuple[int, float]]]) -> list[int]:
+    """The calls of the curve with the most points, and of what lies far to the right of it."""
+    # Of one curve only: a solver of two calls a step has odd numbers between those of the others.
+    finest = max(curves.values(), key=lambda pairs: (len(pairs), pairs[0][0] + pairs[-1][0]))
+    ticks = [nfe for nfe, _ in finest]
+    return ticks + sorted({nfe for pairs in curves.values() for nfe, _ in pairs if nfe > 1.2 * ticks[-1]})
+
+
+def _limits(curves: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[float, float]:
+    """The ends of the axis of errors. Above, `CLIP` times the median over curves of their largest error; single points count where there is no
+    curve.
+    """
+    shown = [[error for _, error in pairs if 0 < error < inf] for pairs in curves.values()]
+    largest = [max(errors) for errors in shown if len(errors) > 1] or [max(errors) for errors in shown if errors]
+    if not largest:
+        return 0.0, inf
+    return min(min(errors) for errors in shown if errors) / 1.5, CLIP * median_low(largest)
 
 
 def save_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
