@@ -45,6 +45,6 @@ def main() -> None:
         sys.exit(2)
 
 
-def _show_warning(message: Warning | str, *_where: Any) -> None:
+def _show_warning(message: Warning | str, *_where: Any, **_more: Any) -> None:
     """Print a warning without the line of code that it comes from."""
     print(f"scoresde: warning: {message}", file=sys.stderr)

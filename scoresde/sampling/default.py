@@ -1,32 +1,68 @@
-"""The solver and the grid that `sample` takes by default: the best measured rule that needs no tuning.
+"""The solver and the grid that `sample` takes by default: a rule from the path, the budget, the network's prediction and the size of an event.
 
-The error relative to the best of 50 configurations of diffusers, k-diffusion and azula, chosen for each target and budget in hindsight;
-geometric means over three targets with exact scores (benchmarks/solvers.py), rms / median over starts:
+The rule was chosen on networks that others trained and on mixtures with exact scores (docs/choosing.md has the numbers, by left-out network).
+Three properties decide.
 
-    network calls                    5          6          8         10         15         20
-    iPNDM-3, trailing, power 2   .84 / .61  .87 / .57  .74 / .70  .71 / .80  .93 / 1.4  .93 / 1.6
-    iPNDM-3, trailing, 2.5       .75 / .57  .73 / .51  .85 / .47  .91 / .44  .90 / .74  .63 / .93
-    iPNDM-3, trailing, 3         .88 / .71  1.0 / .61  .99 / .44  .97 / .43  .68 / .64  .63 / .89
-    iPNDM-3, to t_min, 2         1.6 / 1.5  1.4 / 1.1  1.3 / .86  1.1 / .69  1.0 / 1.1  .85 / 1.0
-    vab3, trailing, 2            .98 / .65  .99 / .63  .77 / .72  .62 / .88  .85 / 1.7  1.1 / 2.2
+*What the network predicts.* At the noisy end, r = sigma/alpha = 100 and more, the data prediction of a velocity or data network is off by
+about the network's own error. There the prediction is nearly the mean of the data, a call at t = 1 tells little, and the first call is made at
+r = max(10, 5/2 N) (`LateFirstCall`). A noise network that is off by d gives a data prediction that is off by r d. Its own flow differs from the
+step of a late call, and it starts at t = 1.
 
-Three principles stand behind the choice. With few calls none should be spent at t_min: the last comes one step before the end. Weights must be
-bounded where a grid's steps grow: iPNDM ignores the spacing, vab lowers its order, and consistent methods of order 3 and 4 blow up on a cosine
-chain. And steps are shorter at small noise. How much shorter depends on the data: on networks trained on 8 x 8 and 28 x 28 digits power 2 is
-better than 2.5 up to 10 calls, hence the switch.
+*The size of an event.* Networks on images, of 256 coordinates and more here, are rough in time: the errors of neighbouring calls are not alike,
+and long steps at small noise are safe. So the grid is plain trailing (power 1). On noise networks the order falls to 2, with 3 calls to 1. On
+few coordinates networks are smooth, and steps are shorter at small noise.
+
+*The budget.* Few calls want longer last steps.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import partial
 
 from .. import grids
+from ..sde.base import SDE, as_time
+from ..sde.prediction import Preconditioned, Prediction
 from ..solvers.adams import IPNDM
+from ..solvers.ancestral import DDIM
 from ..solvers.base import Solver
+from ..solvers.composed import LateFirstCall
+from ..solvers.exponential import UniPC
 
+# Coordinates of an event from which a network is taken for one on images.
+LARGE = 256
+# The most calls that are few.
 FEW_CALLS = 10
 
 
-def default(calls: int) -> tuple[Solver, grids.Grid]:
-    """The solver and the grid for a budget of network calls; they cost one call a step."""
-    return IPNDM(order=3), partial(grids.trailing, power=2.0 if calls <= FEW_CALLS else 2.5)
+def default(
+    sde: SDE, calls: int, prediction: Prediction = "data", event: Sequence[int] | None = None, t_start: float = 1.0
+) -> tuple[Solver, grids.Grid]:
+    """The solver and the grid for a budget of network calls. In `sample` both `steps` and `nfe` are this budget for the default.
+
+    Args:
+        calls: network calls per sample.
+        prediction: of the network.
+        event: the shape of a sample; None, where nobody knows it, is taken for a small one.
+        t_start: the time of the first state.
+    """
+    few = calls <= FEW_CALLS
+    # The preconditioning of Karras et al. gives the network log sigma as its time, in which it is smooth.
+    rough = event is not None and math.prod(event) >= LARGE and not isinstance(prediction, Preconditioned)
+    if rough and not few:
+        return UniPC(order=2), partial(grids.trailing, power=2.0)
+    if prediction in ("noise", "score"):
+        if rough:
+            return (IPNDM(order=2) if calls > 3 else DDIM()), partial(grids.trailing, power=1.0)
+        return UniPC(order=2), partial(grids.flow, shift=0.5, power=1.25) if few else partial(grids.flow, power=3.0)
+    power = 1.0 if rough else 2.0 if few else 2.5
+    ratio = max(10.0, 2.5 * calls)
+    if calls < 2 or not _starts_above(sde, t_start, ratio):
+        return IPNDM(order=3), partial(grids.trailing, power=power)
+    return LateFirstCall(IPNDM(order=3)), partial(grids.late, rule=grids.trailing, ratio=ratio, power=power)
+
+
+def _starts_above(sde: SDE, t_start: float, ratio: float) -> bool:
+    """Whether sigma/alpha at the start is well above `ratio`."""
+    return float(sde.half_log_snr(as_time(t_start))) < -math.log(1.5 * ratio)

@@ -10,7 +10,7 @@ A plan knows its cost (`nfe`) and its times before the first network call. `samp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -22,9 +22,11 @@ from torch import Tensor
 from .. import deprecation, grids
 from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
 from ..models.base import Model
-from ..numerics.inputs import as_count, as_function, as_number
+from ..numerics.inputs import as_function, as_number
 from ..sde.base import SDE
+from ..sde.prediction import Prediction
 from ..solvers.base import Solver
+from ..solvers.composed import LateFirstCall
 from ..solvers.tuned import TunedSolver, require_same_process
 from ..tableau.executor import Run, run
 from ..tableau.tableau import Tableau
@@ -32,8 +34,8 @@ from ..tuning.calibration import Cascade
 from . import registry
 from .default import default
 from .remembered import remembered_tableau
+from .request import GridLike, Request
 
-GridLike = str | grids.Grid | Tensor
 AnySolver = Solver | LoopSolver | Cascade
 
 
@@ -162,38 +164,8 @@ class AdaptivePlan(Plan):
         return self.solver.solve(job)
 
 
-@dataclass(frozen=True)
-class Request:
-    """The arguments of `sample` that choose times; see there."""
-
-    steps: int | None = None
-    nfe: int | None = None
-    grid: GridLike | None = None
-    t_start: float | None = None
-
-    @classmethod
-    def checked(cls, steps: Any, nfe: Any, grid: Any, t_start: Any) -> Request:
-        """The request with its numbers converted.
-
-        Raises:
-            TypeError: an argument of another type; names it.
-            ValueError: a number that no grid can have; names it.
-        """
-        if grid is not None and not isinstance(grid, str) and not callable(grid):
-            grid = grids.check(grid)
-        return cls(
-            None if steps is None else as_count("steps", steps),
-            None if nfe is None else as_count("nfe", nfe),
-            grid,
-            None if t_start is None else as_number("t_start", t_start, high=1.0, above=0.0),
-        )
-
-    def __bool__(self) -> bool:
-        return any(value is not None for value in vars(self).values())
-
-
 def plan(
-    sde: SDE,
+    sde: SDE | Model,
     solver: str | PathLike[str] | AnySolver | Tableau | Plan | None = None,
     *,
     steps: int | None = None,
@@ -201,14 +173,22 @@ def plan(
     grid: GridLike | None = None,
     tol: float | None = None,
     t_start: float | None = None,
+    event: Sequence[int] | None = None,
 ) -> Plan:
-    """What `sample` will run for these arguments, without a network. The arguments are those of `sample`.
+    """What `sample` will run for these arguments. Those that are not here are as in `sample`.
 
     A plan that is made once and passed in place of a solver saves the work of making it in each call.
+
+    Args:
+        sde: a path, or a model. The default depends on what the model predicts; without a model it is that for a data prediction.
+        event: the shape of one sample, on which the default depends too.
 
     Raises:
         ValueError: the arguments contradict each other, or no step fits into `nfe`.
     """
+    prediction: Prediction = "data"
+    if not isinstance(sde, SDE) and isinstance(getattr(sde, "sde", None), SDE):
+        sde, prediction = sde.sde, getattr(sde, "prediction", prediction)
     if not isinstance(sde, SDE):
         raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
     request = Request.checked(steps, nfe, grid, t_start)
@@ -219,8 +199,12 @@ def plan(
         solver = registry.resolve(str(solver))
     if solver is None:
         calls = len(grid) - 1 if isinstance(grid, Tensor) else nfe or steps or 0
-        solver, suited = default(calls)
-        request = request if grid is not None else Request(steps, nfe, suited, t_start)
+        solver, suited = default(sde, calls, prediction, event, 1.0 if t_start is None else t_start)
+        if grid is None and (steps is None) != (nfe is None):
+            # The default is for a number of calls. Its first step may have none.
+            request = Request(None, nfe or steps, suited, t_start)
+        elif isinstance(solver, LateFirstCall):
+            solver = solver.solver  # a grid of one's own says where the first call is
     if isinstance(solver, Cascade) != (tol is not None):
         raise ValueError("a cascade needs tol=, the error to stay below, and no other solver takes it")
     if isinstance(solver, Cascade):

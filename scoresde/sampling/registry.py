@@ -158,6 +158,8 @@ def spelled(name: str) -> str:
         ValueError: no solver has it; suggests one.
     """
     lower = name.lower()
+    if lower == "auto":
+        raise ValueError("'auto' needs the model: ss.sample(model, shape, 'auto', nfe=10), or solvers.select")
     if lower == DEFAULT or lower in SOLVERS:
         return lower
     elsewhere = ELSEWHERE.get(re.sub("[-_ ]", "", lower))

@@ -18,8 +18,10 @@ from ..numerics.inputs import as_count, as_shape
 from ..numerics.random import noise_source
 from ..tableau.executor import Callback, Run
 from ..tableau.tableau import Tableau
+from .auto import AUTO, auto
 from .monitor import monitor, raise_non_finite
-from .planning import AnySolver, GridLike, Plan, plan
+from .planning import AnySolver, Plan, plan
+from .request import GridLike
 from .start import Start
 
 SolverLike = str | PathLike[str] | AnySolver | Tableau | Plan
@@ -70,7 +72,9 @@ def sample(
         model: a `ScoreModel`, or anything with the same four calls.
         shape: `(B, *event)`, the batch included.
         solver: a solver, the short name of one (`solvers.names()`), the file of a fitted one, a `Tableau`, a `Plan`, or a cascade, which
-            needs `tol`. Without one, or with the name "default", the measured choice for the budget, `scoresde.sampling.default`.
+            needs `tol`. Without one, or with the name "default", the measured choice for the budget, `scoresde.sampling.default`. With the
+            name "auto" a pilot tries about sixty pairs of a solver and a grid on 32 starts, once for each model and `nfe`, and the best is
+            taken (`solvers.select`).
         steps: number of grid intervals. For an adaptive solver the most steps that it may try; then neither `nfe` nor `grid` is possible.
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
         grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or
@@ -119,7 +123,9 @@ def sample(
         and not isinstance(solver, Plan | Tableau)
     ):
         t_start = 1.0
-    planned = plan(model.sde, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start)
+    if isinstance(solver, str) and solver.lower() == AUTO:
+        solver, nfe = auto(model, shape[1:], nfe, cond, shape[0]), None
+    planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start, event=shape[1:])
     planned.check(model)
     require_compatible(planned, batch_size, trajectory=trajectory, grad=grad, cuda_graph=cuda_graph)
     noise = noise_source(generator, seeds, shape[0])

@@ -14,7 +14,7 @@ from .adams import DEIS, IPNDM, PLMS
 from .ancestral import DDIM, Ancestral, NoisePower
 from .annealed_langevin import AnnealedLangevin
 from .base import Solver
-from .composed import FreeFirstStep, LangevinCorrected, StepDown
+from .composed import FreeFirstStep, LangevinCorrected, LateFirstCall, StepDown
 from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
@@ -47,6 +47,7 @@ __all__ = [
     "ExponentialAdams",
     "FreeFirstStep",
     "LangevinCorrected",
+    "LateFirstCall",
     "NoisePower",
     "ProbabilityFlow",
     "Restart",

@@ -145,6 +145,77 @@ class FreeFirstStep(Solver):
 
 
 @dataclass(frozen=True)
+class LateFirstCall(Solver):
+    """Any table with its first network call at the second time of the grid. That prediction also makes the step to that time.
+
+    From z at t_0, with a linear look ahead to t_1,
+
+        y = sigma_1/sigma_0 z,      D = D(y, t_1),      z_1 = y + (alpha_1 - alpha_0 sigma_1/sigma_0) D,
+
+    and `solver` goes on from z_1 with D as its prediction there. So N calls make N + 1 steps. The analytical first step of Dockhorn et al. 2022
+    (arXiv 2210.05475; `FreeFirstStep`) is z_1 = y, and calls the network at z_1.
+
+    Where alpha/sigma is near 0, D is nearly the mean of the data whatever z is, and the call at t_0 tells little. A call at sigma/alpha = 10
+    tells more (`grids.late`). It needs a network whose data prediction is accurate there: one that predicts the data or the velocity. A noise
+    prediction that is off by d gives a D that is off by d sigma/alpha, in which this step differs from the network's own flow.
+
+    Args:
+        solver: takes the steps after the first.
+    """
+
+    solver: Solver
+
+    @property
+    def default_grid(self) -> str:
+        return "late"
+
+    @property
+    def calls_per_step(self) -> int:
+        return self.solver.calls_per_step
+
+    @property
+    def order(self) -> int | None:
+        return self.solver.order
+
+    @property
+    def convergence_order(self) -> int | None:
+        return self.solver.convergence_order
+
+    @property
+    def stochastic(self) -> bool:
+        return self.solver.stochastic
+
+    @property
+    def single_call(self) -> bool:
+        return False
+
+    def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
+        """The coefficients on `grid`.
+
+        Raises:
+            ValueError: the grid has fewer than two steps.
+        """
+        if len(grid) < 3:
+            raise ValueError(f"{self} needs two steps at least: the first has no network call of its own")
+        rest = self.solver.tableau(sde, grid[1:])
+        first, second = grid_points(sde, grid[:2])
+        # The states of `rest` are 2, 3, ... here, and a prediction at its first state is the one at state 1.
+        gain = second.sigma / first.sigma
+        start = (Row(z={0: gain}), Row(z={1: 1.0}, data={1: second.alpha - first.alpha * gain}))
+
+        def shifted(row: Row) -> Row:
+            return Row({j + 2: c for j, c in row.z.items()}, {(j + 2 if j else 1): c for j, c in row.data.items()}, row.xi)
+
+        return Tableau(
+            sde,
+            times=(first.t, second.t, *rest.times),
+            rows=(*start, *(shifted(row) for row in rest.rows)),
+            grid_states=(0, *(j + 2 for j in rest.grid_states)),
+            step_evals=(1, *(j + 2 if j else 1 for j in rest.step_evals)),
+        )
+
+
+@dataclass(frozen=True)
 class LangevinCorrected(Solver):
     """Any predictor, and Langevin steps of a fixed size after each of its steps, as one table.
 

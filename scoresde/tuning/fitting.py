@@ -27,6 +27,7 @@ from ..solvers.base import Solver
 from ..solvers.tuned import State, TunedSolver, stored_process
 from ..tableau.multistep_form import Multistep, multistep
 from ..tableau.tableau import Tableau
+from . import selection
 from .gauss_newton import refined
 from .reference import Cond, distance, solve_reference, starts
 from .regression import FeatureMap, Fit, Problem, regress
@@ -193,7 +194,7 @@ def fit(
     warn_of_flaw(reference)
     problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
     with progress_bar(progress, unit="fit") as bar:
-        ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size)
+        ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size, selection.PORTFOLIO)
         baseline = ranking[0]
         baseline_table = baseline.solver.tableau(model.sde, baseline.grid)
         baseline_x = solve(model, baseline_table, z, cond, batch_size)

@@ -29,7 +29,9 @@ from ..sde.base import SDE
 from ..sde.families import RectifiedFlow
 from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.adams import DEIS, IPNDM
+from ..solvers.ancestral import DDIM
 from ..solvers.base import Solver
+from ..solvers.composed import LateFirstCall
 from ..solvers.exponential import DPMSolverPP, ExponentialAdams, UniPC
 from ..solvers.tuned import State, TunedSolver, stored_process
 from ..solvers.velocity import VelocityAdams
@@ -42,10 +44,24 @@ from .trust import against, warn_of_discrepancy, warn_of_flaw
 # Grids by where their last call lies: one step of N before the end, or at t_min.
 TRAILING: dict[str, grids.Grid] = {f"trailing {p:g}": partial(grids.trailing, power=p) for p in (1.0, 1.5, 2.0, 2.5, 3.0)}
 TO_T_MIN: dict[str, grids.Grid] = {name: grids.get(name) for name in ("half_log_snr", "tangent", "quadratic", "cubic")}
+FLOW: dict[str, grids.Grid] = {
+    f"flow {shift:g} {power:g}": partial(grids.flow, shift=shift, power=power)
+    for shift, power in ((0.5, 1.25), (1.0, 1.0), (1.0, 1.5), (1.0, 3.0), (2.0, 1.0))
+}
 
 
-# Every solver with the grids that it is tried on.
-PORTFOLIO: dict[str, tuple[Solver, tuple[str, ...]]] = {
+def late(sde: SDE, steps: int, *, power: float) -> Tensor:
+    """The grid of `LateFirstCall` with that many calls, as the default has it."""
+    return grids.late(sde, steps + 1, rule=partial(grids.trailing, power=power), ratio=max(10.0, 2.5 * steps))
+
+
+LATE: dict[str, grids.Grid] = {f"late {p:g}": partial(late, power=p) for p in (1.0, 2.0, 2.5)}
+NAMED = {**TRAILING, **TO_T_MIN, **FLOW, **LATE}
+
+Portfolio = dict[str, tuple[Solver, tuple[str, ...]]]
+
+# Every solver with the grids that it is tried on, by `fit` too, which begins at the best ones.
+PORTFOLIO: Portfolio = {
     "ipndm2": (IPNDM(order=2), ("trailing 1.5", "trailing 2", "trailing 3", "half_log_snr")),
     "ipndm3": (IPNDM(order=3), (*TRAILING, "quadratic", "cubic")),
     "ipndm4": (IPNDM(order=4), ("trailing 1.5", "trailing 2", "trailing 2.5", "trailing 3", "quadratic", "cubic")),
@@ -58,6 +74,16 @@ PORTFOLIO: dict[str, tuple[Solver, tuple[str, ...]]] = {
     "deis3": (DEIS(order=3), ("trailing 1.5", "trailing 2")),
     "dpm++2m": (DPMSolverPP(order=2), ("trailing 1", "half_log_snr")),
     "dpm2m": (ExponentialAdams(predictor=2, form="noise"), ("trailing 2", "half_log_snr")),
+}
+# What `select` tries besides. Low orders, flow times and late first calls win on networks that are rough in time (docs/choosing.md).
+PILOT_ONLY: Portfolio = {
+    "ddim": (DDIM(), ("trailing 1", "flow 1 1", "flow 2 1", "half_log_snr")),
+    "ipndm2": (IPNDM(order=2), ("trailing 1",)),
+    "unipc2": (UniPC(order=2), ("half_log_snr", "cubic", *FLOW)),
+    "dpm++2m": (DPMSolverPP(order=2), ("flow 1 1", "flow 2 1")),
+    "circle-vab2": (VelocityAdams(order=2, path="circle"), ("flow 0.5 1.25",)),
+    "late-ipndm3": (LateFirstCall(IPNDM(order=3)), tuple(LATE)),
+    "late-unipc2": (LateFirstCall(UniPC(order=2)), tuple(LATE)),
 }
 
 
@@ -168,17 +194,18 @@ class Selected(TunedSolver):
 
 def portfolio_solver(name: str) -> Solver | None:
     """The solver of the portfolio in a pair's name such as "ipndm3 trailing 2"; None where the portfolio has none."""
-    solver, _ = PORTFOLIO.get(name.split()[0], (None, ()))
-    return solver
+    word = name.split()[0]
+    found = PORTFOLIO.get(word) or PILOT_ONLY.get(word)
+    return found[0] if found else None
 
 
-def candidates(sde: SDE, nfe: int) -> Iterator[tuple[str, Solver, Tensor]]:
-    """The name, solver and grid of the portfolio's pairs that make exactly `nfe` calls on this process."""
-    for name, (solver, grid_names) in PORTFOLIO.items():
+def candidates(sde: SDE, nfe: int, *portfolios: Portfolio) -> Iterator[tuple[str, Solver, Tensor]]:
+    """The name, solver and grid of the portfolios' pairs that make exactly `nfe` calls on this process."""
+    for name, (solver, grid_names) in (entry for portfolio in portfolios for entry in portfolio.items()):
         for grid_name in grid_names:
             # A grid raises where it has no room for so many steps above t_min.
             with suppress(ValueError):
-                grid = {**TRAILING, **TO_T_MIN}[grid_name](sde, nfe)
+                grid = NAMED[grid_name](sde, nfe)
                 if solver.tableau(sde, grid).nfe == nfe:
                     yield f"{name} {grid_name}", solver, grid
 
@@ -194,12 +221,20 @@ def summary(error: Tensor) -> tuple[float, float]:
     return float(error.square().mean().sqrt()), float(error.median())
 
 
-def rank(model: Model, nfe: int, reference: ReferenceSolution, count: int, cond: Cond, batch_size: int) -> list[Ranked]:
-    """The portfolio by its errors on the first `count` starts of the reference, best first."""
+def rank(
+    model: Model,
+    nfe: int,
+    reference: ReferenceSolution,
+    count: int,
+    cond: Cond,
+    batch_size: int,
+    *portfolios: Portfolio,
+) -> list[Ranked]:
+    """The pairs of the portfolios by their errors on the first `count` starts of the reference, best first."""
     z, x = reference.states[0], reference.x[:count]
     pilot = slice(0, count)
     ranking = []
-    for name, solver, grid in candidates(model.sde, nfe):
+    for name, solver, grid in candidates(model.sde, nfe, *portfolios):
         out = solve(model, solver.tableau(model.sde, grid), z[pilot], index_cond(cond, pilot, len(z)), batch_size)
         rms, median = summary(distance(out, x))
         if rms < float("inf"):
@@ -230,9 +265,9 @@ def select(
     t_end: float | None = None,
     batch_size: int = 256,
 ) -> Selected:
-    """The best of about forty (solver, grid) pairs at `nfe` network calls, by its errors from `noises` starts.
+    """The best of about sixty (solver, grid) pairs at `nfe` network calls, by its errors from `noises` starts.
 
-    The pilot takes about 40 nfe + 3 S network calls a start, S the steps of the reference.
+    The pilot takes about 60 nfe + 3 S network calls a start, S the steps of the reference.
 
     Warns where the reference solutions look unlike data, and where their own error is no small share of the error that is reported (`trust`).
 
@@ -255,6 +290,6 @@ def select(
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     warn_of_flaw(reference)
-    picked = selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size))
+    picked = selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size, PORTFOLIO, PILOT_ONLY))
     warn_of_discrepancy(reference, picked.error)
     return picked

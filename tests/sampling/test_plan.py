@@ -73,7 +73,7 @@ def test_a_plan_names_its_grid():
     assert plan(LINEAR, "ddim", steps=5, grid=partial(grids.karras, rho=3.0)).grid_name == "karras(rho=3.0)"
     assert plan(LINEAR, "ddim", grid=grids.karras(LINEAR, 5)).grid_name is None
     assert plan(LINEAR, "adaptive").grid_name is None
-    solver, grid = sampling.default(5)
+    solver, grid = sampling.default(LINEAR, 5)
     assert plan(LINEAR, solver, nfe=5, grid=grid).grid_name == plan(LINEAR, nfe=5).grid_name
 
 

@@ -123,9 +123,9 @@ def test_the_default_is_the_measured_choice():
         return float(distance.median())
 
     for nfe in (5, 8, 10, 15, 20):
-        solver, grid = default(nfe)
+        solver, grid = default(DDPM, nfe)
         assert ss.sample(model, z.shape, nfe=nfe, z=z, trajectory=True).nfe == nfe
-        assert error(nfe=nfe) == error(steps=nfe) == error(solver, steps=nfe, grid=grid)
+        assert error(nfe=nfe) == error(steps=nfe) == error(solver, nfe=nfe, grid=grid)
         assert error(nfe=nfe) < min(error(name, nfe=nfe, grid="half_log_snr") for name in ("ddim", "heun", "dpm++2m", "dpm++3m"))
     times = grids.karras(DDPM, 7)
     assert torch.equal(

@@ -57,7 +57,7 @@ def sample(
     chosen = registry.resolve(solver)
     if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
         nfe = CALLS
-    planned = sampling.plan(model.sde, chosen, steps=steps, nfe=nfe, grid=grid)
+    planned = sampling.plan(model, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event)
     seeds = range(seed, seed + count)
     x = sampling.sample(
         model, (count, *experiment.event), planned, seeds=seeds, batch_size=batch_size, progress=sys.stderr.isatty(),

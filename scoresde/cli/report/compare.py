@@ -15,7 +15,6 @@ from ...loops.base import AdaptiveLoop
 from ...models.score_model import ScoreModel
 from ...numerics.batching import batches, cond_to_device, index_cond
 from ...sampling import Plan, plan, registry, sample
-from ...sde.base import SDE
 from ...solvers.tuned import TunedSolver
 from ...tuning import load_solver
 from .features import Classifier, frechet_distance
@@ -144,7 +143,9 @@ def compare(
         for entry in entries:
             calls.clear()
             began = time.perf_counter()
-            planned = plan(model.sde, entry.solver, steps=entry.steps, grid=entry.grid)
+            # The default is for a number of calls, of which its steps may be one more.
+            budget = {"nfe": entry.steps} if entry.solver == registry.DEFAULT else {"steps": entry.steps}
+            planned = plan(model, entry.solver, grid=entry.grid, event=event, **budget)
             x = sample(
                 model, (len(seeds), *event), planned, seeds=seeds, batch_size=batch_size,
                 progress=progress and entry.steps >= 100, **cond,
@@ -153,7 +154,7 @@ def compare(
             shown = x if classifier is None else x.clamp(-1, 1)
             row: dict[str, object] = {
                 "solver": used(entry.solver, planned) if entry.solver == registry.DEFAULT else entry.label,
-                "steps": entry.steps,
+                "steps": entry.steps if planned.nfe is None else len(planned.times) - 1,
                 "NFE": len(calls) // len(batches(len(seeds), batch_size)),
                 "seconds": seconds,
                 "Frechet distance": frechet_distance(describe(shown), real),
@@ -200,7 +201,7 @@ def error_curves(
     curves: dict[str, list[tuple[int, float]]] = {}
     for label, (name, grid) in _asked(solvers).items():
         errors: dict[int, float] = {}
-        for planned in _curve_plans(model.sde, name, grid, nfes):
+        for planned in _curve_plans(model, event, name, grid, nfes):
             if planned.nfe in errors:
                 continue  # two budgets, one plan: a solver of two calls a step
             x, calls = _solve(model, planned, shape, cond)
@@ -227,15 +228,15 @@ def _asked(solvers: Sequence[str | Entry]) -> dict[str, tuple[str, str | None]]:
     return {entry.label: (entry.solver, entry.grid) for entry in entries}
 
 
-def _curve_plans(sde: SDE, name: str, grid: str | None, nfes: Sequence[int]) -> list[Plan]:
+def _curve_plans(model: ScoreModel, event: Sequence[int], name: str, grid: str | None, nfes: Sequence[int]) -> list[Plan]:
     """The plans of a deterministic solver for the budgets, or the only one that it has; none of a stochastic solver."""
     solver = registry.resolve(name)
     if solver is not None and solver.stochastic:
         return []  # its samples do not approach those of the fine solve
     if isinstance(solver, TunedSolver | AdaptiveLoop):
-        return [plan(sde, solver)]
+        return [plan(model, solver)]
     plans = []
     for nfe in nfes:
         with suppress(ValueError):  # no step fits into the budget, or the grid has no room for so many
-            plans.append(plan(sde, solver, nfe=nfe, grid=grid))
+            plans.append(plan(model, solver, nfe=nfe, grid=grid, event=event))
     return plans

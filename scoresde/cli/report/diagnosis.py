@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ...diagnostics.by_time import LossByTime, loss_by_time
 from ...diagnostics.field import divergence_free_part, fokker_planck_residual
+from ...diagnostics.range import SampleRange, sample_range
 from ...likelihood.density import log_likelihood
 from ...likelihood.dequantisation import Dequantised, bits_per_dim, dequantise
 from ...losses.decoder import DiscretisedDecoder, gaussian_decoder
@@ -20,8 +21,11 @@ from ...losses.weightings import WeightingLike
 from ...models.score_model import ScoreModel
 from ...numerics.batching import index_cond
 from ...numerics.random import cpu_generator
+from ...sampling import sample
 from ...sde.vp import VPChain
 
+# Samples for the range, and network calls for each.
+RANGE_SAMPLES, RANGE_CALLS = 64, 50
 # Few samples for the residual and the asymmetry: they take second derivatives of the network.
 FIELD_SAMPLES = 16
 # The largest event whose divergence is computed exactly.
@@ -68,12 +72,14 @@ class Diagnosis:
         losses: the losses by time of the "training" and of the "held-out" samples.
         field: the errors of the score, one entry for each time.
         densities: the likelihood and its bounds.
+        range: samples of the default with 50 network calls against the held-out ones.
         samples: number of held-out samples.
     """
 
     losses: dict[str, LossByTime]
     field: list[Field]
     densities: list[DensityEstimate]
+    range: SampleRange
     samples: int
 
     def as_json(self) -> dict[str, Any]:
@@ -90,6 +96,7 @@ class Diagnosis:
                 for part, losses in self.losses.items()
             },
             "field": [point._asdict() for point in self.field],
+            "range": self.range._asdict(),
         }
 
 
@@ -131,7 +138,10 @@ def diagnose(
     densities = _densities(model, chain, held_out, bins, generator, cond)
     few = slice(0, FIELD_SAMPLES)
     field = _field(model, chain, held_out[few], generator, index_cond(cond, few, len(held_out)))
-    return Diagnosis(losses, field, densities, len(held_out))
+    drawn = torch.arange(RANGE_SAMPLES) % len(held_out)
+    drawn_cond: dict[str, Any] = index_cond(cond, drawn, len(held_out))
+    x = sample(model, (RANGE_SAMPLES, *held_out.shape[1:]), nfe=RANGE_CALLS, generator=generator, **drawn_cond)
+    return Diagnosis(losses, field, densities, sample_range(x, held_out), len(held_out))
 
 
 def _steps(chain: VPChain, count: int) -> Tensor:

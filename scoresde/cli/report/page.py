@@ -7,7 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ...train.experiment import Experiment
-from .diagnosis import Diagnosis
+from .diagnosis import RANGE_CALLS, Diagnosis
 
 
 def markdown(run: Path, experiment: Experiment, table: str, note: str, curves: bool) -> str:
@@ -59,6 +59,7 @@ def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
         if bins
         else "Log densities in the units of the data."
     )
+    note += f" Range, {RANGE_CALLS} network calls: {diagnosis.range.verdict}."
     return tabulate(rows, headers=columns, tablefmt="github", floatfmt=("", ".2f", ".2f", ".4f", ".4f")), note
 
 

@@ -1,0 +1,85 @@
+"""Time grids: the N+1 strictly decreasing times that a solver steps along.
+
+A grid is uniform in some clock u(t),
+
+    u(t_n) = u(t_0) + n/(N-1) (u(t_min) - u(t_0)),   n = 0..N-1,      t_N = 0,
+
+so that N steps call the network at N times from `t_start` to `sde.t_min` (`trailing` and `flow`: to one step of N before 0). The last step
+goes to sigma = 0. With `t_end` > 0 all N+1 times are uniform in the clock, and no step goes to 0. Grids are float64 tensors on the CPU. Any
+strictly decreasing tensor of times is a grid.
+
+Every rule raises a TypeError or ValueError, by name, for `steps` below 1, `t_start` outside [t_min, 1] and `t_end` outside [0, t_start).
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import partial
+
+from .base import Grid, check
+from .chain import ddpm
+from .late import late
+from .rules import beta, cubic, flow, half_log_snr, karras, power, quadratic, tangent, trailing, uniform
+
+__all__ = [
+    "GRIDS",
+    "Grid",
+    "beta",
+    "check",
+    "cubic",
+    "ddpm",
+    "describe",
+    "flow",
+    "get",
+    "half_log_snr",
+    "karras",
+    "late",
+    "names",
+    "power",
+    "quadratic",
+    "tangent",
+    "trailing",
+    "uniform",
+]
+
+GRIDS: dict[str, Grid] = {
+    "uniform": uniform,
+    "half_log_snr": half_log_snr,
+    "karras": karras,
+    "quadratic": quadratic,
+    "cubic": cubic,
+    "trailing": trailing,
+    "flow": flow,
+    "late": late,
+    "exponential": half_log_snr,  # sigma/alpha falls by one factor a step
+    "tangent": tangent,
+    "beta": beta,
+    "ddpm": ddpm,
+}
+
+
+def names() -> list[str]:
+    """Every grid by its name."""
+    return list(GRIDS)
+
+
+def get(name: str) -> Grid:
+    """The grid of that name.
+
+    Raises:
+        ValueError: no grid has that name.
+    """
+    if name not in GRIDS:
+        close = difflib.get_close_matches(name, GRIDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(GRIDS)}"
+        raise ValueError(f"no grid is called {name!r}{hint}")
+    return GRIDS[name]
+
+
+def describe(rule: Grid) -> str:
+    """The name of a rule, with the options that a `functools.partial` has set: "trailing(power=2.0)"."""
+    if isinstance(rule, partial):
+        options = [repr(value) for value in rule.args] + [f"{name}={value!r}" for name, value in rule.keywords.items()]
+        return f"{describe(rule.func)}({', '.join(options)})"
+    name: str = getattr(rule, "__name__", type(rule).__name__)
+    return name

@@ -1,0 +1,39 @@
+"""A rule made from another one: the second time at a given noise level."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..numerics.inputs import as_function, as_number
+from ..sde.base import SDE, as_time
+from .base import Grid, check, checked
+from .rules import flow
+
+
+def late(
+    sde: SDE, steps: int, *, rule: Grid = flow, ratio: float = 10.0, t_start: float = 1.0, t_end: float = 0.0, **options: Any
+) -> Tensor:
+    """One step from `t_start` to the time where sigma/alpha = `ratio`, then N - 1 steps of another rule. For `solvers.LateFirstCall`.
+
+    Args:
+        rule: makes the times after the first.
+        options: of the rule.
+
+    Raises:
+        TypeError: `rule` is no function.
+        ValueError: `ratio` is not positive and finite or not reached between `t_start` and `t_min`, or `steps` is below 2.
+    """
+    steps, t_start, t_end = checked(sde, steps, t_start, t_end)
+    ratio = as_number("ratio", ratio, above=0.0)
+    as_function("rule", rule, 2, "t_start", "t_end")
+    second = float(sde.time(torch.tensor(-math.log(ratio), dtype=torch.float64, device="cpu")))
+    if steps < 2 or not sde.t_min < second < t_start:
+        raise ValueError(
+            f"grid 'late' needs two steps and sigma/alpha = {ratio:g} between t_min and t_start={t_start:g}, got {steps} steps"
+        )
+    times = rule(sde, steps - 1, t_start=second, t_end=t_end, **options)
+    return check(torch.cat([as_time(t_start)[None], times]))
