@@ -79,7 +79,8 @@ def get(name: str) -> Grid:
 def describe(rule: Grid) -> str:
     """The name of a rule, with the options that a `functools.partial` has set: "trailing(power=2.0)"."""
     if isinstance(rule, partial):
-        options = [repr(value) for value in rule.args] + [f"{name}={value!r}" for name, value in rule.keywords.items()]
+        shown = {name: describe(value) if callable(value) else repr(value) for name, value in rule.keywords.items()}
+        options = [repr(value) for value in rule.args] + [f"{name}={value}" for name, value in shown.items()]
         return f"{describe(rule.func)}({', '.join(options)})"
     name: str = getattr(rule, "__name__", type(rule).__name__)
     return name

@@ -22,6 +22,7 @@ from ..solvers import (
     EulerMaruyama,
     ExponentialAdams,
     LangevinCorrected,
+    LateFirstCall,
     ProbabilityFlow,
     Restart,
     ReverseDiffusion,
@@ -170,4 +171,6 @@ def spelled(name: str) -> str:
 
 def name_of(solver: object) -> str:
     """The short name of a solver; its own text where it has none."""
+    if isinstance(solver, LateFirstCall):
+        return f"late {name_of(solver.solver)}"
     return next((name for name, listed in SOLVERS.items() if listed == solver), str(solver))

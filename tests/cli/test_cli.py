@@ -60,7 +60,7 @@ def test_sample_takes_the_default_and_says_what_it_was(digits, tmp_path):
             app, ["sample", str(digits), "--out", str(tmp_path / "x.npy"), "-n", "2", *options], catch_exceptions=False
         )
         calls = 4 if "4" in options else 20
-        planned = ss.plan(model.sde, nfe=calls)
+        planned = ss.plan(model, nfe=calls, event=(1, 8, 8))
         name = sampling.registry.name_of(planned.solver)
         assert f"efault ({name}, grid {planned.grid_name}), {calls} network calls" in result.output
         expected = ss.sample(model, (2, 1, 8, 8), nfe=calls, seeds=range(2), label=torch.tensor([0, 1]))
@@ -105,7 +105,7 @@ def test_the_error_plot_has_the_solvers_that_were_asked_for(digits, tmp_path, mo
     assert "No error is plotted for ancestral: it is for deterministic solvers." in result.output
     assert result.output.count("ancestral:") == 1
     for steps in (4, 6):
-        planned = ss.plan(model.sde, nfe=steps)
+        planned = ss.plan(model, nfe=steps, event=(1, 8, 8))
         cell = f"| default ({sampling.registry.name_of(planned.solver)}, grid {planned.grid_name})"
         assert re.search(rf"{re.escape(cell)} +\| +{steps} \| +{steps} \|", result.output)
     # The numbers are those of the solvers, measured here once more.
