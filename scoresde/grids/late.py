@@ -19,21 +19,21 @@ def late(
 ) -> Tensor:
     """One step from `t_start` to the time where sigma/alpha = `ratio`, then N - 1 steps of another rule. For `solvers.LateFirstCall`.
 
+    A single step, and the times from a start where sigma/alpha is not above `ratio`, are the other rule's.
+
     Args:
         rule: makes the times after the first.
         options: of the rule.
 
     Raises:
         TypeError: `rule` is no function.
-        ValueError: `ratio` is not positive and finite or not reached between `t_start` and `t_min`, or `steps` is below 2.
+        ValueError: `ratio` is not positive and finite, or below what the other rule can start from.
     """
     steps, t_start, t_end = checked(sde, steps, t_start, t_end)
     ratio = as_number("ratio", ratio, above=0.0)
     as_function("rule", rule, 2, "t_start", "t_end")
     second = float(sde.time(torch.tensor(-math.log(ratio), dtype=torch.float64, device="cpu")))
-    if steps < 2 or not sde.t_min < second < t_start:
-        raise ValueError(
-            f"grid 'late' needs two steps and sigma/alpha = {ratio:g} between t_min and t_start={t_start:g}, got {steps} steps"
-        )
+    if steps == 1 or not second < t_start:
+        return rule(sde, steps, t_start=t_start, t_end=t_end, **options)
     times = rule(sde, steps - 1, t_start=second, t_end=t_end, **options)
     return check(torch.cat([as_time(t_start)[None], times]))

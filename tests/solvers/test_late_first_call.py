@@ -60,9 +60,10 @@ def test_few_calls_on_a_mixture_are_better_than_with_the_first_call_at_the_start
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="two steps"):
         solvers.LateFirstCall(solvers.DDIM()).tableau(ss.VPSDE(), torch.tensor([1.0, 0.0], dtype=torch.float64))
-    with pytest.raises(ValueError, match="late"):
-        grids.late(ss.VPSDE(), 1)
     with pytest.raises(ValueError, match="ratio"):
         grids.late(ss.VPSDE(), 5, ratio=0.0)
-    with pytest.raises(ValueError, match="late"):
-        grids.late(ss.VPSDE(), 5, ratio=1e6)
+
+
+def test_a_start_below_the_ratio_and_a_single_step_have_the_times_of_the_rule():
+    assert torch.equal(grids.late(ss.VPSDE(), 5, rule=grids.karras, ratio=1e6), grids.karras(ss.VPSDE(), 5))
+    assert torch.equal(grids.late(ss.VPSDE(), 1), grids.flow(ss.VPSDE(), 1))
