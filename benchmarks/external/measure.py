@@ -41,28 +41,43 @@ PROCESSES: dict[str, Callable[[], ss.SDE]] = {
     "flow": ss.RectifiedFlow,
     "edm": ss.EDM,
 }
-FLOW = {
-    f"flow {shift:g} {power:g}": partial(grids.flow, shift=shift, power=power)
-    for shift in (0.25, 0.5, 1.0, 2.0)
-    for power in (1.0, 1.25, 1.5, 2.0, 3.0)
+GRIDS: dict[str, grids.Grid] = {
+    "flow .5 1.25": partial(grids.flow, shift=0.5, power=1.25),
+    "flow 1 1": grids.flow,
+    "flow 1 3": partial(grids.flow, power=3.0),
+    "half_log_snr": grids.half_log_snr,
+    **{f"trailing {power:g}": partial(grids.trailing, power=power) for power in (1.0, 1.5, 2.0, 2.5)},
 }
-TRAILING = {f"trailing {power:g}": partial(grids.trailing, power=power) for power in (1.0, 1.5, 2.0, 2.5, 3.0)}
-RULES: dict[str, tuple[str, grids.Grid]] = {
-    f"{solver} {grid}": (solver, rule)
+
+
+def late(rule: grids.Grid) -> grids.Grid:
+    """The rule from sigma/alpha = max(10, 5/2 N) on, for N calls."""
+    return lambda sde, steps: grids.late(sde, steps, rule=rule, ratio=max(10.0, 2.5 * (steps - 1)))
+
+
+# What a default could be: a solver on a grid. "late" is the same with a late first call.
+RULES: dict[str, tuple[ss.Solver, grids.Grid]] = {
+    f"{solver} {grid}": (solvers.get(solver), GRIDS[grid])
     for solver, names in {
-        "unipc2": (*FLOW, "trailing 1", "trailing 2", "half_log_snr", "cubic"),
-        "unipc3": ("flow 0.5 1.25", "flow 1 1", "flow 1 1.5", "flow 1 2", "trailing 2", "cubic"),
-        "dpm++2m": ("flow 0.5 1.25", "flow 1 1", "flow 1 1.5", "flow 2 1", "half_log_snr", "trailing 1", "trailing 2"),
-        "circle-vab2": ("flow 0.5 1", "flow 0.5 1.25", "flow 1 1", "flow 1 1.5"),
-        "circle-vab3": ("flow 0.5 1.25", "flow 1 1.5", "trailing 2"),
-        "ipndm2": ("flow 1 1", "flow 1 1.5", "trailing 1.5", "trailing 2"),
-        "ipndm3": ("flow 0.5 1.25", "flow 1 1.5", "trailing 2", "trailing 2.5"),
-        "vab2": ("flow 1 1", "flow 1 1.5"),
-        "ddim": ("flow 1 1", "flow 2 1", "trailing 1"),
+        "unipc2": ("flow .5 1.25", "flow 1 1", "flow 1 3", "trailing 1", "trailing 2", "half_log_snr"),
+        "unipc3": ("flow .5 1.25", "trailing 2"),
+        "dpm++2m": ("flow 1 1", "trailing 1", "half_log_snr"),
+        "circle-vab2": ("flow .5 1.25",),
+        "circle-vab3": ("trailing 2",),
+        "vab3": ("trailing 2",),
+        "ipndm2": ("trailing 1", "trailing 1.5", "trailing 2"),
+        "ipndm3": ("trailing 1", "trailing 2", "trailing 2.5"),
+        "ddim": ("flow 1 1", "trailing 1"),
     }.items()
-    for grid, rule in (
-        (name, {**FLOW, **TRAILING, "half_log_snr": grids.half_log_snr, "cubic": grids.cubic}[name]) for name in names
-    )
+    for grid in names
+} | {
+    f"late {solver} {grid}": (solvers.LateFirstCall(solvers.get(solver)), late(GRIDS[grid]))
+    for solver, names in {
+        "ipndm3": ("trailing 1", "trailing 2", "trailing 2.5"),
+        "ipndm2": ("trailing 1", "trailing 2"),
+        "unipc2": ("trailing 1", "trailing 2", "flow .5 1.25"),
+    }.items()
+    for grid in names
 }
 
 
@@ -111,8 +126,7 @@ class Measured:
             return
         try:
             x = run()
-        except (ValueError, IndexError, AssertionError, FloatingPointError) as error:
-            print(f"{key}: {error!r}"[:120])
+        except (ValueError, IndexError, AssertionError, FloatingPointError):
             return
         reference = torch.from_numpy(self.arrays["reference"])
         self.arrays[key] = (x.double() - reference).flatten(1).square().mean(1).sqrt().numpy()
@@ -148,15 +162,15 @@ def measure(name: str, starts: int, steps: int, fits: list[int], out: Path) -> N
             )
     measured.write()
     print(f"{name}: our rules, {time.time() - started:.0f} s", flush=True)
+    for calls in NFE:
+        measured.add("select", calls, lambda calls=calls: ss.sample(model, z.shape, solvers.select(model, calls, event), z=z))
+    measured.write()
+    print(f"{name}: select, {time.time() - started:.0f} s", flush=True)
     for peer_name, run in flows.deterministic(model.sde).items():
         for calls in NFE:
             measured.add(peer_name, calls, lambda calls=calls, run=run: peer(run, model, z, calls))
         measured.write()
     print(f"{name}: peers, {time.time() - started:.0f} s", flush=True)
-    for calls in NFE:
-        measured.add("select", calls, lambda calls=calls: ss.sample(model, z.shape, solvers.select(model, calls, event), z=z))
-    measured.write()
-    print(f"{name}: select, {time.time() - started:.0f} s", flush=True)
     for calls in fits:
         measured.add(
             "fit", calls, lambda calls=calls: ss.sample(model, z.shape, solvers.fit(model, calls, shape=event, progress=False), z=z)

@@ -44,7 +44,7 @@ from ..numerics.inputs import as_count, as_number, as_sequence
 from ..solvers.tuned import State, TunedSolver, write_state
 from ..tableau.executor import Run
 from .reference import Cond, ReferenceSolution, distance, run_recorded, solve_reference, starts
-from .selection import PORTFOLIO, rank, selected, summary
+from .selection import rank, selected, summary
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def calibrate(
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     if levels is None:
         pilot = min(32, half)
-        levels = [selected(reference, rank(model, nfe, reference, pilot, cond, batch_size, PORTFOLIO)) for nfe in sorted(set(nfes))]
+        levels = [selected(reference, rank(model, nfe, reference, pilot, cond, batch_size)) for nfe in sorted(set(nfes))]
     calibrated = [calibrate_level(model, solver, reference, half, confidence, cond, batch_size) for solver in levels]
     calibrated.sort(key=lambda level: level.nfe)
     return Cascade(tuple(calibrated), confidence, reference.steps, reference.discrepancy)

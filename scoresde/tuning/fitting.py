@@ -27,7 +27,6 @@ from ..solvers.base import Solver
 from ..solvers.tuned import State, TunedSolver, stored_process
 from ..tableau.multistep_form import Multistep, multistep
 from ..tableau.tableau import Tableau
-from . import selection
 from .gauss_newton import refined
 from .reference import Cond, distance, solve_reference, starts
 from .regression import FeatureMap, Fit, Problem, regress
@@ -79,8 +78,8 @@ class FittedSolver(TunedSolver):
 
     @property
     def grid(self) -> Tensor:  # type: ignore[override]
-        """The fitted times."""
-        return self.form.times
+        """The times of the start and of the state after each call."""
+        return self.form.grid
 
     def table(self, sde: SDE) -> Tableau:
         return self.form.table(sde)
@@ -103,6 +102,8 @@ class FittedSolver(TunedSolver):
 
     def state_dict(self) -> State:
         meta = {"kind": "fitted", "nfe": self.nfe} | {name: getattr(self, name) for name in STORED_FIELDS}
+        if self.form.t_start is not None:
+            meta |= {"t_start": self.form.t_start, "gain": self.form.gain}
         return {"times": self.form.times, "a": self.form.a, "b": self.form.b, "process": self.process}, meta
 
     @classmethod
@@ -115,7 +116,9 @@ class FittedSolver(TunedSolver):
         tensors, meta = state_dict
         nfe = stored_entry(meta, "nfe", int)
         times = grids.check(stored_tensor(tensors, "times", nfe + 1))
-        form = Multistep(times, stored_tensor(tensors, "a", nfe), stored_tensor(tensors, "b", nfe, nfe))
+        late = (stored_entry(meta, "t_start", float, int), stored_entry(meta, "gain", float, int)) if "t_start" in meta else ()
+        form = Multistep(times, stored_tensor(tensors, "a", nfe), stored_tensor(tensors, "b", nfe, nfe), *late)
+        grids.check(form.all_times)
         values = {name: stored_entry(meta, name, *types) for name, types in STORED_FIELDS.items()}
         name, rms, median = values["baseline"]
         return cls(form, stored_process(tensors), **values | {"baseline": (str(name), float(rms), float(median))})
@@ -194,7 +197,7 @@ def fit(
     warn_of_flaw(reference)
     problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
     with progress_bar(progress, unit="fit") as bar:
-        ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size, selection.PORTFOLIO)
+        ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size)
         baseline = ranking[0]
         baseline_table = baseline.solver.tableau(model.sde, baseline.grid)
         baseline_x = solve(model, baseline_table, z, cond, batch_size)
@@ -234,7 +237,7 @@ def best_start(problem: Problem, ranking: Sequence[Ranked], weights: Tensor, adv
     """The best fit on the grids of the ranking, each with the first solver that has this grid, and where in the ranking it began."""
     fits, grids = list[tuple[Ranked, Fit]](), list[Tensor]()
     for entry in ranking:
-        if not any(torch.allclose(entry.grid, grid, rtol=1e-3) for grid in grids):
+        if not any(len(grid) == len(entry.grid) and torch.allclose(entry.grid, grid, rtol=1e-3) for grid in grids):
             grids.append(entry.grid)
             fits.append((entry, regress(problem, initial_form(problem, entry.solver, entry.grid), weights, RIDGES[1])))
             advance()
@@ -243,7 +246,7 @@ def best_start(problem: Problem, ranking: Sequence[Ranked], weights: Tensor, adv
 
 def best_ridge(problem: Problem, solver: Solver, fit: Fit, advance: Callable[[], object]) -> Fit:
     """The fit at the same times with the ridge that is best on the held-out starts."""
-    form = initial_form(problem, solver, fit.form.times)
+    form = initial_form(problem, solver, fit.form.all_times)
     for ridge in RIDGES:
         fit = min(fit, regress(problem, form, fit.weights, ridge), key=lambda f: f.score)
         advance()
@@ -254,22 +257,24 @@ def search_times(problem: Problem, solver: Solver, fit: Fit, advance: Callable[[
     """Coordinate search of the interior times by the held-out score."""
     for fraction in TIME_MOVES:
         # A better fit separates the starts that end in another mode more clearly.
-        reweighted = regress(problem, initial_form(problem, solver, fit.form.times), problem.weights(fit.x), fit.ridge)
+        reweighted = regress(problem, initial_form(problem, solver, fit.form.all_times), problem.weights(fit.x), fit.ridge)
         fit = min(fit, reweighted, key=lambda f: f.score)
-        for m in range(1, len(fit.form.a)):
+        for m in range(1, len(fit.form.all_times) - 1):
             up = move_while_better(problem, solver, fit, m, fraction, advance)
             fit = up if up is not fit else move_while_better(problem, solver, fit, m, -fraction, advance)
     return fit
 
 
 def move_while_better(problem: Problem, solver: Solver, fit: Fit, m: int, fraction: float, advance: Callable[[], object]) -> Fit:
-    """Move time m in one direction until the held-out score no longer falls. `fit` itself where the first move does not help."""
+    """Move time m of `all_times` in one direction until the held-out score no longer falls. `fit` itself where the first move does not help."""
     while True:
-        times = move_time(fit.form.times, m, fraction, problem.model.sde.t_min)
-        if torch.equal(times, fit.form.times):
+        times = move_time(fit.form.all_times, m, fraction, problem.model.sde.t_min)
+        if torch.equal(times, fit.form.all_times):
             return fit
-        # Time m enters step m - 1 and those after it.
-        trial = regress(problem, initial_form(problem, solver, times), fit.weights, fit.ridge, fit, m - 1)
+        form = initial_form(problem, solver, times)
+        # The steps before the one that ends at time m stay as they are; the first time of a late first call changes all.
+        step = m - len(times) + len(form.times)
+        trial = regress(problem, form, fit.weights, fit.ridge, fit if step else None, max(step - 1, 0))
         advance()
         if not trial.score < fit.score:
             return fit

@@ -1,6 +1,7 @@
 """All coefficients and times of a fitted solver together, by Gauss-Newton steps on its endpoints.
 
-With theta = (a, b, t_1..t_{N-1}) of the form of `multistep`, x_i(theta) its endpoint from start i and X_i the reference solution,
+With theta = (a, b, t_1..t_{N-1}) of the form of `multistep`, and t_0 where that is not the start, x_i(theta) its endpoint from start i and X_i
+the reference solution,
 
     minimise over theta    sum_i w_i |x_i(theta) - X_i|^2,
     (J^T W J + mu diag(J^T W J)) dtheta = J^T W (X - x),        J = dx/dtheta
@@ -71,7 +72,7 @@ def normal_equations(problem: Problem, fit: Fit) -> tuple[Tensor, Tensor]:
 def sensitivities(
     problem: Problem, form: Multistep, states: Sequence[Tensor], data: Sequence[Tensor], cond: Cond
 ) -> Iterator[Tensor]:
-    """The columns of J, `(B, *event)` each: those of a_n, b_n0..b_nn step by step, then those of t_1..t_{N-1}."""
+    """The columns of J, `(B, *event)` each: those of a_n, b_n0..b_nn step by step, then those of the times."""
     x, steps = states[-1], len(form.a)
     # The square root of the rounding balances the errors of rounding and of curvature.
     small = 10 * torch.finfo(x.dtype).eps ** 0.5
@@ -88,9 +89,11 @@ def sensitivities(
         for feature in (states[n], *data[: n + 1]):
             h = small * float(states[n + 1].norm() / feature.norm().clamp(min=1e-30))
             yield change(states[n + 1] + h * feature, data[: n + 1], h)
-    for n in range(1, steps):
+    intervals = form.all_times[:-1] - form.all_times[1:]
+    nearest = torch.minimum(intervals[:-1], intervals[1:])  # to each interior time
+    for n, interval in enumerate(nearest.tolist(), steps - len(nearest)):
         # Upwards: a chain has no time below its first. The interval above n bounds h.
-        h = small * float(min(form.times[n - 1] - form.times[n], form.times[n] - form.times[n + 1]))
+        h = small * interval
         d = predict(states[n], float(form.times[n]) + h)
         yield change(states[n + 1] + float(form.b[n, n]) * (d - data[n]), [*data[:n], d], h)
 
@@ -102,8 +105,9 @@ def take_step(form: Multistep, step: Tensor, t_min: float) -> Multistep:
     table = torch.cat([form.a[:, None], form.b], 1)
     count = len(rows)
     table[rows, columns] += step[:count]
-    intervals = form.times[:-1] - form.times[1:]
+    intervals = form.all_times[:-1] - form.all_times[1:]
     limit = MAX_TIME_SHARE * torch.minimum(intervals[:-1], intervals[1:])
     times = form.times.clone()
-    times[1:-1] = (times[1:-1] + step[count:].clamp(-limit, limit)).clamp(min=t_min)
-    return Multistep(times, table[:, 0], table[:, 1:])
+    interior = times[-1 - len(limit) : -1]
+    interior.copy_((interior + step[count:].clamp(-limit, limit)).clamp(min=t_min))
+    return replace(form, times=times, a=table[:, 0], b=table[:, 1:])

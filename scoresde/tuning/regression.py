@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -135,12 +135,12 @@ def regress(problem: Problem, form: Multistep, weights: Tensor, ridge: float, ea
     """
     a, b = form.a.clone(), form.b.clone()
     if earlier is None:
-        states, data = [problem.reference.states[0]], list[Tensor]()
+        states, data = [form.first(problem.reference.states[0])], list[Tensor]()
     else:
         states, data = earlier.states[: shared + 1], earlier.data[: shared + 1]
         a[:shared], b[:shared] = earlier.form.a[:shared], earlier.form.b[:shared]
     # The form shares memory with a and b: it is corrected with them.
-    corrected = Multistep(form.times, a, b)
+    corrected = replace(form, a=a, b=b)
     for n in range(shared, len(a)):
         z = states[n]
         if len(data) == n:
@@ -155,5 +155,5 @@ def regress(problem: Problem, form: Multistep, weights: Tensor, ridge: float, ea
 
 def evaluate(problem: Problem, form: Multistep, weights: Tensor, ridge: float) -> Fit:
     """`form` without a correction, on the starts of the problem."""
-    states, data = form.follow(problem.reference.states[0], [], problem.predict)
+    states, data = form.follow(form.first(problem.reference.states[0]), [], problem.predict)
     return Fit(form, states, data, weights, ridge, problem.score(states[-1]))

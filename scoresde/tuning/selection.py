@@ -60,28 +60,22 @@ NAMED = {**TRAILING, **TO_T_MIN, **FLOW, **LATE}
 
 Portfolio = dict[str, tuple[Solver, tuple[str, ...]]]
 
-# Every solver with the grids that it is tried on, by `fit` too, which begins at the best ones.
+# Every solver with the grids that it is tried on. `fit` begins at the best ones. Low orders, flow times and late first calls win on networks
+# that are rough in time (docs/choosing.md).
 PORTFOLIO: Portfolio = {
-    "ipndm2": (IPNDM(order=2), ("trailing 1.5", "trailing 2", "trailing 3", "half_log_snr")),
+    "ddim": (DDIM(), ("trailing 1", "flow 1 1", "flow 2 1", "half_log_snr")),
+    "ipndm2": (IPNDM(order=2), ("trailing 1", "trailing 1.5", "trailing 2", "trailing 3", "half_log_snr")),
     "ipndm3": (IPNDM(order=3), (*TRAILING, "quadratic", "cubic")),
     "ipndm4": (IPNDM(order=4), ("trailing 1.5", "trailing 2", "trailing 2.5", "trailing 3", "quadratic", "cubic")),
     "vab3": (VelocityAdams(order=3), ("trailing 1.5", "trailing 2", "trailing 3", "cubic")),
     "vab4": (VelocityAdams(order=4), ("trailing 2", "trailing 2.5", "trailing 3")),
-    "circle-vab2": (VelocityAdams(order=2, path="circle"), ("half_log_snr", "tangent", "cubic")),
+    "circle-vab2": (VelocityAdams(order=2, path="circle"), ("half_log_snr", "tangent", "cubic", "flow 0.5 1.25")),
     "circle-vab3": (VelocityAdams(order=3, path="circle"), ("trailing 2", "trailing 3", "cubic")),
-    "unipc2": (UniPC(order=2), ("trailing 1", "trailing 2")),
+    "unipc2": (UniPC(order=2), ("trailing 1", "trailing 2", "half_log_snr", "cubic", *FLOW)),
     "unipc3": (UniPC(order=3), ("trailing 1", "trailing 1.5", "trailing 2")),
     "deis3": (DEIS(order=3), ("trailing 1.5", "trailing 2")),
-    "dpm++2m": (DPMSolverPP(order=2), ("trailing 1", "half_log_snr")),
+    "dpm++2m": (DPMSolverPP(order=2), ("trailing 1", "half_log_snr", "flow 1 1", "flow 2 1")),
     "dpm2m": (ExponentialAdams(predictor=2, form="noise"), ("trailing 2", "half_log_snr")),
-}
-# What `select` tries besides. Low orders, flow times and late first calls win on networks that are rough in time (docs/choosing.md).
-PILOT_ONLY: Portfolio = {
-    "ddim": (DDIM(), ("trailing 1", "flow 1 1", "flow 2 1", "half_log_snr")),
-    "ipndm2": (IPNDM(order=2), ("trailing 1",)),
-    "unipc2": (UniPC(order=2), ("half_log_snr", "cubic", *FLOW)),
-    "dpm++2m": (DPMSolverPP(order=2), ("flow 1 1", "flow 2 1")),
-    "circle-vab2": (VelocityAdams(order=2, path="circle"), ("flow 0.5 1.25",)),
     "late-ipndm3": (LateFirstCall(IPNDM(order=3)), tuple(LATE)),
     "late-unipc2": (LateFirstCall(UniPC(order=2)), tuple(LATE)),
 }
@@ -132,6 +126,11 @@ class Selected(TunedSolver):
     coefficients: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def nfe(self) -> int:
+        """Network calls per sample. A late first call makes one more step."""
+        return len(self.coefficients["data"][:, 1].unique()) if self.coefficients else super().nfe
+
+    @property
     def teacher_steps(self) -> int:
         """Deprecated: `reference_steps`."""
         deprecation.warn("Selected.teacher_steps", "Selected.reference_steps")
@@ -177,7 +176,7 @@ class Selected(TunedSolver):
         if coefficients:
             # On any path: only the form of the table is checked.
             table = from_tensors(RectifiedFlow(), coefficients)
-            if table.stochastic or table.nfe != len(grid) - 1 or not torch.equal(table.grid, grid):
+            if table.stochastic or table.nfe != len(set(table.step_evals)) or not torch.equal(table.grid, grid):
                 raise ValueError("its table is no deterministic one with one network call for each step of its grid")
         solver = portfolio_solver(name)
         if repr(solver) != written:
@@ -195,13 +194,13 @@ class Selected(TunedSolver):
 def portfolio_solver(name: str) -> Solver | None:
     """The solver of the portfolio in a pair's name such as "ipndm3 trailing 2"; None where the portfolio has none."""
     word = name.split()[0]
-    found = PORTFOLIO.get(word) or PILOT_ONLY.get(word)
+    found = PORTFOLIO.get(word)
     return found[0] if found else None
 
 
-def candidates(sde: SDE, nfe: int, *portfolios: Portfolio) -> Iterator[tuple[str, Solver, Tensor]]:
-    """The name, solver and grid of the portfolios' pairs that make exactly `nfe` calls on this process."""
-    for name, (solver, grid_names) in (entry for portfolio in portfolios for entry in portfolio.items()):
+def candidates(sde: SDE, nfe: int) -> Iterator[tuple[str, Solver, Tensor]]:
+    """The name, solver and grid of the portfolio's pairs that make exactly `nfe` calls on this process."""
+    for name, (solver, grid_names) in PORTFOLIO.items():
         for grid_name in grid_names:
             # A grid raises where it has no room for so many steps above t_min.
             with suppress(ValueError):
@@ -228,13 +227,12 @@ def rank(
     count: int,
     cond: Cond,
     batch_size: int,
-    *portfolios: Portfolio,
 ) -> list[Ranked]:
-    """The pairs of the portfolios by their errors on the first `count` starts of the reference, best first."""
+    """The pairs of the portfolio by their errors on the first `count` starts of the reference, best first."""
     z, x = reference.states[0], reference.x[:count]
     pilot = slice(0, count)
     ranking = []
-    for name, solver, grid in candidates(model.sde, nfe, *portfolios):
+    for name, solver, grid in candidates(model.sde, nfe):
         out = solve(model, solver.tableau(model.sde, grid), z[pilot], index_cond(cond, pilot, len(z)), batch_size)
         rms, median = summary(distance(out, x))
         if rms < float("inf"):
@@ -290,6 +288,6 @@ def select(
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     warn_of_flaw(reference)
-    picked = selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size, PORTFOLIO, PILOT_ONLY))
+    picked = selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size))
     warn_of_discrepancy(reference, picked.error)
     return picked
