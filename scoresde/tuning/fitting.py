@@ -22,6 +22,7 @@ from ..numerics.files import stored_entry, stored_tensor
 from ..numerics.inputs import as_callback, as_count
 from ..numerics.progress import progress_bar
 from ..sde.base import SDE
+from ..sde.families import RectifiedFlow
 from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.base import Solver
 from ..solvers.tuned import State, TunedSolver, stored_process
@@ -116,9 +117,12 @@ class FittedSolver(TunedSolver):
         tensors, meta = state_dict
         nfe = stored_entry(meta, "nfe", int)
         times = grids.check(stored_tensor(tensors, "times", nfe + 1))
-        late = (stored_entry(meta, "t_start", float, int), stored_entry(meta, "gain", float, int)) if "t_start" in meta else ()
+        late = (
+            tuple(stored_entry(meta, name, float, int) for name in ("t_start", "gain")) if {"t_start", "gain"} & meta.keys() else ()
+        )
         form = Multistep(times, stored_tensor(tensors, "a", nfe), stored_tensor(tensors, "b", nfe, nfe), *late)
         grids.check(form.all_times)
+        form.table(RectifiedFlow())  # On any path: only the form of the table is checked.
         values = {name: stored_entry(meta, name, *types) for name, types in STORED_FIELDS.items()}
         name, rms, median = values["baseline"]
         return cls(form, stored_process(tensors), **values | {"baseline": (str(name), float(rms), float(median))})

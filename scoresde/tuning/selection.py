@@ -176,7 +176,7 @@ class Selected(TunedSolver):
         if coefficients:
             # On any path: only the form of the table is checked.
             table = from_tensors(RectifiedFlow(), coefficients)
-            if table.stochastic or table.nfe != len(set(table.step_evals)) or not torch.equal(table.grid, grid):
+            if table.stochastic or set(table.evaluated) != set(table.step_evals) or not torch.equal(table.grid, grid):
                 raise ValueError("its table is no deterministic one with one network call for each step of its grid")
         solver = portfolio_solver(name)
         if repr(solver) != written:

@@ -30,11 +30,11 @@ def refused(path):
 
 
 @pytest.fixture
-def saved(fitted, cascade, tmp_path):
+def saved(fitted, late_fitted, cascade, tmp_path):
     """The path of each kind of file."""
     picked = solvers.select(mixture().model(SDES["ddpm"]), 5, (2,), 8, reference_steps=32)
     paths = {}
-    for kind, solver in (("fitted", fitted), ("selected", picked), ("cascade", cascade)):
+    for kind, solver in (("fitted", fitted), ("late", late_fitted), ("selected", picked), ("cascade", cascade)):
         paths[kind] = tmp_path / f"{kind}.safetensors"
         solver.save(paths[kind])
     return paths
@@ -69,7 +69,7 @@ def test_json_that_describes_no_solver(tmp_path, meta):
     refused(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["fitted", "selected", "cascade"])
+@pytest.mark.parametrize("kind", ["fitted", "late", "selected", "cascade"])
 def test_every_tensor_is_looked_at(saved, kind):
     path = saved[kind]
     tensors, meta = parts(path)
@@ -100,7 +100,7 @@ def test_every_tensor_is_looked_at(saved, kind):
                 pytest.fail(f"{name}={other} is accepted")
 
 
-@pytest.mark.parametrize("kind", ["fitted", "selected", "cascade"])
+@pytest.mark.parametrize("kind", ["fitted", "late", "selected", "cascade"])
 def test_every_entry_is_looked_at(saved, kind):
     path = saved[kind]
     tensors, meta = parts(path)
@@ -112,6 +112,8 @@ def test_every_entry_is_looked_at(saved, kind):
             wrong = [None, {"a": 1}] if not isinstance(value, dict) else [None, 5]
             wrong += [] if isinstance(value, str) else ["x"]
             wrong += [True] if type(value) in (int, float) else []
+            wrong += [float("nan"), float("inf")] if name == "gain" else []
+            wrong += [float("nan"), 0.0, 2.0] if name == "t_start" else []
             for other in wrong:
                 yield f"{name}={other!r}", rest | {name: other}
 

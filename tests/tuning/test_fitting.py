@@ -67,7 +67,7 @@ def test_a_fit_beats_the_best_training_free_solver_on_fresh_starts(make, nfe):
     rms, median = errors(model, fitted, z, x)
     others = [
         selection.summary(distance(ss.sample(model, z.shape, solver, grid=grid, z=z), x))
-        for _, solver, grid in selection.candidates(model.sde, nfe, selection.PORTFOLIO)
+        for _, solver, grid in selection.candidates(model.sde, nfe)
     ]
     # Even where the best is chosen in hindsight, for either number alone; .1 to .3 as measured.
     assert median < 0.5 * min(other[1] for other in others)

@@ -34,9 +34,6 @@ def test_the_winner_of_a_pilot_is_what_it_says():
 
 
 def test_a_grid_without_room_is_left_out():
-    names = [name for name, _, _ in selection.candidates(SDES["chain20"], 19, selection.PORTFOLIO)]
+    names = [name for name, _, _ in selection.candidates(SDES["chain20"], 19)]
     assert "ipndm2 half_log_snr" in names
-    assert all(
-        solver.tableau(SDES["edm"], grid).nfe == 5
-        for _, solver, grid in selection.candidates(SDES["edm"], 5, selection.PORTFOLIO, selection.PILOT_ONLY)
-    )
+    assert all(solver.tableau(SDES["edm"], grid).nfe == 5 for _, solver, grid in selection.candidates(SDES["edm"], 5))

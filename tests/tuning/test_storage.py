@@ -10,6 +10,7 @@ import torch
 import scoresde as ss
 from scoresde import grids, networks, solvers
 from scoresde.tuning import fitting, selection
+from scoresde.tuning.reference import starts
 
 from ..conftest import SDES, mixture
 
@@ -84,13 +85,28 @@ def test_selected_solvers_and_cascades_are_kept_to_the_bit(fitted, cascade, tmp_
     with pytest.raises(ValueError, match="holds a cascade, not a solver"):
         ss.sample(model, (5, 2), str(tmp_path / "cascade.safetensors"))
     # A file has its own coefficients. Without them, as in files of version 0.1, the portfolio must still have the solver.
-    for portfolio in (selection.PORTFOLIO, selection.PILOT_ONLY):
-        monkeypatch.delitem(portfolio, picked.name.split()[0], raising=False)
+    monkeypatch.delitem(selection.PORTFOLIO, picked.name.split()[0])
     loaded = solvers.load(tmp_path / "picked.safetensors")
     assert (loaded.solver, loaded.ranking) == (None, ())
     assert torch.equal(ss.sample(model, (5, 2), loaded, seeds=range(5)), ss.sample(model, (5, 2), picked, seeds=range(5)))
     with pytest.raises(ValueError, match="does not have in its portfolio"):
         solvers.load(tmp_path / "bare.safetensors")
+
+
+def test_a_late_first_call_is_kept_to_the_bit(late_fitted, tmp_path):
+    """A fit, and a selection whose pilot only has solvers with one, which makes a step more than it makes calls."""
+    model = mixture().model(SDES["ddpm"])
+    reference = ss.tuning.solve_reference(model, starts(model, (2,), 8, 0), steps=32)
+    solver, grid = solvers.LateFirstCall(solvers.get("unipc2")), selection.late(model.sde, 5, power=2.0)
+    picked = selection.selected(reference, [selection.Ranked("late-unipc2 late 2", solver, grid, 1.0, 1.0)])
+    assert late_fitted.form.t_start == 1
+    for made, steps in ((late_fitted, 4), (picked, 6)):
+        made.save(tmp_path / "late.safetensors")
+        loaded = solvers.load(tmp_path / "late.safetensors")
+        assert (loaded.nfe, len(loaded.grid) - 1) == (made.nfe, steps)
+        x = ss.sample(model, (5, 2), made, seeds=range(5))
+        assert torch.equal(ss.sample(model, (5, 2), loaded, seeds=range(5)), x)
+    torch.testing.assert_close(x, ss.sample(model, (5, 2), solver, grid=grid, seeds=range(5)), rtol=0, atol=0)
 
 
 def test_other_files_are_refused(tmp_path):
