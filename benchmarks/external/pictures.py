@@ -16,12 +16,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import scoresde as ss
 from external import flows
 from external.catalogue import MODELS
 from external.measure import load
 from external.summary import read
-
-import scoresde as ss
 from scoresde.cli.report import save_rows
 
 CALLS = (5, 8, 10)

@@ -2,8 +2,8 @@
 
     SCORESDE_EXTERNAL=FOLDER python benchmarks/external/roughness.py [--measured runs/external] [--out benchmarks/results/roughness.json]
 
-Along a fine solve, D_n is the data prediction at the times of `trailing` with 10 steps, t = 1 left out, where lambda may be infinite. P_p is the
-polynomial in lambda through the last p of them. The error of the extrapolation of order p is
+Along a fine solve, D_n is the data prediction at the times of `trailing` with 10 steps. t = 1 is left out, where lambda may be infinite. P_p
+is the polynomial in lambda through the last p of them. The error of the extrapolation of order p is
 
     e_p = rms over starts and n of |D_{n+1} - P_p(lambda_{n+1})|.
 
@@ -24,10 +24,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import scoresde as ss
 from external.measure import load
 from external.summary import Network, named, read
-
-import scoresde as ss
 from scoresde import grids
 
 STEPS = 10

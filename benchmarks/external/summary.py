@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from external.catalogue import MODELS
 from external.measure import NFE, RULES, load
-
 from scoresde.sampling.default import LARGE
 from scoresde.sde import Preconditioned
 
