@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def statistic(errors: np.ndarray, name: str) -> np.ndarray:
     return np.median(errors, axis=-1) if name == "median" else np.quantile(errors, 0.95, axis=-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """The errors on one network.
 
@@ -85,11 +86,19 @@ class Network:
         )
         return mine / self.best(calls, name, ours=False, chosen=chosen)
 
+    @cached_property
+    def logarithms(self) -> dict[tuple[str, int], float]:
+        """By rule and calls: the mean of the logarithms of the ratios in rms and in median."""
+        least = {(n, s): self.best(n, s, ours=False) for n in NFE for s in ("rms", "median")}
+        return {
+            (m, n): float(np.mean([np.log(self.value(m, n, s) / least[n, s]) for s in ("rms", "median")]))
+            for m, n in self.errors
+            if m in RULES
+        }
+
     def score(self, rule: str, group: Sequence[int]) -> float:
-        """The mean over a group of calls of the logarithms of the ratios in rms and in median; infinite where the rule has no error."""
-        if any((rule, n) not in self.errors for n in group):
-            return math.inf
-        return float(np.mean([np.log(self.ratio(rule, n, s)) for n in group for s in ("rms", "median")]))
+        """The mean of `logarithms` over a group of calls; infinite where the rule has no error."""
+        return sum(self.logarithms.get((rule, n), math.inf) for n in group) / len(group)
 
 
 def network_class(name: str) -> str:

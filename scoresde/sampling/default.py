@@ -6,13 +6,13 @@ Three properties decide.
 *What the network predicts.* At the noisy end, r = sigma/alpha = 100 and more, the data prediction of a velocity or data network is off by
 about the network's own error. There the prediction is nearly the mean of the data, a call at t = 1 tells little, and the first call is made at
 r = max(10, 5/2 N) (`LateFirstCall`). A noise network that is off by d gives a data prediction that is off by r d. Its own flow differs from the
-step of a late call, and it starts at t = 1.
+step of a late call, and it starts at t = 1. So does EDM's F with more than 3 calls.
 
 *The size of an event.* Networks on images, of 256 coordinates and more here, are rough in time: the errors of neighbouring calls are not alike,
 and long steps at small noise are safe. So the grid is plain trailing (power 1). On noise networks the order falls to 2, with 3 calls to 1. On
 few coordinates networks are smooth, and steps are shorter at small noise.
 
-*The budget.* Few calls want longer last steps.
+*The budget.* Few calls want longer last steps. With 3 and fewer on few coordinates the velocity is extrapolated, along the arc of the path.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from ..solvers.ancestral import DDIM
 from ..solvers.base import Solver
 from ..solvers.composed import LateFirstCall
 from ..solvers.exponential import UniPC
+from ..solvers.velocity import VelocityAdams
 
 # Coordinates of an event from which a network is taken for one on images.
 LARGE = 256
-# The most calls that are few.
-FEW_CALLS = 10
+# The most calls that are few, and very few.
+FEW_CALLS, LEAST_CALLS = 10, 3
+# Close to uniform times of the rectified flow, for data of half its scale.
+FLOW_TIMES = partial(grids.flow, shift=0.5, power=1.25)
 
 
 def default(
@@ -49,16 +52,20 @@ def default(
     """
     few = calls <= FEW_CALLS
     # The preconditioning of Karras et al. gives the network log sigma as its time, in which it is smooth.
-    rough = event is not None and math.prod(event) >= LARGE and not isinstance(prediction, Preconditioned)
+    large = event is not None and math.prod(event) >= LARGE
+    rough = large and not isinstance(prediction, Preconditioned)
     if rough and not few:
         return UniPC(order=2), partial(grids.trailing, power=2.0)
     if prediction in ("noise", "score"):
         if rough:
-            return (IPNDM(order=2) if calls > 3 else DDIM()), partial(grids.trailing, power=1.0)
-        return UniPC(order=2), partial(grids.flow, shift=0.5, power=1.25) if few else partial(grids.flow, power=3.0)
-    power = 1.0 if rough else 2.0 if few else 2.5
+            return (IPNDM(order=2) if calls > LEAST_CALLS else DDIM()), partial(grids.trailing, power=1.0)
+        return UniPC(order=2), FLOW_TIMES if few else partial(grids.flow, power=3.0)
+    preconditioned, least = isinstance(prediction, Preconditioned), calls <= LEAST_CALLS
+    if least and not large:
+        return VelocityAdams(order=2, path="circle"), FLOW_TIMES
+    power = 1.0 if rough or (preconditioned and least) else 2.0 if few else 2.5
     ratio = max(10.0, 2.5 * calls)
-    if calls < 2 or not _starts_above(sde, t_start, ratio):
+    if calls < 2 or (preconditioned and not least) or not _starts_above(sde, t_start, ratio):
         return IPNDM(order=3), partial(grids.trailing, power=power)
     return LateFirstCall(IPNDM(order=3)), partial(grids.late, rule=grids.trailing, ratio=ratio, power=power)
 

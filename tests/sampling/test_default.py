@@ -19,7 +19,7 @@ def model(prediction, sde=None):
 
 
 @pytest.mark.parametrize(
-    ("prediction", "late"), [("velocity", True), ("data", True), ("edm", True), ("noise", False), ("score", False)]
+    ("prediction", "late"), [("velocity", True), ("data", True), ("edm", False), ("noise", False), ("score", False)]
 )
 def test_networks_whose_data_prediction_is_accurate_at_high_noise_start_late(prediction, late):
     planned = ss.plan(model(prediction), nfe=8, event=(2,))
