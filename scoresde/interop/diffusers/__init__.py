@@ -1,0 +1,1 @@
+"""diffusers: its networks and schedulers as models, and solvers in its pipelines."""
