@@ -108,10 +108,12 @@ class HostRun:
         tableau: from `from_first_call`.
         prediction: of the outputs that come.
         noise: where the noises come from.
+        clip: the range that data predictions are held to, [-clip, clip]; None for none. The table then runs on data predictions.
     """
 
-    def __init__(self, tableau: Tableau, prediction: Prediction, noise: HostNoise) -> None:
-        self.tableau, self.prediction, self.noise = tableau, prediction, noise
+    def __init__(self, tableau: Tableau, prediction: Prediction, noise: HostNoise, clip: float | None = None) -> None:
+        self.tableau, self.noise, self.clip = tableau, noise, clip
+        self.prediction: Prediction = prediction if clip is None else "data"
         self._to_data = tableau.conversions(prediction)
         self._loop: Generator[Call, Tensor, Tensor] | None = None
         self._call: Call | None = None
@@ -130,7 +132,9 @@ class HostRun:
         assert self._call is not None
         out = out.to(wide)
         c_z, c_out = self._to_data[self._call.k]
-        data = combine([(self._call.z, c_z), (out, c_out)], wide).to(z.dtype)
+        data = combine([(self._call.z, c_z), (out, c_out)], wide)
+        if self.clip is not None:
+            out = data = data.clamp(-self.clip, self.clip)
         self.noise.generator = generator
         try:
             self._call = self._loop.send(out)
@@ -139,7 +143,7 @@ class HostRun:
             self._call, state = None, end.value
         self._returned = state.to(z.dtype, copy=True)
         self._version = 0 if self._returned.is_inference() else self._returned._version
-        return Stepped(self._returned, data)
+        return Stepped(self._returned, data.to(z.dtype))
 
     def _edited(self, z: Tensor) -> bool:
         """Whether `z` is another state than the one that the last step returned."""
@@ -148,6 +152,3 @@ class HostRun:
         if z.is_inference():  # torch counts no changes there
             return not torch.equal(z, self._call.z.to(z.dtype))
         return z._version != self._version
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a scheduler cannot be copied between two steps: copy it before the first, or call set_timesteps")
