@@ -3,19 +3,12 @@
 import functools
 import importlib.util
 import json
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-
-try:
-    import torchvision  # noqa: F401
-except (ImportError, RuntimeError):
-    # Where its wheel does not fit torch's it cannot be loaded, and transformers asks only whether it is installed.
-    sys.modules["torchvision"] = None
 
 diffusers = pytest.importorskip("diffusers")
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
