@@ -30,8 +30,8 @@ from scoresde import analytic, grids
 from scoresde.sampling import plan
 from scoresde.train.experiment import Experiment
 
-NFE = (5, 6, 8, 10, 15, 20)
-LAW_NFE = (10, 20, 50)
+NFE = (3, 4, 5, 6, 8, 10, 15, 20)
+LAW_NFE = (5, 10, 20, 50)
 ODE = [
     *("ddim", "heun", "dpm2", "dpm3", "dpm2m", "dpm3m", "dpm++2s", "dpm++2m", "dpm++3m", "unipc2", "unipc3"),
     *("deis2", "deis3", "rho-deis2", "rho-deis3", "ipndm2", "ipndm3", "ipndm4", "plms"),

@@ -140,6 +140,13 @@ def peer(run: Callable, model: ss.Model, z: Tensor, calls: int) -> Tensor:
     return x
 
 
+def fitted(model: ss.Model, calls: int, z: Tensor, path: Path) -> Tensor:
+    """The samples of a fit, which is kept beside the errors, as "-fit-CALLS.safetensors"."""
+    solver = solvers.fit(model, calls, shape=z.shape[1:], progress=False)
+    solver.save(path.with_name(f"{path.stem}-fit-{calls}.safetensors"))
+    return ss.sample(model, z.shape, solver, z=z)
+
+
 @torch.no_grad()
 def measure(name: str, starts: int, steps: int, fits: list[int], out: Path) -> None:
     """Add what is missing to the network's file."""
@@ -172,9 +179,7 @@ def measure(name: str, starts: int, steps: int, fits: list[int], out: Path) -> N
         measured.write()
     print(f"{name}: peers, {time.time() - started:.0f} s", flush=True)
     for calls in fits:
-        measured.add(
-            "fit", calls, lambda calls=calls: ss.sample(model, z.shape, solvers.fit(model, calls, shape=event, progress=False), z=z)
-        )
+        measured.add("fit", calls, lambda calls=calls: fitted(model, calls, z, measured.path))
         measured.write()
         print(f"{name}: fit at {calls}, {time.time() - started:.0f} s", flush=True)
 

@@ -263,7 +263,7 @@ def select(
     t_end: float | None = None,
     batch_size: int = 256,
 ) -> Selected:
-    """The best of about sixty (solver, grid) pairs at `nfe` network calls, by its errors from `noises` starts.
+    """The best of about sixty pairs of a solver and a grid at `nfe` network calls, by its errors from `noises` starts.
 
     The pilot takes about 60 nfe + 3 S network calls a start, S the steps of the reference.
 

@@ -69,9 +69,7 @@ CASES = {
     "StableDiffusion3": Case(
         tiny.sd3, {**batch_of(embeddings(*SD3)), "guidance_scale": 5.0, "height": 16, "width": 16}, LATENT, False
     ),
-    "Flux": Case(
-        tiny.flux, {**batch_of(embeddings(*SD3[:2])), "guidance_scale": 3.5, "height": 16, "width": 16}, LATENT, False
-    ),
+    "Flux": Case(tiny.flux, {**batch_of(embeddings(*SD3[:2])), "guidance_scale": 3.5, "height": 16, "width": 16}, LATENT, False),
 }
 cases = pytest.mark.parametrize(
     "case",

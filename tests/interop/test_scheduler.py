@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from scoresde import solvers
-
-from .cases import CASES, STEPS, cases, expected, run, with_solver
+from .cases import cases, expected, run, with_solver
 
 ODE = ("ddim", "heun", "dpm++2m", "unipc3", "dpm3", "restart")
 SDE = ("ancestral", "seeds2", "sa-solver")

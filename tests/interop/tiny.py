@@ -167,7 +167,13 @@ def quiet(pipeline):
 def sd_scheduler(**options):
     """The chain of Stable Diffusion, and how its files space the times."""
     return diffusers.DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1, **options
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        **options,
     )
 
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ...loops import LoopSolver
 from ...numerics.arrays import expand
+from ...numerics.inputs import as_number
 from ...sampling.planning import Plan
 from ...sampling.registry import DEFAULT, name_of, resolve
 from ...sampling.request import GridLike
@@ -38,7 +39,7 @@ from ...solvers.tuned import TunedSolver
 from ...tableau.tableau import Tableau
 from ...tuning import Cascade, load_solver
 from .choice import default_for, planned, table_from_call
-from .reading import read
+from .reading import Reading, read
 from .stepping import Generators, HostNoise, HostRun, from_first_call
 from .stored import SOLVER_FILE, grid_from_json, grid_to_json, solver_from_json, solver_to_json
 
@@ -102,6 +103,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if source is None:
             raise TypeError("a scheduler needs the one in whose place it stands: Scheduler.from_scheduler(pipe.scheduler, solver)")
         self._reading = read(scheduler_from_json(source))
+        self._clip = clip_of(self._reading, clip)
         self._solver, self._grid = choice(solver, grid)
         self.register_to_config(solver=solver_to_json(self._solver), grid=grid_to_json(self._grid), source=dict(source))
         self.order = 1 if self._solver is None else self._solver.calls_per_step
@@ -130,8 +132,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
                 "default" is the measured default for the number of calls and for what the network predicts.
             grid: its name, a rule or the times; see `scoresde.sample`.
             seed: of the noise of stochastic solvers, where the pipeline passes no generator.
-            clip: what to do where `scheduler` clips the data prediction, which is no part of a solver: False samples without, and True clips
-                to its range. Without an answer it is an error.
+            clip: what to do where `scheduler` clips the data prediction, which is no part of a solver: False samples without, True clips to its
+                range and a number c to [-c, c]. Without an answer it is an error.
             scaled_noise: whether the caller passes `latents=` that have been multiplied by `init_noise_sigma`, although the pipeline does not
                 do so itself (SD3, Flux, DDPM). Only then has the default a late first call.
 
@@ -315,7 +317,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         elif not (self._start_is_scaled or self._start_is_noised or self.config["scaled_noise"]):
             self._require_unit_start()
         noise = HostNoise(self.config["seed"])
-        self._run = HostRun(table, self._reading.prediction, noise, self._reading.clip)
+        self._run = HostRun(table, self._reading.prediction, noise, self._clip)
         self._step_index = call
 
     def _require_unit_start(self) -> None:
@@ -416,6 +418,24 @@ def choice(solver: Any, grid: Any) -> tuple[Solver | None, GridLike | None]:
             raise ValueError(f"{type(solver).__name__} has times of its own: give no grid= with it")
         grid = None
     return solver, grid
+
+
+def clip_of(reading: Reading, clip: bool | float | None) -> float | None:
+    """c where data predictions are held to [-c, c], else None.
+
+    Raises:
+        ValueError: the scheduler clips and nobody has said what to do, or it does not and has no range.
+    """
+    if clip is None and reading.clip_range is not None:
+        raise ValueError(
+            f"{reading.kind} has clip_sample=True, which is no part of a solver: give clip=False to sample without, or clip=True to hold the "
+            f"data prediction to [-{reading.clip_range:g}, {reading.clip_range:g}]"
+        )
+    if clip is True and reading.clip_range is None:
+        raise ValueError(f"{reading.kind} clips nothing, so that clip=True has no range: give a number")
+    if clip is None or clip is False:
+        return None
+    return reading.clip_range if clip is True else as_number("clip", clip, above=0.0)
 
 
 def scheduler_to_json(scheduler: SchedulerMixin) -> dict[str, Any]:

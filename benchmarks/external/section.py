@@ -1,0 +1,121 @@
+"""The parts of the measured pages that are about networks of others: from external.json and roughness.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+Table = Callable[..., str]
+
+KINDS = {
+    "external": "Networks that others trained",
+    "own": "Networks that the command line trained",
+    "mixture": "Mixtures with exact scores",
+}
+METHODS = {
+    "left out": "rule, left out",
+    "default": "default",
+    "select": "`select`, \"auto\"",
+    "fit": "`fit`",
+    "best of ours": "best of ours",
+}  # fmt: skip
+ABOUT = {
+    "digits-flow-unet": "U-Net, digits and letters 28 x 28, flow matching",
+    "mnist-flat": "convolutions without resolution levels, digits 28 x 28, chain of 1001 steps",
+    "mnist-layernorm-unet": "U-Net with LayerNorm and a table of times, digits 28 x 28, chain",
+    "fashion-edm": "residual network, clothing 32 x 32, EDM",
+    "roll-2d-flow": "MLP, Swiss roll in the plane, flow matching",
+    "roll-32d-flow": "MLP, Swiss roll on a plane in 32 dimensions, flow matching, predicts data",
+    "moons-chain": "MLP, two moons, chain of 100 steps",
+}
+
+
+def section(results: dict, table: Table) -> str:
+    """Of benchmarks.md: ratios to the best peer by kind, and by network."""
+    return f"""## On networks that others trained
+
+{len(results["networks"]["external"])} networks from public repositories, each read by the conventions of its author, from 32 starts (images) or 256. A fine solve of
+the same network is the reference. Every error is divided by that of the best peer, in hindsight for each network, budget and statistic: about 20
+to 50 configurations of diffusers, azula and k-diffusion, with the options that users try for the process. Below 1 is better than that peer.
+
+- *rule, left out*: for each network, the rule that all **other** networks choose for its class (what it predicts, whether events are large) and
+  group of budgets, among 30 rules. This is the number to expect on a network that nobody has seen.
+- *default*: the rule in the library, which was chosen with these networks in view.
+- *select, "auto"*: a pilot of 32 starts on the network itself. *fit*: coefficients fitted to the network. Both are measured on other starts.
+- *best of ours*: of the 30 rules, in hindsight.
+
+Geometric means over networks, rms / median / 95th percentile over starts, and the 90 % bootstrap interval of the rms over starts.
+
+{chr(10).join(_means(results["means"][kind], title, table) for kind, title in KINDS.items() if kind in results["means"])}
+### Network by network
+
+The default, rms / median.
+
+{table(["network", "", *(f"{n} calls" for n in _calls(results))], _by_network(results), left=2)}
+
+Made by `benchmarks/external/measure.py` and `summary.py`, which need the networks' weights; `benchmarks/results/external.json` has all numbers.
+"""
+
+
+def _calls(results: dict) -> list[str]:
+    return list(next(iter(results["networks"]["external"].values()))["calls"])
+
+
+def _means(methods: dict, title: str, table: Table) -> str:
+    calls = list(methods["default"])
+
+    def row(nfe: str) -> Iterable[str]:
+        yield nfe
+        for method in METHODS:
+            found = methods.get(method, {}).get(nfe)
+            if found is None:
+                yield ""
+            else:
+                rms, median, p95 = (found[s][0] for s in ("rms", "median", "p95"))
+                yield f"{rms:.2f} / {median:.2f} / {p95:.2f} [{found['rms'][1]:.2f}, {found['rms'][2]:.2f}]"
+
+    return f"### {title}\n\n{table(['calls', *METHODS.values()], (list(row(nfe)) for nfe in calls), left=1)}\n"
+
+
+def _by_network(results: dict) -> Iterable[list[str]]:
+    for kind in KINDS:
+        for name, network in results["networks"].get(kind, {}).items():
+            cells = ("{:.2f} / {:.2f}".format(*entry["ratios"]["default"][:2]) for entry in network["calls"].values())
+            yield [name, ABOUT.get(name, network["class"]), *cells]
+
+
+def save_roughness(roughness: dict, path: Path) -> None:
+    """The error of order 3 by that of order 2 against e_3/e_2."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    colours = {"external": "tab:red", "own": "tab:blue", "mixture": "tab:gray"}
+    for kind, colour in colours.items():
+        found = {name: entry for name, entry in roughness.items() if entry["kind"] == kind}
+        x = [entry["errors"][2] / entry["errors"][1] for entry in found.values()]
+        y = [entry["unipc3 by unipc2"] for entry in found.values()]
+        axis.scatter(x, y, c=colour, label=KINDS[kind].lower())
+        for name, a, b in zip(found, x, y, strict=True):
+            axis.annotate(name.removeprefix("mixture:"), (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axis.axhline(1, c="black", lw=0.8)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="third difference / second difference, $e_3/e_2$",
+        ylabel="error of order 3 / error of order 2",
+    )
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def correlation(roughness: dict) -> float:
+    """Spearman's, between e_3/e_2 and the ratio of errors."""
+    from scipy.stats import spearmanr
+
+    x = [entry["errors"][2] / entry["errors"][1] for entry in roughness.values()]
+    y = [entry["unipc3 by unipc2"] for entry in roughness.values()]
+    value = float(spearmanr(x, y).statistic)
+    assert math.isfinite(value)
+    return value
