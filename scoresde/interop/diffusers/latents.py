@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Latents(NamedTuple):
-    """Both maps, without gradients' being cut.
+    """Both maps.
 
     Attributes:
         vae: the autoencoder.

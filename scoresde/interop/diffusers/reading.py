@@ -2,8 +2,8 @@
 
     reading = read(pipe.scheduler)
 
-The scheduler is read as it is in memory. A configuration alone is not enough: keys that were left at the default of one class are filled with the
-default of another by `from_config`, and two classes differ in the betas. What is not known is refused by the name of its key.
+The scheduler is read as it is in memory. A configuration alone is not enough: `from_config` fills keys that were left at the default of one class
+with the default of another, and classes differ in their betas. What is not known is refused by the name of its key.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Reading:
         if isinstance(self.sde, RectifiedFlow):
             return self.from_sigmas(torch.linspace(1, 1 / self._train_steps, steps, dtype=torch.float64), mu)
         if self.kind in PRECONDITIONED:
-            rule = partial(grids.karras, rho=float(self.config.get("rho", 7.0)))
+            rule: grids.Grid = partial(grids.karras, rho=float(self.config.get("rho", 7.0)))
             if self.config.get("sigma_schedule", "karras") != "karras" or self.kind.startswith("Cosine"):
                 rule = grids.half_log_snr
             return self._ended(rule(self.sde, steps)[:-1])
