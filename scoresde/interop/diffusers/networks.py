@@ -127,8 +127,8 @@ def _call_of(network: nn.Module, told: bool) -> Call:
     if type(network).__module__.startswith("diffusers."):
         if not told:
             raise ValueError(
-                f"{name} is not known here, and its pipeline may change the sign or the time outside of the network: give negate= and, where it is "
-                f"another, time=, as the pipeline has them. Known are {', '.join(CALLS)}"
+                f"{name} is not known here, and its pipeline may change the sign or the time outside of the network: give negate= and, where "
+                f"it is another, time=, as the pipeline has them. Known are {', '.join(CALLS)}"
             )
         return by_keyword
     return positional

@@ -273,7 +273,9 @@ def _flux(pipe: Any, scale: float, height: int | None, width: int | None, prompt
     ids = pipe._prepare_latent_image_ids(1, *patches, c.device, c.dtype)
 
     def call(network: nn.Module, z: Tensor, time: Tensor, rows: Rows) -> Tensor:
-        guidance = torch.full([len(z)], scale, device=z.device, dtype=torch.float32) if network.config.guidance_embeds else None
+        guidance = (
+            torch.full([len(z)], scale, device=z.device, dtype=torch.float32) if pipe.transformer.config.guidance_embeds else None
+        )
         return as_output(
             network(
                 hidden_states=z,

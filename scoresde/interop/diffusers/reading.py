@@ -2,8 +2,8 @@
 
     reading = read(pipe.scheduler)
 
-The scheduler is read as it is in memory. A configuration alone is not enough: `from_config` fills keys that were left at the default of one class
-with the default of another, and classes differ in their betas. What is not known is refused by the name of its key.
+The scheduler is read as it is in memory. A configuration alone is not enough: `from_config` fills keys that were left at the default of one
+class with the default of another, and classes differ in their betas. What is not known is refused by the name of its key.
 """
 
 from __future__ import annotations

@@ -108,6 +108,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         self.register_to_config(solver=solver_to_json(self._solver), grid=grid_to_json(self._grid), source=dict(source))
         self.order = 1 if self._solver is None else self._solver.calls_per_step
         self.num_inference_steps: int | None = None
+        self._begin_index: int | None = None
         # Pipelines read the highest time before the first `set_timesteps`.
         self.timesteps = torch.arange(len(self) - 1, -1, -1, dtype=torch.float32)
         self._tableau: Tableau | None = None
@@ -234,7 +235,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _clear(self) -> None:
         self._step_index: int | None = None
-        self._begin_index: int | None = None
+        self._begin_index = None
         self._run: HostRun | None = None
         self._start_is_scaled = self._start_is_noised = False
 
