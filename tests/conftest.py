@@ -1,6 +1,7 @@
 """Shared by all tests. One thread a worker: two processes of two threads on two cores are far slower than four of one."""
 
 import os
+import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,6 +14,12 @@ from scoresde import analytic, solvers
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+try:
+    import torchvision  # noqa: F401
+except (ImportError, RuntimeError):
+    # A wheel that does not fit torch's cannot be loaded, but transformers asks only whether there is one.
+    sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 
 def generator(seed: int = 0) -> torch.Generator:

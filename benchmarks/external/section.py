@@ -100,7 +100,12 @@ def save_roughness(roughness: dict, path: Path) -> None:
         for name, a, b in zip(found, x, y, strict=True):
             axis.annotate(name.removeprefix("mixture:"), (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7)
     axis.axhline(1, c="black", lw=0.8)
-    axis.set(xscale="log", yscale="log", xlabel="third difference / second difference, $e_3/e_2$", ylabel="error of order 3 / error of order 2")
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="third difference / second difference, $e_3/e_2$",
+        ylabel="error of order 3 / error of order 2",
+    )
     axis.legend()
     figure.savefig(path, dpi=120)
 

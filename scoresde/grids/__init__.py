@@ -20,6 +20,7 @@ from .base import Grid, check
 from .chain import ddpm
 from .late import late
 from .rules import beta, cubic, flow, half_log_snr, karras, power, quadratic, tangent, trailing, uniform
+from .shifted import shifted
 
 __all__ = [
     "GRIDS",
@@ -37,6 +38,7 @@ __all__ = [
     "names",
     "power",
     "quadratic",
+    "shifted",
     "tangent",
     "trailing",
     "uniform",
@@ -51,6 +53,7 @@ GRIDS: dict[str, Grid] = {
     "trailing": trailing,
     "flow": flow,
     "late": late,
+    "shifted": shifted,
     "exponential": half_log_snr,  # sigma/alpha falls by one factor a step
     "tangent": tangent,
     "beta": beta,

@@ -12,7 +12,7 @@ from .. import deprecation
 from ..numerics.arrays import Time, expand, require_one_each, to_device
 from ..numerics.inputs import as_one_of
 from ..sde.base import SDE, as_time
-from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Preconditioned, Prediction
+from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Direction, Preconditioned, Prediction
 from ..sde.vp import VPChain
 from .base import Model
 
@@ -64,7 +64,7 @@ class ScoreModel(nn.Module, Model):
             inside a wrapper such as `DataParallel`.
         sde: the path that the network was trained on.
         prediction: what the network returns: "noise", "data", "velocity", "score" or "edm" (F of Karras et al., whose input is scaled too;
-            `Preconditioned(sigma_data)` for data of another standard deviation than 0.5).
+            `Preconditioned(sigma_data)` for data of another standard deviation than 0.5), or a `Direction` of your own.
         time: what the network takes as time: "t", "index" (0..T-1 of a chain), "half_log_snr", "edm" (log(sigma/alpha)/4), or a function of
             `(sde, t)` with t `(n,)` in float64. Such a function may return integers, for an embedding table, and more axes, `(n, 1)`. By
             default "edm" for that prediction, "index" on a chain and "t" elsewhere.
@@ -86,7 +86,7 @@ class ScoreModel(nn.Module, Model):
             raise TypeError(f"network must be a module, called with (z, time), got {network!r}")
         if not isinstance(sde, SDE):
             raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
-        if not isinstance(prediction, Preconditioned):
+        if not isinstance(prediction, Preconditioned | Direction):
             as_one_of("prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
         if prediction == "edm":
             prediction = Preconditioned()

@@ -15,7 +15,8 @@ def layers_in_training(module: nn.Module) -> Iterator[nn.Module]:
     """The modules in training mode whose code reads `self.training`, those that drop nothing left out."""
     for layer in module.modules():
         forward = getattr(getattr(type(layer).forward, "__code__", None), "co_names", ())
-        drops_nothing = getattr(layer, "p", getattr(layer, "dropout", None)) in (0, 0.0)
+        own = vars(layer)  # networks of diffusers warn where other attributes are asked for
+        drops_nothing = own.get("p", own.get("dropout")) in (0, 0.0)
         if layer.training and "training" in forward and not drops_nothing:
             yield layer
 

@@ -3,7 +3,7 @@
 from .base import SDE, as_time
 from .custom import CoefficientsSDE, ScalesSDE
 from .families import EDM, VESDE, RectifiedFlow, SubVPSDE
-from .prediction import PREDICTIONS, Preconditioned, Prediction, conversion, direction
+from .prediction import PREDICTIONS, Direction, Preconditioned, Prediction, conversion, direction
 from .vp import VPSDE, VPChain, zero_terminal_snr
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "VESDE",
     "VPSDE",
     "CoefficientsSDE",
+    "Direction",
     "Preconditioned",
     "Prediction",
     "RectifiedFlow",

@@ -15,6 +15,7 @@ of one 2 x 2 system. The system is singular where the prediction is parallel to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, values_are_known
-from ..numerics.inputs import as_number
+from ..numerics.inputs import as_function, as_number, as_values
 from .base import SDE, as_time
 
 
@@ -34,13 +35,19 @@ class Preconditioned:
 
         data = c_skip y + c_out F(c_in y),    c_skip = s^2/(r^2 + s^2),   c_out = r s/sqrt(r^2 + s^2),   c_in = 1/sqrt(r^2 + s^2).
 
-    Multiplied out with v = alpha^2 s^2 + sigma^2 nothing is singular at alpha = 0: F = sigma/(s sqrt v) x - alpha s/sqrt v eps.
+    Multiplied out with v = alpha^2 s^2 + sigma^2 nothing is singular at alpha = 0: F = sigma/(s sqrt v) x - alpha s/sqrt v eps. With `sign`
+    -1 the network returns -F, as those that others call a v-prediction do: for s = 1 and a variance-preserving path -F is the velocity.
 
     Raises:
-        ValueError: `sigma_data` is not positive and finite.
+        ValueError: `sigma_data` is not positive and finite, or `sign` is neither 1 nor -1.
     """
 
     sigma_data: float = 0.5
+    sign: Literal[1, -1] = 1
+
+    def __post_init__(self) -> None:
+        if self.sign not in (1, -1):
+            raise ValueError(f"sign must be 1 for F or -1 for -F, got {self.sign!r}")
 
     def scale(self) -> float:
         """`sigma_data` as a number, checked wherever it is used.
@@ -56,7 +63,39 @@ class Preconditioned:
         return (alpha**2 * self.scale() ** 2 + sigma**2).rsqrt()
 
 
-Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned
+@dataclass(frozen=True)
+class Direction:
+    """A prediction a(sde, t) x + b(sde, t) eps of one's own.
+
+        Direction(alpha_dot, sigma_dot)     the velocity of flow matching on any path, dalpha/dt x + dsigma/dt eps
+
+    Args:
+        a, b: functions of the path and of times `(n,)` in float64, which return a tensor of this shape or a number. Take named functions, as
+            a lambda makes a model that cannot be pickled.
+
+    Raises:
+        TypeError: `a` or `b` is no function.
+    """
+
+    a: Callable[[SDE, Tensor], Tensor | float]
+    b: Callable[[SDE, Tensor], Tensor | float]
+
+    def __post_init__(self) -> None:
+        for name in ("a", "b"):
+            as_function(name, getattr(self, name), 2)
+
+    def at(self, sde: SDE, t: Time) -> tuple[Tensor, Tensor]:
+        """(a, b) in float64 at each entry of `t`.
+
+        Raises:
+            TypeError: no real numbers came back.
+            ValueError: they have another shape.
+        """
+        times = as_time(t)
+        return as_values("a", self.a(sde, times.clone()), times), as_values("b", self.b(sde, times.clone()), times)
+
+
+Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned | Direction
 
 
 PREDICTIONS = ("data", "noise", "score", "velocity")
@@ -85,7 +124,9 @@ def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Pred
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
     if isinstance(prediction, Preconditioned):
         c_in, s = prediction.input_scale(alpha, sigma), prediction.scale()
-        return sigma / s * c_in, -alpha * s * c_in
+        return prediction.sign * sigma / s * c_in, -prediction.sign * alpha * s * c_in
+    if isinstance(prediction, Direction):
+        return prediction.at(sde, t)
     if prediction == "data":
         return one, zero
     if prediction == "noise":
