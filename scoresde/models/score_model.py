@@ -128,9 +128,9 @@ class ScoreModel(nn.Module, Model):
             if t.shape != (1,):  # one time for all
                 require_one_each(t, z)
             time, scale, dtype = self._network_inputs(t, z)
-            t = NetworkTime(time.expand(len(z), *time.shape[1:]), scale, dtype)
+            t = NetworkTime(time.expand(z.shape[0], *time.shape[1:]), scale, dtype)
         # A subclass may call the network on a larger batch, as guidance does.
-        time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z), *t.time.shape[1:])
+        time = t.time if t.time.shape[0] == z.shape[0] else t.time[:1].expand(z.shape[0], *t.time.shape[1:])
         x = z if t.scale is None else expand(t.scale, z) * z
         x = x if x.dtype == t.dtype else x.to(t.dtype)
         before = versions(cond)

@@ -58,7 +58,7 @@ class MLP(nn.Module):
         if z.shape[1:] != self.event_shape:
             raise ValueError(f"this MLP takes events of shape {self.event_shape}, got {tuple(z.shape[1:])}")
         embedded = self.embedding(t, label)
-        h = self.enter(z.reshape(len(z), math.prod(self.event_shape)))
+        h = self.enter(z.reshape(z.shape[0], math.prod(self.event_shape)))
         for block in self.blocks:
             h = block(h, embedded)
         return self.leave(h).reshape(z.shape)
