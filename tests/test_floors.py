@@ -16,7 +16,7 @@ FLOORS = (
     {"loops"},
     {"tuning"},
     {"sampling"},
-    {"legacy", "cli"},
+    {"legacy", "cli", "interop"},
 )
 # The package's own file and the script stand outside.
 FRONT = {"__init__", "__main__"}

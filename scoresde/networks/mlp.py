@@ -34,10 +34,14 @@ class MLP(nn.Module):
         width: width of the hidden layers.
         layers: number of residual blocks.
         classes: number of classes for conditional models.
+
+    Attributes:
+        arguments: those that made the network, by name.
     """
 
     def __init__(self, features: int | Sequence[int], width: int = 128, layers: int = 3, classes: int | None = None) -> None:
         super().__init__()
+        self.arguments = {"features": features, "width": width, "layers": layers, "classes": classes}
         self.event_shape = (features,) if isinstance(features, int) else tuple(features)
         size = math.prod(self.event_shape)
         self.embedding = Embedding(width, classes)
