@@ -1,9 +1,10 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
 from . import deprecation, diagnostics, grids, loops, losses, models, networks, sampling, solvers, tableau, tuning
+from .interop.pretrained import from_pretrained, save_pretrained
 from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
 from .models import LearnedVariance, Model, ScoreModel, analytic
-from .sampling import plan, sample
+from .sampling import plan, sample, unroll
 from .sde import EDM, SDE, VESDE, VPSDE, CoefficientsSDE, Preconditioned, RectifiedFlow, ScalesSDE, SubVPSDE, zero_terminal_snr
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "dequantise",
     "diagnostics",
     "encode",
+    "from_pretrained",
     "grids",
     "log_likelihood",
     "loops",
@@ -42,8 +44,10 @@ __all__ = [
     "prior_mismatch",
     "sample",
     "sampling",
+    "save_pretrained",
     "solvers",
     "tableau",
     "tuning",
+    "unroll",
     "zero_terminal_snr",
 ]

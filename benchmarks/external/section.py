@@ -35,9 +35,10 @@ def section(results: dict, table: Table) -> str:
     """Of benchmarks.md: ratios to the best peer by kind, and by network."""
     return f"""## On networks that others trained
 
-{len(results["networks"]["external"])} networks from public repositories, each read by the conventions of its author, from 32 starts (images) or 256. A fine solve of
-the same network is the reference. Every error is divided by that of the best peer, in hindsight for each network, budget and statistic: about 20
-to 50 configurations of diffusers, azula and k-diffusion, with the options that users try for the process. Below 1 is better than that peer.
+{_count(results)} networks from public repositories, each read by the conventions of its author, from 32 starts (images) or 256. A fine solve of
+the same network is the reference. Every error is divided by that of the best peer, in hindsight for each network, budget and
+statistic: about 20 to 50 configurations of diffusers, azula and k-diffusion, with the options that users try for the process. Below 1 is better
+than that peer.
 
 - *rule, left out*: for each network, the rule that all **other** networks choose for its class (what it predicts, whether events are large) and
   group of budgets, among 30 rules. This is the number to expect on a network that nobody has seen.
@@ -56,6 +57,10 @@ The default, rms / median.
 
 Made by `benchmarks/external/measure.py` and `summary.py`, which need the networks' weights; `benchmarks/results/external.json` has all numbers.
 """
+
+
+def _count(results: dict) -> int:
+    return len(results["networks"]["external"])
 
 
 def _calls(results: dict) -> list[str]:

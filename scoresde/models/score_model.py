@@ -69,6 +69,9 @@ class ScoreModel(nn.Module, Model):
             `(sde, t)` with t `(n,)` in float64. Such a function may return integers, for an embedding table, and more axes, `(n, 1)`. By
             default "edm" for that prediction, "index" on a chain and "t" elsewhere.
 
+    Attributes:
+        time_name: the name of the time convention; None for a function.
+
     Raises:
         TypeError: a network that is not callable, a path that is no `SDE`, or a prediction of another type.
         ValueError: an unknown prediction or time convention, or "index" where there is no chain.
@@ -97,6 +100,7 @@ class ScoreModel(nn.Module, Model):
         if not callable(time) and time not in TIMES:
             raise ValueError(f"time must be one of {', '.join(TIMES)} or a function of (sde, t); got {time!r}")
         self.network, self.sde, self.prediction = network, sde, prediction
+        self.time_name = time if isinstance(time, str) else None
         self._network_time: Callable[[SDE, Tensor], Tensor] = time if callable(time) else TIMES[time]
         self._network_time(sde, as_time(sde.t_max).reshape(1))
         if isinstance(time, str) and isinstance(network, nn.Module):
@@ -128,9 +132,9 @@ class ScoreModel(nn.Module, Model):
             if t.shape != (1,):  # one time for all
                 require_one_each(t, z)
             time, scale, dtype = self._network_inputs(t, z)
-            t = NetworkTime(time.expand(len(z), *time.shape[1:]), scale, dtype)
+            t = NetworkTime(time.expand(z.shape[0], *time.shape[1:]), scale, dtype)
         # A subclass may call the network on a larger batch, as guidance does.
-        time = t.time if len(t.time) == len(z) else t.time[:1].expand(len(z), *t.time.shape[1:])
+        time = t.time if t.time.shape[0] == z.shape[0] else t.time[:1].expand(z.shape[0], *t.time.shape[1:])
         x = z if t.scale is None else expand(t.scale, z) * z
         x = x if x.dtype == t.dtype else x.to(t.dtype)
         before = versions(cond)

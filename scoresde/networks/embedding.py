@@ -14,6 +14,12 @@ from .labels import as_labels
 TIME_SCALES = {"index": 1.0, "t": 1000.0, "half_log_snr": 50.0, "edm": 200.0}
 
 
+def frequencies(width: int, dtype: torch.dtype) -> Tensor:
+    """10000^(-i / n) for i = 0..n-1, with n = width/2; on the CPU, as the meta device may be the default while a network is made."""
+    steps = torch.arange(width // 2, dtype=dtype, device="cpu")
+    return torch.exp(-math.log(10_000) * steps / (width // 2))
+
+
 class Embedding(nn.Module):
     """Sinusoids of time (Vaswani et al. 2017, section 3.5) and a learned vector of the class, through a two-layer network.
 
@@ -29,10 +35,8 @@ class Embedding(nn.Module):
         self.classes = classes
         self.time: str | None = None
         # Not a buffer: a buffer would be rounded with a network in half precision.
-        # Float32 at least, on the CPU: half precision and the meta device may be the defaults while a network is made.
-        precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        steps = torch.arange(width // 2, dtype=precise, device="cpu")
-        self.frequencies = torch.exp(-math.log(10_000) * steps / (width // 2))
+        # Float32 at least: half precision may be the default while a network is made.
+        self.frequencies = frequencies(width, torch.promote_types(torch.get_default_dtype(), torch.float32))
         self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.label = nn.Embedding(classes + 1, width) if classes is not None else None
         if self.label is not None:
@@ -56,7 +60,8 @@ class Embedding(nn.Module):
         """
         if self.frequencies.device != t.device:
             self.frequencies = self.frequencies.to(t.device)
-        batch = len(t)
+        # Not `len(t)`: torch.export would take the batch of its example for the only one.
+        batch = t.shape[0]
         if t.stride(0) == 0 and not t.requires_grad:
             # A sampler expands one time to (B,) with stride 0. The embedding of that time is computed once.
             t = t[:1]
@@ -68,5 +73,5 @@ class Embedding(nn.Module):
                 raise ValueError("a label was given to a network without classes: build it with classes=")
             return embedded
         if label is None:
-            return embedded + self.label(torch.full((len(t),), self.label.num_embeddings - 1, device=t.device))
+            return embedded + self.label(torch.full((t.shape[0],), self.label.num_embeddings - 1, device=t.device))
         return embedded + self.label(as_labels("label", label, self.classes, batch).to(t.device))

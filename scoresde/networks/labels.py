@@ -29,10 +29,10 @@ def as_labels(name: str, values: Any, classes: int | None = None, count: int | N
         raise TypeError(f"{name} must be a tensor of integers, got a {type(values).__name__}") from None
     if labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name} holds {labels.dtype}: give integers, such as {name}.long()")
-    if labels.ndim != 1 or count not in (None, len(labels)):
+    if labels.ndim != 1 or (count is not None and count != labels.shape[0]):
         wanted = "one axis" if count is None else f"{count} entries, one a sample"
         raise ValueError(f"{name} must have {wanted}, got shape {tuple(labels.shape)}")
-    if labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and labels.device.type == "cpu" and len(labels):
         low, high = _range(labels)
         if low < 0 or (classes is not None and high >= classes):
             wanted = "count from 0" if classes is None else f"lie in 0..{classes - 1}"

@@ -34,10 +34,14 @@ class MLP(nn.Module):
         width: width of the hidden layers.
         layers: number of residual blocks.
         classes: number of classes for conditional models.
+
+    Attributes:
+        arguments: those that made the network, by name.
     """
 
     def __init__(self, features: int | Sequence[int], width: int = 128, layers: int = 3, classes: int | None = None) -> None:
         super().__init__()
+        self.arguments = {"features": features, "width": width, "layers": layers, "classes": classes}
         self.event_shape = (features,) if isinstance(features, int) else tuple(features)
         size = math.prod(self.event_shape)
         self.embedding = Embedding(width, classes)
@@ -58,7 +62,7 @@ class MLP(nn.Module):
         if z.shape[1:] != self.event_shape:
             raise ValueError(f"this MLP takes events of shape {self.event_shape}, got {tuple(z.shape[1:])}")
         embedded = self.embedding(t, label)
-        h = self.enter(z.reshape(len(z), math.prod(self.event_shape)))
+        h = self.enter(z.reshape(z.shape[0], math.prod(self.event_shape)))
         for block in self.blocks:
             h = block(h, embedded)
         return self.leave(h).reshape(z.shape)

@@ -92,6 +92,9 @@ class UNet(nn.Module):
         heads: number of attention heads.
         patch: side of the pixel blocks that the stem folds into channels.
         classes: number of classes for conditional models.
+
+    Attributes:
+        arguments: those that made the network, by name.
     """
 
     def __init__(
@@ -106,6 +109,10 @@ class UNet(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
+        self.arguments = {
+            "channels": channels, "width": width, "multipliers": multipliers, "blocks": blocks, "attention": attention, "heads": heads,
+            "patch": patch, "classes": classes,
+        }  # fmt: skip
         self.channels, self.patch = channels, patch
         widths = [width * m for m in multipliers]
         depth, embedding = len(widths), 4 * width

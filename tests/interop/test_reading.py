@@ -1,4 +1,4 @@
-"""Schedulers of diffusers, read: the path, the network's prediction and time, and the times of steps, against what diffusers itself computes."""
+"""Schedulers of diffusers, read: path, prediction, time and the times of steps, against what diffusers itself computes."""
 
 import math
 
@@ -92,7 +92,8 @@ def test_steps_start_where_those_of_the_scheduler_do(name, spacing, steps):
     reading = read(scheduler)
     ours = reading.indices(steps)
     assert len(ours) == steps == len(ours.unique())
-    assert float(ours[0]) <= 999 and float(ours[-1]) >= 0
+    assert float(ours[0]) <= 999
+    assert float(ours[-1]) >= 0
     try:
         scheduler.set_timesteps(steps)
         theirs = scheduler.timesteps.double()
@@ -379,7 +380,7 @@ def test_what_is_not_known_is_refused():
     with pytest.raises(TypeError, match="needs a scheduler of diffusers"):
         read("DDPMScheduler")
     lumina = type("Lumina2Transformer2DModel", (torch.nn.Identity,), {"__module__": "diffusers.models.lumina"})()
-    with pytest.raises(ValueError, match="Lumina2Transformer2DModel is not known.*negate="):
+    with pytest.raises(ValueError, match=r"Lumina2Transformer2DModel is not known.*negate="):
         from_diffusers(lumina, made("FlowMatchEulerDiscreteScheduler"))
     held = from_diffusers(ROWS["epsilon"][1](made("DDPMScheduler")), made("DDPMScheduler"), clip=True)
     assert float(held.data(torch.full((1, 1, 1, 1), 9.0, dtype=torch.float64), 0.5).abs().max()) <= 1

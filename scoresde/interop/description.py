@@ -1,0 +1,274 @@
+"""A score model in words that JSON can hold, and the model that such a description stands for.
+
+    describe(model)                                   -> {"network": ..., "sde": ..., "prediction": ..., "time": ...}
+    build(description, tensors, network, sde, time)   -> the model, with the tensors as its weights
+
+Networks and processes of this package are described by their class and its arguments. Of any other network the name of the class is kept, and
+of any other process or time convention its numbers at 32 times. `build` is given such a part again and compares the numbers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.base import Model
+from ..models.learned_variance import LearnedVariance
+from ..models.score_model import TIMES, ScoreModel, TimeConvention
+from ..networks import MLP, UNet
+from ..networks.embedding import Embedding, frequencies
+from ..numerics.files import stored_entry, stored_tensor
+from ..numerics.inputs import as_one_of
+from ..sde.base import SDE
+from ..sde.families import EDM, VESDE, RectifiedFlow, SubVPSDE
+from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
+from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
+from ..sde.vp import VPSDE, VPChain
+from ..solvers.tuned import require_same_process
+
+FORMAT = "scoresde model 1"
+# The betas of a chain, among the tensors of the weights.
+BETAS = "sde.betas"
+
+MODELS: dict[str, type[ScoreModel]] = {"ScoreModel": ScoreModel, "LearnedVariance": LearnedVariance}
+NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "UNet": UNet}
+# The attributes of a process that are its arguments.
+PROCESSES: dict[str, tuple[type[SDE], tuple[str, ...]]] = {
+    "VPSDE": (VPSDE, ("beta_min", "beta_max")),
+    "SubVPSDE": (SubVPSDE, ("beta_min", "beta_max")),
+    "VESDE": (VESDE, ("sigma_min", "sigma_max")),
+    "EDM": (EDM, ("sigma_min", "sigma_max")),
+    "RectifiedFlow": (RectifiedFlow, ()),
+    "VPChain": (VPChain, ()),
+}
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+Description = dict[str, Any]
+
+
+def describe(model: Model) -> Description:
+    """What a model is, apart from its weights.
+
+    Raises:
+        TypeError: a model of another class; says what to save in its place.
+    """
+    if not isinstance(model, ScoreModel) or type(model) not in MODELS.values():
+        inside = "; save the model inside it and wrap that again" if hasattr(model, "model") else ""
+        raise TypeError(f"only a ScoreModel or a LearnedVariance can be kept in files, got a {type(model).__name__}{inside}")
+    prediction: object = model.prediction
+    if isinstance(model.prediction, Preconditioned):
+        prediction = {"class": "Preconditioned", "sigma_data": model.prediction.scale()}
+    description = {
+        "format": FORMAT,
+        "model": type(model).__name__,
+        "network": _describe_network(bare(model.network)),
+        "sde": _describe_process(model.sde),
+        "prediction": prediction,
+        "time": model.time_name if model.time_name is not None else {"values": _time_values(model)},
+    }
+    # Through JSON once: a file returns tuples as lists, and numpy's integers are none that JSON knows.
+    through_json: Description = json.loads(json.dumps(description, default=operator.index))
+    return through_json
+
+
+def weights(model: ScoreModel) -> dict[str, Tensor]:
+    """The tensors of a model: its weights, without the levels of wrappers, and the betas of a chain."""
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
+    network = {f"network.{name}": value for name, value in bare(model.network).state_dict().items()}
+    return own | network | ({BETAS: model.sde.betas} if type(model.sde) is VPChain else {})
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The network inside `torch.compile` or a data-parallel wrapper."""
+    while type(network).__name__ in ("OptimizedModule", "DataParallel", "DistributedDataParallel"):
+        inside: Any = getattr(network, "_orig_mod", None) or network.module
+        network = inside
+    return network
+
+
+def build(
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    network: nn.Module | None = None,
+    sde: SDE | None = None,
+    time: TimeConvention | None = None,
+) -> ScoreModel:
+    """The model of a description, in evaluation mode, with `tensors` as its weights.
+
+    Args:
+        network: for a class that is not of this package; a module of the shapes and the dtype of the tensors. It is filled in place.
+        sde: for a process that is not of this package.
+        time: for a time convention that is a function.
+
+    Raises:
+        ValueError: the description is damaged or of another version, the tensors do not fit, or a part that has to be given is missing or
+            differs from the one that was saved.
+    """
+    if description.get("format") != FORMAT:
+        raise ValueError(f"it is in the format {description.get('format')!r}, and this version of scoresde reads {FORMAT!r}")
+    values = dict(tensors)
+    process = _process(stored_entry(description, "sde", dict), values.pop(BETAS, None), sde)
+    prediction = _prediction(stored_entry(description, "prediction", str, dict))
+    given = network
+    net = _network(stored_entry(description, "network", dict), values) if given is None else given
+    about_time = stored_entry(description, "time", str, dict)
+    convention = _time(about_time, time)
+    kind = MODELS[as_one_of("model", stored_entry(description, "model", str), MODELS)]
+    model = kind(net, process, prediction, convention)
+    if isinstance(about_time, dict):
+        _require_same_times(model, stored_entry(about_time, "values", list))
+    _fill(model, values, assign=given is None)
+    return model.eval()
+
+
+def _describe_network(network: nn.Module) -> Description:
+    if type(network) not in NETWORKS.values():
+        return {"class": f"{type(network).__module__}.{type(network).__qualname__}"}
+    embedding = network.embedding
+    assert isinstance(embedding, Embedding)
+    return {
+        "class": type(network).__name__,
+        "arguments": network.arguments,
+        "time": embedding.time,
+        "time_precision": str(embedding.frequencies.dtype).removeprefix("torch."),
+    }
+
+
+def _network(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network without its weights, on the meta device: no memory is taken before the tensors are known to fit."""
+    name = stored_entry(description, "class", str)
+    if name not in NETWORKS:
+        raise ValueError(
+            f"its network is a {name}, which scoresde does not have: give from_pretrained(..., network=), such a module"
+        )
+    arguments = stored_entry(description, "arguments", dict)
+    _require_arguments(NETWORKS[name], arguments, tensors)
+    with torch.device("meta"):
+        network = NETWORKS[name](**arguments)
+    embedding = network.embedding
+    assert isinstance(embedding, Embedding)
+    precision = as_one_of("time_precision", description.get("time_precision"), PRECISIONS)
+    embedding.frequencies = frequencies(2 * len(embedding.frequencies), PRECISIONS[precision])
+    if description.get("time") is not None:
+        embedding.declare_time(as_one_of("time", description["time"], TIMES))
+    dtypes = {tensor.dtype for name, tensor in tensors.items() if name.startswith("network.")}
+    if len(dtypes) > 1:
+        raise ValueError(f"the weights of one network are of several dtypes: {', '.join(sorted(map(str, dtypes)))}")
+    return network
+
+
+def _require_arguments(network: type[nn.Module], arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless these are the arguments of the class, and a network of the size of the tensors.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    wanted = set(inspect.signature(network).parameters)
+    if odd := wanted ^ set(arguments):
+        raise ValueError(f"the arguments of its network differ from those of {network.__name__} in {', '.join(sorted(odd))}")
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    for name, value in arguments.items():
+        # A level, a layer or a block has a tensor of its own, and a width, a class or a channel has a number.
+        most = len(tensors) if name in ("layers", "blocks") else numbers
+        for size in value if type(value) is list else [value]:
+            if not (type(size) is int and 0 <= size <= most) and not (size is None and size is value):
+                raise ValueError(f"the argument {name}={value!r} of its network fits no network of {numbers} numbers")
+
+
+def _describe_process(sde: SDE) -> Description:
+    for name, (kind, arguments) in PROCESSES.items():
+        if type(sde) is kind:
+            return {"class": name, "arguments": {argument: getattr(sde, argument) for argument in arguments}}
+    return {"class": type(sde).__qualname__, "values": schedule_fingerprint(sde).tolist()}
+
+
+def _process(description: Mapping[str, Any], betas: Tensor | None, given: SDE | None) -> SDE:
+    name = stored_entry(description, "class", str)
+    if given is not None and not isinstance(given, SDE):
+        raise ValueError(f"sde must be a path such as VPSDE(), got {given!r}")
+    if name in PROCESSES:
+        kind, names = PROCESSES[name]
+        arguments = stored_entry(description, "arguments", dict)
+        if set(arguments) != set(names):
+            raise ValueError(
+                f"its process {name} has the arguments {', '.join(names) or 'none'}, got {', '.join(arguments) or 'none'}"
+            )
+        if (betas is not None) != (kind is VPChain):
+            raise ValueError(f"its process {name} {'needs' if betas is None else 'has no'} betas, the tensor {BETAS}")
+        saved = kind(**arguments) if betas is None else VPChain(stored_tensor({BETAS: betas}, BETAS, -1))
+        if given is not None:
+            require_same_process(saved, given, "the model")
+        return saved if given is None else given
+    if given is None:
+        raise ValueError(f"its process is a {name}, which a file cannot hold: give from_pretrained(..., sde=), the same process")
+    values = torch.tensor(stored_entry(description, "values", list), dtype=torch.float64, device="cpu")
+    require_same_process(stored_tensor({"values": values}, "values", 2, len(PROBE_TIMES)), given, "the model")
+    return given
+
+
+def _prediction(stored: str | Mapping[str, Any]) -> Prediction:
+    if isinstance(stored, str):
+        name: Any = as_one_of("prediction", stored, PREDICTIONS)
+        found: Prediction = name
+        return found
+    if set(stored) != {"class", "sigma_data"} or stored["class"] != "Preconditioned":
+        raise ValueError(f"its prediction must be one of {', '.join(PREDICTIONS)} or Preconditioned, got {stored!r}")
+    return Preconditioned(float(stored_entry(stored, "sigma_data", float, int)))
+
+
+def _time_values(model: ScoreModel) -> list[float]:
+    """The network's times at 32 times."""
+    values: list[float] = model.network_time(PROBE_TIMES).double().flatten().tolist()
+    return values
+
+
+def _time(stored: str | Mapping[str, Any], given: TimeConvention | None) -> TimeConvention:
+    if isinstance(stored, str):
+        if given not in (None, stored):
+            raise ValueError(f"its network takes time={stored!r}, got time={given!r}")
+        return as_one_of("time", stored, TIMES)
+    if given is None:
+        raise ValueError(
+            "its network takes as time a function, which a file cannot hold: give from_pretrained(..., time=), the same function"
+        )
+    return given
+
+
+def _require_same_times(model: ScoreModel, stored: list[Any]) -> None:
+    """Raise unless the network sees the times that it saw when it was saved."""
+    here, there = (torch.tensor(values, dtype=torch.float64, device="cpu") for values in (_time_values(model), stored))
+    if here.shape != there.shape or not bool(((here - there).abs() <= 1e-6 * (1 + there.abs())).all()):
+        raise ValueError(
+            f"time= is another function: at t=1 the network saw {stored[-1:]} when it was saved, and {here[-1:].tolist()} here"
+        )
+
+
+def _fill(model: ScoreModel, tensors: Mapping[str, Tensor], assign: bool) -> None:
+    """Load the weights: as they are, or into the memory of a network of the same shapes and dtypes.
+
+    Raises:
+        ValueError: names the first tensor that does not fit.
+    """
+    state = {f"network.{name}": value for name, value in bare(model.network).state_dict().items()}
+    state |= {name: value for name, value in model.state_dict().items() if not name.startswith("network.")}
+    for name in [*state, *tensors]:
+        here, there = state.get(name), tensors.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = ["none" if part is None else tuple(part.shape) for part in (there, here)]
+            raise ValueError(f"the tensor {name} has shape {shapes[0]} in the file and {shapes[1]} in the network")
+        if here.is_floating_point() != there.is_floating_point() or (not assign and here.dtype != there.dtype):
+            raise ValueError(
+                f"the tensor {name} is {there.dtype} in the file and {here.dtype} in the network: use network.to({there.dtype})"
+            )
+    bare(model.network).load_state_dict(
+        {name.removeprefix("network."): tensors[name] for name in state if name.startswith("network.")}, assign=assign
+    )
+    rest = {name: value for name, value in tensors.items() if not name.startswith("network.")}
+    if rest:
+        model.load_state_dict(rest, strict=False)
