@@ -71,7 +71,7 @@ def card(
 def _prediction(model: ScoreModel) -> str:
     if isinstance(model.prediction, Preconditioned):
         return f"edm (`sigma_data={model.prediction.scale():g}`)"
-    return model.prediction
+    return str(model.prediction)
 
 
 def _dtypes(tensors: Mapping[str, Tensor]) -> str:

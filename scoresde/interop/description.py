@@ -28,7 +28,7 @@ from ..numerics.inputs import as_one_of
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow, SubVPSDE
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
-from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
+from ..sde.prediction import PREDICTIONS, Direction, Preconditioned, Prediction
 from ..sde.vp import VPSDE, VPChain
 from ..solvers.tuned import require_same_process
 
@@ -63,7 +63,9 @@ def describe(model: Model) -> Description:
         raise TypeError(f"only a ScoreModel or a LearnedVariance can be kept in files, got a {type(model).__name__}{inside}")
     prediction: object = model.prediction
     if isinstance(model.prediction, Preconditioned):
-        prediction = {"class": "Preconditioned", "sigma_data": model.prediction.scale()}
+        prediction = {"class": "Preconditioned", "sigma_data": model.prediction.scale(), "sign": model.prediction.sign}
+    if isinstance(model.prediction, Direction):
+        raise TypeError("a Direction is made of functions, which a file cannot hold: save a model with a named prediction")
     description = {
         "format": FORMAT,
         "model": type(model).__name__,
@@ -217,9 +219,10 @@ def _prediction(stored: str | Mapping[str, Any]) -> Prediction:
         name: Any = as_one_of("prediction", stored, PREDICTIONS)
         found: Prediction = name
         return found
-    if set(stored) != {"class", "sigma_data"} or stored["class"] != "Preconditioned":
+    if set(stored) != {"class", "sigma_data", "sign"} or stored["class"] != "Preconditioned":
         raise ValueError(f"its prediction must be one of {', '.join(PREDICTIONS)} or Preconditioned, got {stored!r}")
-    return Preconditioned(float(stored_entry(stored, "sigma_data", float, int)))
+    sign: Any = stored_entry(stored, "sign", int)
+    return Preconditioned(float(stored_entry(stored, "sigma_data", float, int)), sign)
 
 
 def _time_values(model: ScoreModel) -> list[float]:
