@@ -1,0 +1,185 @@
+"""Posterior samples at few network calls: our solvers on networks that sbi trained, beside sbi's own sampler.
+
+For every task of the sbi benchmark (Lueckmann et al. 2021, arXiv 2101.04653) sbi trains one score network (NPSE) and one flow (FMPE) on 10,000
+simulations. From each, samplers draw 1,000 parameters for some observations. They are compared with reference posterior samples by C2ST (0.5 is
+perfect, 1 is the worst) and by MMD^2 (0 is perfect), both as `sbi.utils.metrics` computes them. The networks are not perfect: what a sampler can
+reach is what sbi's own one reaches at 500 calls. Nothing is drawn again outside the prior, so that every sampler has the calls that it claims.
+
+    pip install sbi
+    SCORESDE_EXTERNAL=FOLDER python benchmarks/sbi.py [--out benchmarks/results/sbi.json]
+
+FOLDER/data/sbibm is the folder `sbibm/tasks` of github.com/sbi-benchmark/sbibm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Uniform
+
+import scoresde as ss
+from scoresde.interop.sbi import PosteriorModel, posterior_model
+
+OUT = Path(__file__).parent / "results" / "sbi.json"
+CALLS = (5, 8, 10, 20)
+SAMPLES = 1000
+SIMULATIONS = 10_000
+OBSERVATIONS = (1, 2)
+# Of sbi's trainer.
+EPOCHS = 60
+# Names of solvers, and the grid that each takes.
+SOLVERS = {"default": (None, None), "unipc3 trailing": ("unipc3", "trailing")}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prior and a simulator `theta (n, d) -> x (n, D)`."""
+
+    prior: Distribution
+    simulate: Callable[[Tensor], Tensor]
+
+
+def two_moons(theta: Tensor) -> Tensor:
+    angle = math.pi * (torch.rand(len(theta)) - 0.5)
+    radius = 0.1 + 0.01 * torch.randn(len(theta))
+    crescent = torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], 1)
+    turned = torch.stack([-(theta[:, 0] + theta[:, 1]).abs(), theta[:, 1] - theta[:, 0]], 1) / math.sqrt(2)
+    return crescent + turned
+
+
+def gaussian_mixture(theta: Tensor) -> Tensor:
+    std = torch.where(torch.rand(len(theta), 1) < 0.5, 1.0, 0.1)
+    return theta + std * torch.randn_like(theta)
+
+
+def gaussian_linear(theta: Tensor) -> Tensor:
+    return theta + math.sqrt(0.1) * torch.randn_like(theta)
+
+
+def box(bound: float, d: int) -> Distribution:
+    return Independent(Uniform(-bound * torch.ones(d), bound * torch.ones(d), validate_args=False), 1)
+
+
+TASKS = {
+    "two_moons": Task(box(1.0, 2), two_moons),
+    "gaussian_mixture": Task(box(10.0, 2), gaussian_mixture),
+    "gaussian_linear": Task(MultivariateNormal(torch.zeros(10), 0.1 * torch.eye(10)), gaussian_linear),
+}
+
+
+def table_of(path: Path) -> Tensor:
+    """The numbers of a CSV file with a header."""
+    raw = bz2.decompress(path.read_bytes()) if path.suffix == ".bz2" else path.read_bytes()
+    return torch.from_numpy(np.loadtxt(raw.decode().splitlines(), delimiter=",", skiprows=1, ndmin=2)).float()
+
+
+def references(folder: Path, task: str, k: int) -> tuple[Tensor, Tensor]:
+    """The observation `(D,)` with this number, and samples of its posterior `(n, d)`."""
+    files = folder / task / "files" / f"num_observation_{k}"
+    return table_of(files / "observation.csv")[0], table_of(files / "reference_posterior_samples.csv.bz2")
+
+
+def train(kind: str, task: Task) -> object:
+    """The posterior of sbi's own trainer, with its default network."""
+    from sbi.inference import FMPE, NPSE
+
+    theta = task.prior.sample((SIMULATIONS,))
+    inference = {"NPSE": NPSE, "FMPE": FMPE}[kind](prior=task.prior, show_progress_bars=False)
+    inference.append_simulations(theta, task.simulate(theta))
+    inference.train(max_num_epochs=EPOCHS, training_batch_size=200)
+    return inference.build_posterior()
+
+
+def samplers(posterior: object, model: PosteriorModel, x: Tensor) -> Iterable[tuple[str, str, Callable[[], Tensor]]]:
+    """(name, calls, draw) of everything that is compared."""
+    theirs = {"show_progress_bars": False, "reject_outside_prior": False, "x": x}
+    for calls in CALLS:
+        for name, (solver, grid) in SOLVERS.items():
+            yield name, str(calls), lambda s=solver, g=grid, n=calls: ours(model, s, g, n)
+        yield "sbi", str(calls), lambda n=calls: posterior.sample((SAMPLES,), steps=n + 1, **theirs)  # type: ignore[attr-defined]
+        if hasattr(model.estimator, "sigma_min"):
+            ts = power_law(model, calls)
+            yield "sbi, power law", str(calls), lambda t=ts: posterior.sample((SAMPLES,), ts=t, **theirs)  # type: ignore[attr-defined]
+    yield "sbi", "500", lambda: posterior.sample((SAMPLES,), steps=501, **theirs)  # type: ignore[attr-defined]
+
+
+def power_law(model: PosteriorModel, calls: int) -> Tensor:
+    """The times of Karras et al. 2022, eq. 5, with rho = 7, as sbi's `solve_schedule="power_law"` has them."""
+    e = model.estimator
+    low, high = e.sigma_min ** (1 / 7), e.sigma_max ** (1 / 7)  # type: ignore[attr-defined]
+    sigmas = torch.linspace(high, low, calls + 1) ** 7
+    unit = (sigmas / e.sigma_min).log() / math.log(e.sigma_max / e.sigma_min)  # type: ignore[attr-defined]
+    return e.t_min + (e.t_max - e.t_min) * unit
+
+
+def ours(model: PosteriorModel, solver: str | None, grid: str | None, calls: int) -> Tensor:
+    z = model.start(SAMPLES, torch.Generator().manual_seed(0))
+    return model.to_parameters(ss.sample(model, z.shape, solver, nfe=calls, grid=grid, z=z))
+
+
+def scores(samples: Tensor, reference: Tensor) -> dict[str, float]:
+    from sbi.utils.metrics import c2st, unbiased_mmd_squared
+
+    reference = reference[:SAMPLES]
+    return {"c2st": float(c2st(samples, reference, seed=1)), "mmd2": float(unbiased_mmd_squared(samples, reference))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--observations", type=int, nargs="+", default=OBSERVATIONS)
+    args = parser.parse_args()
+    folder = Path(os.environ.get("SCORESDE_EXTERNAL", "")) / "data" / "sbibm"
+    if not os.environ.get("SCORESDE_EXTERNAL") or not folder.is_dir():
+        sys.exit("the environment variable SCORESDE_EXTERNAL names no folder with data/sbibm in it")
+    results: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]] = {}
+    for name, task in TASKS.items():
+        for kind in ("NPSE", "FMPE"):
+            torch.manual_seed(0)
+            began = time.perf_counter()
+            posterior = train(kind, task)
+            print(f"{name} {kind}: trained in {time.perf_counter() - began:.0f} s", flush=True)
+            found: dict[str, dict[str, list[dict[str, float]]]] = {}
+            for k in args.observations:
+                x, reference = references(folder, name, k)
+                for sampler, calls, draw in samplers(posterior, posterior_model(posterior, x), x):
+                    torch.manual_seed(k)
+                    found.setdefault(sampler, {}).setdefault(calls, []).append(scores(draw(), reference))
+            means = {
+                s: {c: {m: float(np.mean([one[m] for one in ones])) for m in ones[0]} for c, ones in at.items()}
+                for s, at in found.items()
+            }
+            results.setdefault(name, {})[kind] = means
+            for sampler, at in means.items():
+                print(
+                    "  ",
+                    sampler.ljust(16),
+                    {c: round(v["c2st"], 3) for c, v in at.items()},
+                    {c: round(v["mmd2"], 4) for c, v in at.items()},
+                    flush=True,
+                )
+    about = {
+        "sbi": version("sbi"),
+        "simulations": SIMULATIONS,
+        "samples": SAMPLES,
+        "observations": list(args.observations),
+        "epochs": EPOCHS,
+    }
+    args.out.write_text(json.dumps({"about": about, "tasks": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
