@@ -1,12 +1,12 @@
 """Posterior samples at few network calls: our solvers on networks that sbi trained, beside sbi's own sampler.
 
-For every task of the sbi benchmark (Lueckmann et al. 2021, arXiv 2101.04653) sbi trains one score network (NPSE) and one flow (FMPE) on 10,000
-simulations. From each, samplers draw 1,000 parameters for some observations. They are compared with reference posterior samples by C2ST (0.5 is
-perfect, 1 is the worst) and by MMD^2 (0 is perfect), both as `sbi.utils.metrics` computes them. The networks are not perfect: what a sampler can
-reach is what sbi's own one reaches at 500 calls. Nothing is drawn again outside the prior, so that every sampler has the calls that it claims.
+For three tasks of the sbi benchmark (Lueckmann et al. 2021, arXiv 2101.04653) sbi trains a score network (NPSE) and a flow (FMPE) on 10,000
+simulations. From each, samplers draw 1,000 parameters for some observations. C2ST (0.5 is perfect, 1 is the worst) and MMD^2 (0 is perfect)
+compare them with reference posterior samples, both as `sbi.utils.metrics` computes them. The networks are not perfect: sbi's own sampler at 500
+calls shows what can be reached. Nothing is drawn again outside the prior, so that every sampler has the calls that it claims.
 
     pip install sbi
-    SCORESDE_EXTERNAL=FOLDER python benchmarks/sbi.py [--out benchmarks/results/sbi.json]
+    SCORESDE_EXTERNAL=FOLDER python benchmarks/posteriors.py [--out benchmarks/results/sbi.json]
 
 FOLDER/data/sbibm is the folder `sbibm/tasks` of github.com/sbi-benchmark/sbibm.
 """
