@@ -20,10 +20,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +42,7 @@ SAMPLES = 1000
 SIMULATIONS = 10_000
 OBSERVATIONS = (1, 2)
 # Of sbi's trainer.
-EPOCHS = 60
+EPOCHS = 40
 # Names of solvers, and the grid that each takes.
 SOLVERS = {"default": (None, None), "unipc3 trailing": ("unipc3", "trailing")}
 
@@ -92,28 +95,40 @@ def references(folder: Path, task: str, k: int) -> tuple[Tensor, Tensor]:
     return table_of(files / "observation.csv")[0], table_of(files / "reference_posterior_samples.csv.bz2")
 
 
-def train(kind: str, task: Task) -> object:
-    """The posterior of sbi's own trainer, with its default network."""
+def train(kind: str, task: Task) -> Any:
+    """sbi's own trainer after its training, with its default network."""
     from sbi.inference import FMPE, NPSE
 
     theta = task.prior.sample((SIMULATIONS,))
     inference = {"NPSE": NPSE, "FMPE": FMPE}[kind](prior=task.prior, show_progress_bars=False)
     inference.append_simulations(theta, task.simulate(theta))
     inference.train(max_num_epochs=EPOCHS, training_batch_size=200)
-    return inference.build_posterior()
+    return inference
 
 
-def samplers(posterior: object, model: PosteriorModel, x: Tensor) -> Iterable[tuple[str, str, Callable[[], Tensor]]]:
-    """(name, calls, draw) of everything that is compared."""
+def samplers(inference: Any, model: PosteriorModel, x: Tensor) -> Iterable[tuple[str, int | None, Callable[[], Tensor]]]:
+    """(name, calls, draw) of everything that is compared; None for a sampler that chooses its calls."""
+    sde, ode = (inference.build_posterior(sample_with=name) for name in ("sde", "ode"))
     theirs = {"show_progress_bars": False, "reject_outside_prior": False, "x": x}
     for calls in CALLS:
         for name, (solver, grid) in SOLVERS.items():
-            yield name, str(calls), lambda s=solver, g=grid, n=calls: ours(model, s, g, n)
-        yield "sbi", str(calls), lambda n=calls: posterior.sample((SAMPLES,), steps=n + 1, **theirs)  # type: ignore[attr-defined]
+            yield name, calls, partial(ours, model, solver, grid, calls)
+        yield "sbi", calls, partial(sde.sample, (SAMPLES,), steps=calls + 1, **theirs)
         if hasattr(model.estimator, "sigma_min"):
-            ts = power_law(model, calls)
-            yield "sbi, power law", str(calls), lambda t=ts: posterior.sample((SAMPLES,), ts=t, **theirs)  # type: ignore[attr-defined]
-    yield "sbi", "500", lambda: posterior.sample((SAMPLES,), steps=501, **theirs)  # type: ignore[attr-defined]
+            yield "sbi, power law", calls, partial(sde.sample, (SAMPLES,), ts=power_law(model, calls), **theirs)
+    yield "sbi", 500, partial(sde.sample, (SAMPLES,), steps=501, **theirs)
+    yield "sbi, adaptive ODE", None, partial(ode.sample, (SAMPLES,), **theirs)
+
+
+@contextmanager
+def counted(network: torch.nn.Module) -> Iterator[list[int]]:
+    """A list that holds one number for each call of a network."""
+    calls: list[int] = []
+    handle = network.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        yield calls
+    finally:
+        handle.remove()
 
 
 def power_law(model: PosteriorModel, calls: int) -> Tensor:
@@ -145,32 +160,6 @@ def main() -> None:
     folder = Path(os.environ.get("SCORESDE_EXTERNAL", "")) / "data" / "sbibm"
     if not os.environ.get("SCORESDE_EXTERNAL") or not folder.is_dir():
         sys.exit("the environment variable SCORESDE_EXTERNAL names no folder with data/sbibm in it")
-    results: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]] = {}
-    for name, task in TASKS.items():
-        for kind in ("NPSE", "FMPE"):
-            torch.manual_seed(0)
-            began = time.perf_counter()
-            posterior = train(kind, task)
-            print(f"{name} {kind}: trained in {time.perf_counter() - began:.0f} s", flush=True)
-            found: dict[str, dict[str, list[dict[str, float]]]] = {}
-            for k in args.observations:
-                x, reference = references(folder, name, k)
-                for sampler, calls, draw in samplers(posterior, posterior_model(posterior, x), x):
-                    torch.manual_seed(k)
-                    found.setdefault(sampler, {}).setdefault(calls, []).append(scores(draw(), reference))
-            means = {
-                s: {c: {m: float(np.mean([one[m] for one in ones])) for m in ones[0]} for c, ones in at.items()}
-                for s, at in found.items()
-            }
-            results.setdefault(name, {})[kind] = means
-            for sampler, at in means.items():
-                print(
-                    "  ",
-                    sampler.ljust(16),
-                    {c: round(v["c2st"], 3) for c, v in at.items()},
-                    {c: round(v["mmd2"], 4) for c, v in at.items()},
-                    flush=True,
-                )
     about = {
         "sbi": version("sbi"),
         "simulations": SIMULATIONS,
@@ -178,7 +167,30 @@ def main() -> None:
         "observations": list(args.observations),
         "epochs": EPOCHS,
     }
-    args.out.write_text(json.dumps({"about": about, "tasks": results}, indent=1) + "\n")
+    results: dict[str, Any] = {}
+    for name, task in TASKS.items():
+        for kind in ("NPSE", "FMPE"):
+            torch.manual_seed(0)
+            began = time.perf_counter()
+            inference = train(kind, task)
+            print(f"{name} {kind}: trained in {time.perf_counter() - began:.0f} s", flush=True)
+            found: dict[str, list[dict[str, float]]] = {}
+            for k in args.observations:
+                x, reference = references(folder, name, k)
+                model = posterior_model(inference.build_posterior(), x)
+                for sampler, calls, draw in samplers(inference, model, x):
+                    torch.manual_seed(k)
+                    with counted(model.estimator.net) as made:  # type: ignore[attr-defined]
+                        samples = draw()
+                    assert calls in (None, len(made)), (sampler, calls, len(made))
+                    one = scores(samples, reference) | {"calls": len(made)}
+                    found.setdefault(f"{sampler} {'' if calls is None else calls}".strip(), []).append(one)
+            means = {key: {entry: float(np.mean([one[entry] for one in ones])) for entry in ones[0]} for key, ones in found.items()}
+            results.setdefault(name, {})[kind] = means
+            for key, mean in means.items():
+                print("  ", key.ljust(24), {entry: round(value, 4) for entry, value in mean.items()}, flush=True)
+            # After every network: a run that is cut off has what it measured.
+            args.out.write_text(json.dumps({"about": about, "tasks": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

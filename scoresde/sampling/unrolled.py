@@ -8,7 +8,7 @@ runs without this package. A table that draws noise gets all its draws xi_0, xi_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -73,13 +73,13 @@ class Unrolled(nn.Module):
         """
         return start_std(self.tableau.sde, self.tableau.times[0])
 
-    def forward(self, z: Tensor, noises: Tensor | None = None, **cond: object) -> Tensor:
+    def forward(self, z: Tensor, noises: Tensor | None = None, cond: Mapping[str, Tensor] | None = None) -> Tensor:
         """The last state, `(B, *event)`, from the first one. Gradients flow through all steps unless the caller stops them.
 
         Args:
             z: the state at the first time of the table, `(B, *event)`, such as `start_std` times standard normal noise.
             noises: standard normal draws, `(draws, B, *event)`, in the order in which `sample` draws them; for a stochastic table alone.
-            cond: keyword arguments that reach the network untouched.
+            cond: what `sample` takes as keywords, such as {"label": labels}: torch.export cannot leave the batch of `**cond` open.
 
         Raises:
             ValueError: `noises` is missing, is not wanted, or has another shape.
@@ -90,7 +90,7 @@ class Unrolled(nn.Module):
         try:
             call = next(loop)
             while True:
-                call = loop.send(self.model.output(call.z, for_batch(next(times), call.z), **cond))
+                call = loop.send(self.model.output(call.z, for_batch(next(times), call.z), **(cond or {})))
         except StopIteration as end:
             x: Tensor = end.value
         return x
