@@ -106,18 +106,23 @@ def train(kind: str, task: Task) -> Any:
     return inference
 
 
-def samplers(inference: Any, model: PosteriorModel, x: Tensor) -> Iterable[tuple[str, int | None, Callable[[], Tensor]]]:
-    """(name, calls, draw) of everything that is compared; None for a sampler that chooses its calls."""
+def samplers(inference: Any, model: PosteriorModel, x: Tensor) -> Iterable[tuple[str, int | None, Any, Callable[[], Tensor]]]:
+    """(name, calls, estimator, draw) of everything that is compared; None for a sampler that chooses its calls."""
     sde, ode = (inference.build_posterior(sample_with=name) for name in ("sde", "ode"))
     theirs = {"show_progress_bars": False, "reject_outside_prior": False, "x": x}
     for calls in CALLS:
         for name, (solver, grid) in SOLVERS.items():
-            yield name, calls, partial(ours, model, solver, grid, calls)
-        yield "sbi", calls, partial(sde.sample, (SAMPLES,), steps=calls + 1, **theirs)
+            yield name, calls, model.estimator, partial(ours, model, solver, grid, calls)
+        yield "sbi", calls, sde.vector_field_estimator, partial(sde.sample, (SAMPLES,), steps=calls + 1, **theirs)
         if hasattr(model.estimator, "sigma_min"):
-            yield "sbi, power law", calls, partial(sde.sample, (SAMPLES,), ts=power_law(model, calls), **theirs)
-    yield "sbi", 500, partial(sde.sample, (SAMPLES,), steps=501, **theirs)
-    yield "sbi, adaptive ODE", None, partial(ode.sample, (SAMPLES,), **theirs)
+            yield (
+                "sbi, power law",
+                calls,
+                sde.vector_field_estimator,
+                partial(sde.sample, (SAMPLES,), ts=power_law(model, calls), **theirs),
+            )
+    yield "sbi", 500, sde.vector_field_estimator, partial(sde.sample, (SAMPLES,), steps=501, **theirs)
+    yield "sbi, adaptive ODE", None, ode.vector_field_estimator, partial(ode.sample, (SAMPLES,), **theirs)
 
 
 @contextmanager
@@ -178,9 +183,9 @@ def main() -> None:
             for k in args.observations:
                 x, reference = references(folder, name, k)
                 model = posterior_model(inference.build_posterior(), x)
-                for sampler, calls, draw in samplers(inference, model, x):
+                for sampler, calls, estimator, draw in samplers(inference, model, x):
                     torch.manual_seed(k)
-                    with counted(model.estimator.net) as made:  # type: ignore[attr-defined]
+                    with counted(estimator.net) as made:
                         samples = draw()
                     assert calls in (None, len(made)), (sampler, calls, len(made))
                     one = scores(samples, reference) | {"calls": len(made)}
