@@ -1,4 +1,5 @@
-"""The measured pages of docs/ and their pictures: benchmarks.md and choosing.md from solvers.json, fitted.md from fitted.json.
+"""The measured pages of docs/ and their pictures: benchmarks.md and choosing.md from solvers.json, fitted.md from fitted.json, and a part of
+interop.md from sbi.json.
 
 python benchmarks/pages.py [--results benchmarks/results]
 """
@@ -313,6 +314,39 @@ The cascade decides sample by sample; the one level is chosen in hindsight.
 """
 
 
+MARKS = ("<!-- posteriors: written by benchmarks/pages.py -->", "<!-- end of posteriors -->")
+
+
+def posteriors(results: dict) -> str:
+    """The part of docs/interop.md on posterior samples."""
+    about, calls = results["about"], ("5", "8", "10", "20", "500")
+    rows: list[list[str]] = []
+    for task, kinds in results["tasks"].items():
+        for kind, found in kinds.items():
+            for name in dict.fromkeys(key.rsplit(" ", 1)[0] if key.rsplit(" ", 1)[1].isdigit() else key for key in found):
+                cells = [found.get(f"{name} {n}") for n in calls]
+                row = ["" if cell is None else _pair(cell) for cell in cells]
+                said = f"{name}, {found[name]['calls']:.0f} calls" if name in found else name
+                rows.append([task.replace("_", " "), kind, said, *(row if name not in found else [*row[:-1], _pair(found[name])])])
+    return f"""C2ST and 1000 MMD^2 against reference posterior samples of the sbi benchmark (Lueckmann et al. 2021), on networks that sbi {about["sbi"]}
+trained on {about["simulations"]:,} simulations for at most {about["epochs"]} epochs: {about["samples"]:,} samples, mean of {len(about["observations"])} observations. C2ST is 0.5 where a classifier
+cannot tell the samples from the reference, and 1 where it always can. "sbi" is its sampler by Euler-Maruyama on its own times; "power law" is the
+same on the times of Karras et al. 2022. The last column shows what a network allows. Made by `benchmarks/posteriors.py`; all numbers are in
+`benchmarks/results/sbi.json`.
+
+{table(["task", "network", "sampler", *(f"{n} calls" for n in calls[:-1]), "500 calls, or as said"], rows, left=3)}"""
+
+
+def _pair(cell: dict[str, float]) -> str:
+    return f"{cell['c2st']:.2f} / {1000 * cell['mmd2']:.1f}"
+
+
+def between_marks(text: str, part: str) -> str:
+    """A page with what stands between the marks replaced."""
+    before, rest = text.split(MARKS[0])
+    return f"{before}{MARKS[0]}\n\n{part}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+
+
 def _seconds(entry: dict) -> str:
     return f"{entry['seconds']['fitted']:.0f} / {entry['seconds']['refined']:.0f}"
 
@@ -344,6 +378,8 @@ def main() -> None:
         DOCS / "fitted.png",
     )
     (DOCS / "fitted.md").write_text(fitted_page(fitted))
+    interop = DOCS / "interop.md"
+    interop.write_text(between_marks(interop.read_text(), posteriors(json.loads((folder / "sbi.json").read_text()))))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ PACKAGES = (
     "scoresde.train",
     "scoresde.train.data",
     "scoresde.numerics.random",
+    "scoresde.interop.sbi",
     "scoresde.cli.report",
 )
 SOLVER_COLUMNS = ("order", "convergence_order", "stochastic", "calls_per_step", "single_call")

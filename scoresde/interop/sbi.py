@@ -34,6 +34,8 @@ from ..sde.families import EDM, RectifiedFlow, SubVPSDE
 from ..sde.prediction import Prediction
 from ..sde.vp import VPSDE
 
+__all__ = ["PosteriorModel", "posterior_model", "sample_posterior"]
+
 # Rounds of draws before samples outside the prior are taken for a network that leaks.
 ROUNDS = 100
 
