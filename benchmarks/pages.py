@@ -15,8 +15,8 @@ from pathlib import Path
 from scoresde.cli.report import save_error_plot
 
 DOCS = Path(__file__).parent.parent / "docs"
-NFE = ("3", "4", "5", "6", "8", "10", "15", "20")
-LAW_NFE = ("5", "10", "20", "50")
+NFE = ("5", "6", "8", "10", "15", "20")
+LAW_NFE = ("10", "20", "50")
 STATISTICS = ("rms", "median", "p95")
 PACKAGES = ("diffusers", "k-diffusion", "azula")
 SHOWN = (
@@ -328,13 +328,14 @@ def posteriors(results: dict) -> str:
                 row = ["" if cell is None else _pair(cell) for cell in cells]
                 said = f"{name}, {found[name]['calls']:.0f} calls" if name in found else name
                 rows.append([task.replace("_", " "), kind, said, *(row if name not in found else [*row[:-1], _pair(found[name])])])
-    return f"""C2ST and 1000 MMD^2 against reference posterior samples of the sbi benchmark (Lueckmann et al. 2021), on networks that sbi {about["sbi"]}
-trained on {about["simulations"]:,} simulations for at most {about["epochs"]} epochs: {about["samples"]:,} samples, mean of {len(about["observations"])} observations. C2ST is 0.5 where a classifier
-cannot tell the samples from the reference, and 1 where it always can. "sbi" is its sampler by Euler-Maruyama on its own times; "power law" is the
-same on the times of Karras et al. 2022. The last column shows what a network allows. Made by `benchmarks/posteriors.py`; all numbers are in
-`benchmarks/results/sbi.json`.
+    header = ["task", "network", "sampler", *(f"{n} calls" for n in calls[:-1]), "500 calls, or as said"]
+    return f"""C2ST and 1000 MMD^2 against reference posterior samples of the sbi benchmark (Lueckmann et al. 2021), on networks that sbi
+{about["sbi"]} trained on {about["simulations"]:,} simulations for at most {about["epochs"]} epochs: {about["samples"]:,} samples, mean of
+{len(about["observations"])} observations. C2ST is 0.5 where a classifier cannot tell the samples from the reference, and 1 where it always can.
+"sbi" is its sampler by Euler-Maruyama on its own times; "power law" is the same on the times of Karras et al. 2022. The last column shows what
+a network allows. Made by `benchmarks/posteriors.py`; all numbers are in `benchmarks/results/sbi.json`.
 
-{table(["task", "network", "sampler", *(f"{n} calls" for n in calls[:-1]), "500 calls, or as said"], rows, left=3)}"""
+{table(header, rows, left=3)}"""
 
 
 def _pair(cell: dict[str, float]) -> str:

@@ -193,8 +193,9 @@ def test_what_is_no_posterior_network_is_refused_by_name():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("method", "kind"), [("NPSE", "ve"), ("NPSE", "vp"), ("NPSE", "subvp"), ("FMPE", None)])
-def test_sbi_itself(method, kind):
+def test_sbi_itself(method, kind, tmp_path, monkeypatch):
     sbi = pytest.importorskip("sbi.inference", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)  # sbi writes a log
     torch.manual_seed(0)
     prior = MultivariateNormal(torch.tensor([3.0, 0.0]), PRIOR.diag())
     theta = prior.sample((200,))

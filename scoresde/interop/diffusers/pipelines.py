@@ -160,6 +160,7 @@ def fitted_scheduler(
     height: int | None = None,
     width: int | None = None,
     trajectories: int = 256,
+    clip: bool | float | None = None,
     fit_options: dict[str, Any] | None = None,
     **prompts: Any,
 ) -> Scheduler:
@@ -169,6 +170,7 @@ def fitted_scheduler(
         pipe, guidance_scale, height, width, **prompts: as in `model_of`.
         nfe: network calls per image; a call with guidance counts once, as a step does.
         trajectories: as in `solvers.fit`, which says what a fit costs.
+        clip: as in `Scheduler.from_scheduler`; the fit is to the model without.
         fit_options: other arguments of `solvers.fit`.
 
     Raises:
@@ -176,7 +178,7 @@ def fitted_scheduler(
     """
     model = model_of(pipe, guidance_scale=guidance_scale, height=height, width=width, **prompts)
     solver = fit(model, nfe, shape=model.event, trajectories=trajectories, cond=dict(model.cond(trajectories)), **fit_options or {})
-    return Scheduler.from_scheduler(pipe.scheduler, solver)
+    return Scheduler.from_scheduler(pipe.scheduler, solver, clip=clip)
 
 
 # The kinds of pipelines.
