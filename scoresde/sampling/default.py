@@ -10,7 +10,7 @@ step of a late call, and it starts at t = 1. So does EDM's F with more than 3 ca
 
 *The size of an event.* Networks on images, of 256 coordinates and more here, are rough in time: the errors of neighbouring calls are not alike,
 and long steps at small noise are safe. So the grid is plain trailing (power 1). On noise networks the order falls to 2, with 3 calls to 1. On
-few coordinates networks are smooth, and steps are shorter at small noise.
+few coordinates networks are smooth, and steps are shorter at small noise (power 2), with UniPC of order 2 for noise networks.
 
 *The budget.* Few calls want longer last steps. With 3 and fewer on few coordinates the velocity is extrapolated, along the arc of the path.
 """
@@ -35,8 +35,6 @@ from ..solvers.velocity import VelocityAdams
 LARGE = 256
 # The most calls that are few, and very few.
 FEW_CALLS, LEAST_CALLS = 10, 3
-# Close to uniform times of the rectified flow, for data of half its scale.
-FLOW_TIMES = partial(grids.flow, shift=0.5, power=1.25)
 
 
 def default(
@@ -54,15 +52,15 @@ def default(
     # The preconditioning of Karras et al. gives the network log sigma as its time, in which it is smooth.
     large = event is not None and math.prod(event) >= LARGE
     rough = large and not isinstance(prediction, Preconditioned)
-    if rough and not few:
+    noise = prediction in ("noise", "score")
+    if rough and noise and few:
+        return (IPNDM(order=2) if calls > LEAST_CALLS else DDIM()), partial(grids.trailing, power=1.0)
+    if noise or (rough and not few):
         return UniPC(order=2), partial(grids.trailing, power=2.0)
-    if prediction in ("noise", "score"):
-        if rough:
-            return (IPNDM(order=2) if calls > LEAST_CALLS else DDIM()), partial(grids.trailing, power=1.0)
-        return UniPC(order=2), FLOW_TIMES if few else partial(grids.flow, power=3.0)
     preconditioned, least = isinstance(prediction, Preconditioned), calls <= LEAST_CALLS
     if least and not large:
-        return VelocityAdams(order=2, path="circle"), FLOW_TIMES
+        # Close to the uniform times of the rectified flow, for data of half its scale.
+        return VelocityAdams(order=2, path="circle"), partial(grids.flow, shift=0.5, power=1.25)
     power = 1.0 if rough or (preconditioned and least) else 2.0 if few else 2.5
     ratio = max(10.0, 2.5 * calls)
     if calls < 2 or (preconditioned and not least) or not _starts_above(sde, t_start, ratio):
