@@ -13,6 +13,7 @@ import inspect
 import json
 import operator
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from ..numerics.inputs import as_one_of
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow, SubVPSDE
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
-from ..sde.prediction import PREDICTIONS, Direction, Preconditioned, Prediction
+from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
 from ..sde.vp import VPSDE, VPChain
 from ..solvers.tuned import require_same_process
 
@@ -61,17 +62,12 @@ def describe(model: Model) -> Description:
     if not isinstance(model, ScoreModel) or type(model) not in MODELS.values():
         inside = "; save the model inside it and wrap that again" if hasattr(model, "model") else ""
         raise TypeError(f"only a ScoreModel or a LearnedVariance can be kept in files, got a {type(model).__name__}{inside}")
-    prediction: object = model.prediction
-    if isinstance(model.prediction, Preconditioned):
-        prediction = {"class": "Preconditioned", "sigma_data": model.prediction.scale(), "sign": model.prediction.sign}
-    if isinstance(model.prediction, Direction):
-        raise TypeError("a Direction is made of functions, which a file cannot hold: save a model with a named prediction")
     description = {
         "format": FORMAT,
         "model": type(model).__name__,
         "network": _describe_network(bare(model.network)),
         "sde": _describe_process(model.sde),
-        "prediction": prediction,
+        "prediction": _describe_prediction(model.prediction),
         "time": model.time_name if model.time_name is not None else {"values": _time_values(model)},
     }
     # Through JSON once: a file returns tuples as lists, and numpy's integers are none that JSON knows.
@@ -214,15 +210,23 @@ def _process(description: Mapping[str, Any], betas: Tensor | None, given: SDE | 
     return given
 
 
+def _describe_prediction(prediction: Prediction) -> str | Description:
+    if isinstance(prediction, str):
+        return prediction
+    if type(prediction) is not Preconditioned:
+        raise TypeError(f"a prediction of one's own cannot be kept in files, got {prediction!r}")
+    return {"class": "Preconditioned", "arguments": asdict(prediction)}
+
+
 def _prediction(stored: str | Mapping[str, Any]) -> Prediction:
     if isinstance(stored, str):
         name: Any = as_one_of("prediction", stored, PREDICTIONS)
         found: Prediction = name
         return found
-    if set(stored) != {"class", "sigma_data", "sign"} or stored["class"] != "Preconditioned":
+    arguments = stored_entry(stored, "arguments", dict)
+    if stored.get("class") != "Preconditioned" or set(arguments) != {field.name for field in fields(Preconditioned)}:
         raise ValueError(f"its prediction must be one of {', '.join(PREDICTIONS)} or Preconditioned, got {stored!r}")
-    sign: Any = stored_entry(stored, "sign", int)
-    return Preconditioned(float(stored_entry(stored, "sigma_data", float, int)), sign)
+    return Preconditioned(**{name: stored_entry(arguments, name, float, int) for name in arguments})
 
 
 def _time_values(model: ScoreModel) -> list[float]:
