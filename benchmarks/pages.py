@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from external import section
+
 from scoresde.cli.report import save_error_plot
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -95,7 +97,7 @@ def ranking(parts: list[dict], nfe: str, score: Callable[[dict[str, float]], flo
     ]
 
 
-def benchmarks_page(results: dict) -> str:
+def benchmarks_page(results: dict, external: dict) -> str:
     """docs/benchmarks.md."""
     exact = next(iter(results["exact"].values()))
     peers = {package: sum(k.startswith(package) for k in exact["peers"]) for package in PACKAGES}
@@ -104,8 +106,7 @@ def benchmarks_page(results: dict) -> str:
     if results.get("networks"):
         networks = f"""## On trained networks
 
-The same against each network's own solve in 300 steps of order 4: the U-Nets of `make demo` (8 x 8 digits, linear chain) and of
-`make demo-mnist` (28 x 28, cosine chain), from 64 and 16 starts.
+The same against each network's own solve in 300 steps of order 4: the U-Net of `make demo` (8 x 8 digits, linear chain), from 64 starts.
 
 {comparison({f"{name} network": part for name, part in results["networks"].items()})}
 """
@@ -125,6 +126,7 @@ than the best peer. The rms is dominated by the few starts that change mode; non
 ![error against network calls](solvers.png)
 
 {networks}
+{section.section(external, table)}
 ## Stochastic solvers
 
 1,024 samples against as many of the data: the sliced Wasserstein distance W_2 and the energy distance, both smaller for better; "data" is
@@ -135,7 +137,7 @@ what two sets of data differ by, so a number near it or below says no more than 
 """
 
 
-def choosing_page(results: dict) -> str:
+def choosing_page(results: dict, external: dict, roughness: dict) -> str:
     """docs/choosing.md."""
     exact, networks = results["exact"], results.get("networks", {})
     both = {**exact, **{f"{name} network": part for name, part in networks.items()}}
@@ -178,6 +180,7 @@ the targets with exact scores, solver and grid, with the geometric mean over tar
 {table(["calls", "1st", "2nd", "3rd", "4th", "5th"], ranked(list(exact.values())), left=6)}
 
 {_on_networks(networks, ranked)}
+{section.finding(external, roughness, table)}
 ## How many steps, and what error to expect
 
 The default's endpoint error per coordinate, for data of standard deviation about 0.5 in [-1, 1]: the distance to what infinitely many steps
@@ -366,8 +369,10 @@ def main() -> None:
     }
     curves["best peer in hindsight"] = [(int(nfe), geometric_mean(best(t["peers"], nfe, "rms")[0] for t in exact)) for nfe in NFE]
     save_error_plot(curves, DOCS / "solvers.png")
-    (DOCS / "benchmarks.md").write_text(benchmarks_page(results))
-    (DOCS / "choosing.md").write_text(choosing_page(results))
+    external, roughness = (json.loads((folder / f"{name}.json").read_text()) for name in ("external", "roughness"))
+    section.save_roughness(roughness, DOCS / "roughness.png")
+    (DOCS / "benchmarks.md").write_text(benchmarks_page(results, external))
+    (DOCS / "choosing.md").write_text(choosing_page(results, external, roughness))
     fitted = json.loads((folder / "fitted.json").read_text())
     targets = list(fitted["exact"].values())
     save_error_plot(

@@ -59,6 +59,33 @@ Made by `benchmarks/external/measure.py` and `summary.py`, which need the networ
 """
 
 
+def finding(results: dict, roughness: dict, table: Table) -> str:
+    """Of choosing.md: what decides, and the rule that each class of networks chooses."""
+    budgets = list(next(iter(results["rules"].values())))
+    rows = [[name, *(rules[b] for b in budgets)] for name, rules in results["rules"].items()]
+    return f"""## What decides
+
+On {sum(len(group) for group in results["networks"].values())} networks and mixtures ([Solvers, measured](benchmarks.md))
+these are the best single rules for classes that the library can tell apart for free. "late" has its first call at sigma/alpha = 10 and above.
+
+{table(["network", *(f"up to {b} calls" for b in budgets)], rows, left=1 + len(budgets))}
+
+- **The prediction** decides where the first call is. A network that predicts the noise with an error d has a data prediction with the error
+  d sigma/alpha. A late first call costs most such networks several times the error. For data and velocity it gains at few calls.
+- **The size of an event** decides the times. Networks on images win with uniform times, exact scores and networks on few coordinates with shorter
+  steps at small noise. On one noise network of 64 coordinates the wrong choice costs a factor of 10 at 8 calls.
+- **The budget**: on images a noise network wants order 1 at 3 calls and order 2 from there on.
+
+Roughness in time was the first suspect: with a rough network, differences of neighbouring predictions grow with their order, and a high order
+should lose. The picture has e_3/e_2, the third difference of the data prediction along a trajectory by the second, against what order 3 loses
+to order 2 (`benchmarks/external/roughness.py`). Spearman's correlation is {correlation(roughness):.2f} over {len(roughness)} networks
+and mixtures. The differences alone do not choose the order ([What did not work](negative.md)). The prediction, the size and the budget do better,
+and a pilot (`"auto"`) better still.
+
+![order 3 against order 2, by roughness](roughness.png)
+"""
+
+
 def _count(results: dict) -> int:
     return len(results["networks"]["external"])
 
