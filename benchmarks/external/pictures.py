@@ -2,7 +2,7 @@
 
     SCORESDE_EXTERNAL=FOLDER python benchmarks/external/pictures.py [NETWORK ...] [--measured runs/external] [--out docs]
 
-Needs what `measure.py --fit 5 8 10` wrote. Writes OUT/external-NETWORK.png.
+Needs what `measure.py` wrote; shows the fits that it kept. Writes OUT/external-NETWORK.png.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ def picture(name: str, measured: Path, out: Path) -> None:
         peer = min(network.methods(calls, ours=False), key=lambda m: network.value(m, calls, "rms"))
         rows[f"default, {calls}"] = ss.sample(model, z.shape, nfe=calls, z=z) * scale
         rows[f"{peer}, {calls}"] = flows.deterministic(model.sde)[peer](model, z, calls)[0] * scale
-        solver = ss.solvers.load(measured / f"{name}-fit-{calls}.safetensors")
-        rows[f"fit, {calls}"] = ss.sample(model, z.shape, solver, z=z) * scale
+        fit = measured / f"{name}-fit-{calls}.safetensors"
+        if fit.exists():
+            rows[f"fit, {calls}"] = ss.sample(model, z.shape, str(fit), z=z) * scale
     save_rows(rows, out / f"external-{name}.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help="by default all on images that were measured with fits")
+    parser.add_argument("networks", nargs="*", help="by default all on images that were measured")
     parser.add_argument("--measured", type=Path, default=Path("runs/external"))
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
-    there = [n for n, e in MODELS.items() if len(e.event) == 3 and (options.measured / f"{n}-fit-{CALLS[-1]}.safetensors").exists()]
+    there = [n for n, e in MODELS.items() if len(e.event) == 3 and (options.measured / f"{n}.npz").exists()]
     for name in options.networks or there:
         picture(name, options.measured, options.out)
         print(f"{name}: done", flush=True)

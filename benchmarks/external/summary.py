@@ -5,8 +5,9 @@
 Every error is divided by that of the best peer, in hindsight for each network, budget and statistic. Below 1 is better than the peer.
 
 "left out" chooses a rule for a network without this network: a network belongs to a class (`network_class`) and a number of calls to a group
-(`GROUPS`), and the rule of a class and a group is the one with the least geometric mean of the ratios in rms and in median over the *other*
-networks of the class, mixtures and our own included, or over all other networks where the class has no other.
+(`GROUPS`). The rule of a class and a group is the one with the least geometric mean of the ratios in rms and in median over the *other*
+networks of the class, mixtures and our own included. Late first calls are for data and velocity alone (`admissible`). Where the class has no
+other network, those with events as large choose.
 
 Intervals are 90 % bootstrap intervals over starts, with the rule and the networks as they are.
 """
@@ -53,6 +54,8 @@ class Network:
         kind: "external", "own" or "mixture".
         network_class: see `network_class`.
         errors: by method and calls, `(starts,)`.
+        reference_error: the rms distance of the fine solve to one of half the steps.
+        large: whether events have `LARGE` coordinates.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Network:
     network_class: str
     errors: dict[tuple[str, int], np.ndarray]
     reference_error: float
+    large: bool
 
     @property
     def starts(self) -> int:
@@ -101,13 +105,14 @@ class Network:
         return sum(self.logarithms.get((rule, n), math.inf) for n in group) / len(group)
 
 
-def network_class(name: str) -> str:
-    """What the default can know of a network: what it predicts, and whether its events are large."""
+def network_class(name: str) -> tuple[str, bool]:
+    """What the default can know of a network: what it predicts and the size of its events; and whether they are large."""
     model, event = load(name)
+    large = math.prod(event) >= LARGE
     if isinstance(model.prediction, Preconditioned):
-        return "EDM"
-    size = "images" if math.prod(event) >= LARGE else "few coordinates"
-    return f"{'noise' if model.prediction in ('noise', 'score') else 'data or velocity'}, {size}"
+        return "EDM", large
+    prediction = "noise" if model.prediction in ("noise", "score") else "data or velocity"
+    return f"{prediction}, {'images' if large else 'few coordinates'}", large
 
 
 def read(path: Path, name: str, kind: str) -> Network:
@@ -116,13 +121,19 @@ def read(path: Path, name: str, kind: str) -> Network:
     reference_error = float(arrays.pop("reference_error"))
     del arrays["reference"]
     errors = {(key.rsplit("|", 1)[0], int(key.rsplit("|", 1)[1])): values for key, values in arrays.items()}
-    return Network(name, kind, network_class(name), errors, reference_error)
+    found, large = network_class(name)
+    return Network(name, kind, found, errors, reference_error, large)
 
 
-def chosen_rule(networks: Iterable[Network], group: Sequence[int]) -> str:
-    """The rule with the least mean score."""
+def admissible(network_class: str) -> list[str]:
+    """The rules that a class chooses among. A late first call is for data and velocity: a noise error d is a data error d sigma/alpha."""
+    return [rule for rule in RULES if network_class.startswith("data") or not rule.startswith("late")]
+
+
+def chosen_rule(network_class: str, networks: Iterable[Network], group: Sequence[int]) -> str:
+    """The admissible rule with the least mean score."""
     networks = list(networks)
-    return min(RULES, key=lambda rule: (sum(n.score(rule, group) for n in networks), rule))
+    return min(admissible(network_class), key=lambda rule: (sum(n.score(rule, group) for n in networks), rule))
 
 
 def left_out_rule(network: Network, networks: Sequence[Network], calls: int) -> str:
@@ -130,7 +141,8 @@ def left_out_rule(network: Network, networks: Sequence[Network], calls: int) -> 
     group = next(group for group in GROUPS if calls in group)
     others = [n for n in networks if n is not network]
     alike = [n for n in others if n.network_class == network.network_class]
-    return chosen_rule(alike or others, group)
+    as_large = [n for n in others if n.large == network.large]
+    return chosen_rule(network.network_class, alike or as_large or others, group)
 
 
 def geometric_mean(values: Iterable[np.ndarray]) -> np.ndarray:
@@ -193,7 +205,7 @@ def main() -> None:
     classes = sorted({n.network_class for n in networks})
     results = {
         "rules": {
-            name: {str(group[-1]): chosen_rule([n for n in networks if n.network_class == name], group) for group in GROUPS}
+            name: {str(group[-1]): chosen_rule(name, [n for n in networks if n.network_class == name], group) for group in GROUPS}
             for name in classes
         },
         "means": {

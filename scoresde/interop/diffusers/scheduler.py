@@ -194,6 +194,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """alpha x + sigma eps at the network times `timesteps`, a scalar or one a sample."""
         self._start_is_noised = self._step_index is None
         t = self._reading.time_of(torch.as_tensor(timesteps).detach().cpu().double().reshape(-1))
+        t = t[0] if len(t) == 1 else t  # inpainting gives one for all
         wide = torch.promote_types(original_samples.dtype, torch.float32)
         alpha, sigma = (expand(scale, original_samples, wide) for scale in (self._reading.sde.alpha(t), self._reading.sde.sigma(t)))
         return (alpha * original_samples.to(wide) + sigma * noise.to(wide)).to(original_samples.dtype)
