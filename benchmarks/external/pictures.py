@@ -1,6 +1,6 @@
 """The same starts on the images that others' networks make: fine solve, default, best peer in hindsight and fit, at 5, 8 and 10 network calls.
 
-    SCORESDE_EXTERNAL=FOLDER python benchmarks/external/pictures.py [NETWORK ...] [--measured runs/external] [--out docs]
+    SCORESDE_EXTERNAL=FOLDER python benchmarks/external/pictures.py [NETWORK ...] [--measured runs/external] [--out runs/external]
 
 Needs what `measure.py` wrote; shows the fits that it kept. Writes OUT/external-NETWORK.png.
 """
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", help="by default all on images that were measured")
     parser.add_argument("--measured", type=Path, default=Path("runs/external"))
-    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--out", type=Path, default=Path("runs/external"))
     options = parser.parse_args()
     there = [n for n, e in MODELS.items() if len(e.event) == 3 and (options.measured / f"{n}.npz").exists()]
     for name in options.networks or there:

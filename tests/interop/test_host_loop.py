@@ -74,7 +74,7 @@ def test_a_loop_from_the_middle_is_the_solver_on_the_rest_of_the_grid(source, na
     scheduler.set_timesteps(steps)
     grid = grids.trailing(network.reading.sde, steps)
     n = steps - int(steps * strength)
-    first = n * scheduler.order if name != "dpm3" else list(scheduler._tableau.evaluated).index(scheduler._tableau.step_evals[n])
+    first = scheduler._tableau.evaluated.index(scheduler._tableau.step_evals[n])
     x, noise = 0.3 * start(1), start(2)
     z = scheduler.add_noise(x, noise, scheduler.timesteps[first : first + 1])
     ours = host(scheduler, network, z, first)
@@ -83,7 +83,7 @@ def test_a_loop_from_the_middle_is_the_solver_on_the_rest_of_the_grid(source, na
 
 
 def test_a_start_that_a_solver_does_not_have_is_refused():
-    for name, first, message in (("heun", 3, "in the middle of a step"), ("plms", 2, "plms"), ("restart", 2, "restart")):
+    for name, first, message in (("heun", 3, "in the middle of a step"), ("plms", 2, "plms"), ("restart", 5, "restart")):
         scheduler = Scheduler.from_scheduler(chain(), name, grid="trailing", seed=0)
         scheduler.set_timesteps(6)
         scheduler.set_begin_index(first)
@@ -225,6 +225,11 @@ def test_a_pipeline_with_a_fitted_solver_is_kept_and_loaded(tmp_path, caplog):
     pipe.save_pretrained(tmp_path / "pipe")
     again = tiny.quiet(diffusers.DDPMPipeline.from_pretrained(tmp_path / "pipe"))
     assert (tmp_path / "pipe/scheduler").is_dir()
+    loaded = again(batch_size=2, num_inference_steps=6, generator=generator(), output_type="np").images
+    # The sums inside the network are rounded by where its weights lie in memory.
+    np.testing.assert_allclose(loaded, image, rtol=0, atol=1e-4)
+    assert torch.equal(again.scheduler.timesteps, pipe.scheduler.timesteps)
+    again.unet = pipe.unet
     assert np.array_equal(again(batch_size=2, num_inference_steps=6, generator=generator(), output_type="np").images, image)
     named = Scheduler.from_scheduler(chain(), "unipc3", grid="trailing")
     named.save_pretrained(tmp_path / "named")
