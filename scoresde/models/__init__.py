@@ -6,6 +6,7 @@ from .learned_variance import LearnedVariance
 from .reverse import ReverseSDE
 from .score_model import ScoreModel
 from .thresholding import ThresholdedModel, thresholded
+from .time_warped import TimeWarped
 from .wrappers import GraphedModel, compiled, graphed
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ReverseSDE",
     "ScoreModel",
     "ThresholdedModel",
+    "TimeWarped",
     "ZeroModel",
     "compiled",
     "graphed",
