@@ -1,11 +1,11 @@
 """Networks in the formats of other libraries as score models, each in one line. No library is imported.
 
-    formats.score_sde(network, config, checkpoint)      score_sde, score_sde_pytorch
-    formats.edm(network)                                EDM, EDM2, and denoisers D(x, sigma)
-    formats.azula(denoiser)                             azula
-    formats.lucidrains(diffusion)                       denoising-diffusion-pytorch
-    formats.openai(network, learn_sigma=True)           improved-diffusion, guided-diffusion
-    formats.velocity(network, direction=...)            flow matching: torchcfm, flow_matching
+formats.score_sde(network, config, checkpoint)      score_sde, score_sde_pytorch
+formats.edm(network)                                EDM, EDM2, and denoisers D(x, sigma)
+formats.azula(denoiser)                             azula
+formats.lucidrains(diffusion)                       denoising-diffusion-pytorch
+formats.openai(network, learn_sigma=True)           improved-diffusion, guided-diffusion
+formats.velocity(network, direction=...)            flow matching: torchcfm, flow_matching
 """
 
 from .calls import by_keyword, state_first, time_first

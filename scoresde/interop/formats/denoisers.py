@@ -18,8 +18,8 @@ from .calls import noise_scale
 def edm(network: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.0) -> ScoreModel:
     """A preconditioned network of EDM or EDM2 (Karras et al. 2022, arXiv 2206.00364): D = network(z, sigma, class_labels=...).
 
-    Their files are pickles, which run code when they are read. Read one in their own code, and give `data["ema"]` here. Class labels are floats,
-    one-hot, with the keyword `class_labels`. Denoisers D(x, sigma) of others in this form are read too, such as those of k-diffusion.
+    Their files are pickles, which run code when they are read. Read one in their own code, and give `data["ema"]` here. Class labels are
+    floats, one-hot, with the keyword `class_labels`. Denoisers D(x, sigma) of others in this form are read too, as those of k-diffusion are.
 
     Args:
         network: in evaluation mode.

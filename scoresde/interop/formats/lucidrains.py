@@ -32,7 +32,9 @@ def lucidrains(diffusion: Any, checkpoint: Checkpoint | None = None) -> ScoreMod
     kind = type(diffusion).__name__
     network = getattr(diffusion, "model", None) or getattr(diffusion, "net", None)
     if network is None:
-        raise ValueError(f"{kind} has no network (attribute model or net): lucidrains needs a GaussianDiffusion or an ElucidatedDiffusion")
+        raise ValueError(
+            f"{kind} has no network (attribute model or net): lucidrains needs a GaussianDiffusion or an ElucidatedDiffusion"
+        )
     if getattr(diffusion, "self_condition", False) or getattr(network, "self_condition", False):
         raise ValueError(
             f"{kind} has self_condition=True: a call depends on the call before, and no solver here keeps that. "

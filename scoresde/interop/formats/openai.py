@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...models.learned_variance import LearnedVariance
 from ...models.score_model import ScoreModel
 from ...numerics.inputs import as_count, as_one_of
-from ...sde.vp import VPChain, VPSDE
+from ...sde.vp import VPSDE, VPChain
 from .calls import MultipleOfIndex
 
 SCHEDULES = ("linear", "cosine")
@@ -25,7 +25,7 @@ def openai(
 ) -> ScoreModel:
     """A network of improved-diffusion or guided-diffusion (Dhariwal and Nichol 2021, arXiv 2105.05233), whose condition is `y=`.
 
-    Flags that are missing here belong to their losses and samplers. `timestep_respacing` chooses the steps of sampling, and never another chain:
+    Flags that are missing here belong to their losses and samplers. `timestep_respacing` chooses the steps of sampling and no other chain:
     `grid=formats.respaced(model.sde, "ddim25")`.
 
     Args:
@@ -86,11 +86,11 @@ def _indices(steps: int, respacing: str) -> set[int]:
         length = size + (k < longer)
         if n > length:
             raise ValueError(f"respacing={respacing!r} asks for {n} steps of a part of {length}")
-        stride = (length - 1) / (n - 1) if n > 1 else 1.0
+        fraction = (length - 1) / (n - 1) if n > 1 else 1.0
         # They add up the strides, so that rounding to whole indices meets the same halves.
         position = 0.0
         for _ in range(n):
             chosen.add(first + round(position))
-            position += stride
+            position += fraction
         first += length
     return chosen
