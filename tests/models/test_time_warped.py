@@ -62,9 +62,9 @@ def test_prepared_times_and_samples_are_those_of_times():
 
 
 def test_a_ratio_that_the_own_path_does_not_reach_is_refused():
-    model = TimeWarped(OwnPrediction(PATHS["chain"], "noise"), ss.RectifiedFlow())
+    model = TimeWarped(OwnPrediction(PATHS["chain"], "data"), ss.RectifiedFlow())
     with pytest.raises(ValueError, match=r"has no time at which sigma/alpha is inf: keep the path RectifiedFlow"):
-        model.data(torch.zeros(1, 2, dtype=torch.float64), 1.0)
+        model.output(torch.zeros(1, 2, dtype=torch.float64), 1.0)
     wide = TimeWarped(OwnPrediction(ss.sde.ScalesSDE(lambda t: 1.0 + 0 * t, lambda t: 5 * t), "noise"), ss.EDM())
     with pytest.raises(ValueError, match="sigma/alpha is 40"):  # by bisection, which ends at 1
         wide.data(torch.zeros(1, 2, dtype=torch.float64), 0.5)
@@ -79,12 +79,13 @@ def test_a_network_is_called_once_and_keeps_its_mode_and_its_dtype():
     own = ss.ScoreModel(network, PATHS["chain"], "score").eval()
     model = TimeWarped(own, ss.EDM(0.05, 20.0))
     calls = []
-    own.register_forward_hook(lambda *args: calls.append(1))
+    hook = own.register_forward_hook(lambda *args: calls.append(1))
     ss.sample(model, (4, 2), "ddim", steps=5, generator=generator())
     assert len(calls) == 5
     assert model.dtype == torch.float64
     assert not model.training
     assert not network.training
+    hook.remove()
     again = pickle.loads(pickle.dumps(model))
     z = torch.randn(3, 2, dtype=torch.float64, generator=generator())
     assert torch.equal(again.data(z, 0.2), model.data(z, 0.2))
