@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import scoresde as ss
+from scoresde.interop import formats
 
 from . import networks
 
@@ -86,17 +87,6 @@ def moons() -> Tensor:
 # --- the networks' own times ---------------------------------------------------------------------------------------------
 
 
-class Mirrored(nn.Module):
-    """A velocity network whose time runs from noise at 0 to data at 1: v(z, t) = -network(z, 1 - t)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, z: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-        return -self.network(z, 1 - t, **cond)
-
-
 class Labelled(nn.Module):
     """A network of labelled images, whose i-th sample has the label i modulo the number of labels."""
 
@@ -154,7 +144,7 @@ def cifar_unet() -> ss.ScoreModel:
 
 def flow_unet() -> ss.ScoreModel:
     network = loaded(networks.FlowUNet(), "emnist_blaise143_flow_uncond.pth", "vector_field.")
-    return ss.ScoreModel(Mirrored(network), ss.RectifiedFlow(), "velocity")
+    return formats.velocity(network, direction="noise_to_data")
 
 
 def flat_conv() -> ss.ScoreModel:
@@ -170,7 +160,7 @@ def fashion_edm() -> ss.ScoreModel:
 
 
 def roll_2d() -> ss.ScoreModel:
-    return ss.ScoreModel(loaded(networks.FlowMLP(2), "toy_oscarw42_swissroll_2d_v.pt"), ss.RectifiedFlow(), "velocity")
+    return formats.velocity(loaded(networks.FlowMLP(2), "toy_oscarw42_swissroll_2d_v.pt"), direction="data_to_noise")
 
 
 def roll_32d() -> ss.ScoreModel:

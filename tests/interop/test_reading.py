@@ -1,6 +1,7 @@
 """Schedulers of diffusers, read: path, prediction, time and the times of steps, against what diffusers itself computes."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,11 +163,12 @@ def test_the_shifted_grid_shifts_lambda():
 # --- solvers on their times ------------------------------------------------------------------------------------------------
 
 
-def stepped(scheduler, model, reading, z, steps, **options):
-    """Their own loop, with the exact score in the network's place."""
-    scheduler.set_timesteps(steps, **options)
+def stepped(scheduler, model, reading, z, steps, noise=None):
+    """Their own loop, with the exact score in the network's place and a generator of noise for those that take one."""
+    scheduler.set_timesteps(steps)
+    drawn = {} if noise is None else {"generator": noise}
     for t in scheduler.timesteps:
-        z = scheduler.step(model.output(z, float(reading.time_of(t.double()))), t, z).prev_sample
+        z = scheduler.step(model.output(z, float(reading.time_of(t.double()))), t, z, **drawn).prev_sample
     return z
 
 
@@ -208,6 +210,69 @@ class Foreign(ss.models.Model):
             -1, *[1] * (z.ndim - 1)
         )
         return a.to(z.dtype).reshape(-1, 1, 1, 1) * x + b.to(z.dtype).reshape(-1, 1, 1, 1) * eps
+
+
+def test_given_noise_levels_are_used_as_they_are():
+    """diffusers' EDMEuler takes `sigmas` for the ramp between the ends of its own rule: its largest one is of the order of 1e14 here."""
+    sigmas = torch.tensor([80.0, 10.0, 1.0, 0.01], dtype=torch.float64)
+    scheduler = made("EDMEulerScheduler")
+    scheduler.set_timesteps(sigmas=sigmas)
+    assert float(scheduler.sigmas.abs().max()) > 1e6
+    reading = read(scheduler)
+    grid = reading.from_sigmas(torch.cat([sigmas, torch.zeros(1)]))
+    torch.testing.assert_close(reading.sde.sigma(grid), torch.cat([sigmas, torch.zeros(1)]), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("schedule", ["karras", "exponential"])
+def test_noise_levels_of_edm(name, schedule):
+    scheduler = made(name, sigma_schedule=schedule)
+    scheduler.set_timesteps(9)
+    reading = read(scheduler)
+    grid = reading.grid(9)
+    torch.testing.assert_close(reading.sde.sigma(grid), scheduler.sigmas.double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(reading.network_time(grid[:-1]), scheduler.timesteps.double(), rtol=0, atol=1e-6)
+
+
+def test_the_shift_of_an_image_is_that_of_the_pipelines():
+    flux = pytest.importorskip("diffusers.pipelines.flux.pipeline_flux")
+    reading = read(made("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True))
+    for tokens in (64, 256, 1024, 4096):
+        assert reading.mu(tokens) == pytest.approx(flux.calculate_shift(tokens), rel=1e-12)
+    other = read(made("FlowMatchEulerDiscreteScheduler", use_dynamic_shifting=True, base_shift=0.2, max_shift=2.05))
+    assert other.mu(1000) == pytest.approx(flux.calculate_shift(1000, 256, 4096, 0.2, 2.05), rel=1e-12)
+    # The shift of mu is e^mu.
+    sde, mu = reading.sde, reading.mu(1024)
+    plain = torch.linspace(1, 0.1, 5, dtype=torch.float64)
+    moved = reading.from_sigmas(plain, mu=mu)[1:-1]
+    difference = sde.half_log_snr(moved) - sde.half_log_snr(plain[1:])
+    torch.testing.assert_close(difference, torch.full_like(difference, -mu), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("flag", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_rules_for_noise_levels_of_a_flow_are_refused(flag):
+    with pytest.raises(ValueError, match=f"{flag}=True on a flow.*give grid="):
+        read(made("FlowMatchEulerDiscreteScheduler", **{flag: True})).grid(5)
+
+
+# Theirs adds noise in the last step too where that starts above index 0, with "fixed_large" and "trailing": the samples stay noisy.
+@pytest.mark.parametrize(
+    ("variance", "spacing"), [("fixed_small", "leading"), ("fixed_small", "trailing"), ("fixed_large", "leading")]
+)
+def test_ancestral_sampling_with_their_variance_is_theirs(variance, spacing):
+    """From the same noise, in the order in which both draw it."""
+    scheduler = made("DDPMScheduler", variance_type=variance, clip_sample=False, timestep_spacing=spacing)
+    reading = read(scheduler)
+    model = Foreign(reading)
+    z = torch.randn(64, 1, 1, 1, generator=generator(), dtype=torch.float64)
+    theirs = stepped(scheduler, model, reading, z, 10, noise=generator(1))
+    grid = reading.grid(10)
+    ours = ss.sample(model, z.shape, reading.ancestral, grid=grid, z=z, t_start=float(grid[0]), generator=generator(1))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    learned = read(made("DDPMScheduler", variance_type="learned_range", clip_sample=False)).ancestral
+    assert isinstance(learned, ss.loops.LearnedAncestral)
+    with pytest.raises(ValueError, match="variance_type=None"):
+        _ = read(made("DDIMScheduler", clip_sample=False)).ancestral
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------
@@ -382,6 +447,11 @@ def test_what_is_not_known_is_refused():
     lumina = type("Lumina2Transformer2DModel", (torch.nn.Identity,), {"__module__": "diffusers.models.lumina"})()
     with pytest.raises(ValueError, match=r"Lumina2Transformer2DModel is not known.*negate="):
         from_diffusers(lumina, made("FlowMatchEulerDiscreteScheduler"))
+    fourier = torch.nn.Identity()
+    fourier.config = SimpleNamespace(time_embedding_type="fourier")
+    with pytest.raises(ValueError, match=r"time_embedding_type='fourier'.*ScoreSdeVeScheduler"):
+        from_diffusers(fourier, made("DDPMScheduler", clip_sample=False))
+    assert from_diffusers(fourier, made("ScoreSdeVeScheduler")).prediction == "score"
     held = from_diffusers(ROWS["epsilon"][1](made("DDPMScheduler")), made("DDPMScheduler"), clip=True)
     assert float(held.data(torch.full((1, 1, 1, 1), 9.0, dtype=torch.float64), 0.5).abs().max()) <= 1
 
@@ -406,3 +476,23 @@ def test_latents_are_those_of_the_autoencoder():
 def test_lists_of_classes_are_those_of_diffusers():
     for name in (*CHAINS, *WITHOUT_LOWEST):
         assert hasattr(diffusers, name)
+
+
+@pytest.mark.parametrize("axes", [2, 3], ids=["images", "video"])
+@pytest.mark.parametrize("factor", [None, 0.13])
+def test_latents_with_moments_of_every_channel(axes, factor):
+    """As the pipelines of SDXL (with a factor) and Wan (without) have them: latents std/factor + mean is what the decoder sees."""
+    mean, std = [0.5, -1.0], [2.0, 0.25]
+    raw = torch.randn(3, 2, *[4] * axes, generator=generator())
+    vae = SimpleNamespace(
+        config={"latents_mean": mean, "latents_std": std, "scaling_factor": factor},
+        encode=lambda x: SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: raw, sample=lambda noise: raw + 1)),
+        decode=lambda seen: SimpleNamespace(sample=seen),
+    )
+    space = latents(vae)
+    m, s = (torch.tensor(value).reshape(1, 2, *[1] * axes) for value in (mean, std))
+    torch.testing.assert_close(space.encode(raw), (raw - m) * (factor or 1.0) / s)
+    torch.testing.assert_close(space.encode(raw, generator()), (raw + 1 - m) * (factor or 1.0) / s)
+    torch.testing.assert_close(space.decode(space.encode(raw)), raw)
+    with pytest.raises(ValueError, match="neither scaling_factor nor latents_mean"):
+        latents(SimpleNamespace(config={}))

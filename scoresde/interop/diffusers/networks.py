@@ -101,6 +101,7 @@ def from_diffusers(
             f"{reading.kind} has clip_sample=True, which is no part of a solver: give clip=False to sample without, or clip=True to hold the "
             f"data prediction to [-{reading.clip_range:g}, {reading.clip_range:g}]"
         )
+    _require_score(network, reading)
     call = _call_of(network, told=time is not None or negate is not None)
     prediction = opposite(reading.prediction) if negate else reading.prediction
     made = LearnedVariance if _returns_variance(network, reading) else ScoreModel
@@ -108,6 +109,19 @@ def from_diffusers(
     if clip and reading.clip_range is not None:
         return thresholded(model, -reading.clip_range, reading.clip_range)
     return model
+
+
+def _require_score(network: nn.Module, reading: Reading) -> None:
+    """Raise for a network that divides its output by its time, which is a score, unless the scheduler expects one.
+
+    Raises:
+        ValueError: names the key.
+    """
+    if getattr(getattr(network, "config", None), "time_embedding_type", None) == "fourier" and reading.prediction != "score":
+        raise ValueError(
+            f"{type(network).__name__} has time_embedding_type='fourier', which makes its output a score of a VE process, and {reading.kind} "
+            f"expects {reading.prediction!r}: give the ScoreSdeVeScheduler that the network was made for"
+        )
 
 
 def _told(reading: Reading, sde: SDE, t: Tensor) -> Tensor:

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 
 from ... import grids
+from ...loops.learned_ancestral import LearnedAncestral
 from ...sde.base import SDE
 from ...sde.families import EDM, RectifiedFlow
 from ...sde.prediction import Direction, Preconditioned, Prediction
-from ...sde.vp import VPSDE, VPChain, zero_terminal_snr
+from ...sde.vp import VPSDE, VPChain
+from ...solvers.ancestral import Ancestral
+from .betas import betas
 from .clocks import Arctangent, Clock, Index, NoiseScale, QuarterLog, Scaled
 
 # Classes by how they space N steps over the indices 0..T-1 with the spacing "linspace": N points with both ends, rounded or not, or N + 1
@@ -50,6 +53,8 @@ NOISE_RULES = {
     "use_lu_lambdas": grids.half_log_snr,
     "use_beta_sigmas": grids.beta,
 }
+# Variances of ancestral sampling, by diffusers' names.
+VARIANCES = {"fixed_small": "posterior", "fixed_small_log": "posterior", "fixed_large": "beta", "fixed_large_log": "beta"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +100,30 @@ class Reading:
         t = self.time_of(torch.as_tensor(u, dtype=torch.float64, device="cpu"))
         return z * float(self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t)))
 
+    @property
+    def ancestral(self) -> Ancestral | LearnedAncestral:
+        """The solver of `variance_type`.
+
+        Raises:
+            ValueError: the scheduler has no variance, or another one; names it.
+        """
+        if self.learned_variance:
+            return LearnedAncestral()
+        name = self.config.get("variance_type")
+        if name not in VARIANCES:
+            raise ValueError(f"{self.kind} has variance_type={name!r}: known are {', '.join(VARIANCES)}, learned and learned_range")
+        return Ancestral("posterior" if VARIANCES[name] == "posterior" else "beta")
+
     # The times of steps.
+
+    def mu(self, tokens: int) -> float:
+        """The logarithm of the shift for an image of so many tokens: linear, by default through (256, 0.5) and (4096, 1.15).
+
+        The height and the width of the latents divided by the patch size, and multiplied, are the number of tokens.
+        """
+        defaults = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+        n0, n1, mu0, mu1 = (float(self.config.get(name) or default) for name, default in defaults.items())
+        return mu0 + (mu1 - mu0) * (tokens - n0) / (n1 - n0)
 
     @cached_property
     def t_end(self) -> float:
@@ -165,11 +193,14 @@ class Reading:
         """The times at given noise levels, and the end: sigma of a flow, shifted once, and sigma/alpha elsewhere. A 0 at the end is left out.
 
         Raises:
-            ValueError: a flow that needs `mu`.
+            ValueError: a flow that needs `mu`, or that has a rule for noise levels beside.
         """
         sigmas = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
         sigmas = sigmas[:-1] if float(sigmas[-1]) == 0 else sigmas
         if isinstance(self.sde, RectifiedFlow):
+            for flag in NOISE_RULES:
+                if self.config.get(flag):
+                    raise ValueError(f"{self.kind} has {flag}=True on a flow, which is not known: make it without, and give grid=")
             return self._ended(self._stretched(self._shifted(sigmas, mu)))
         return self._ended(self.sde.time(-sigmas.log()))
 
@@ -283,30 +314,3 @@ def _chain(kind: str, config: Mapping[str, Any], scheduler: Any) -> Reading:
     clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None
     learned = str(config.get("variance_type", "")).startswith("learned")
     return Reading(kind, config, sde, ON_CHAINS[prediction_type], Index(len(sde.betas)), clip, learned)
-
-
-def betas(config: Mapping[str, Any], scheduler: Any) -> Tensor:
-    """The betas of a chain in float64, made anew from the configuration, as the scheduler's own have the rounding of float32.
-
-    Raises:
-        ValueError: an unknown `beta_schedule`.
-    """
-    steps, first, last = int(config["num_train_timesteps"]), float(config["beta_start"]), float(config["beta_end"])
-    schedule = config["beta_schedule"]
-    if config.get("trained_betas") is not None:
-        made = torch.as_tensor(np.asarray(config["trained_betas"]), dtype=torch.float64)
-    elif schedule == "linear":
-        made = torch.linspace(first, last, steps, dtype=torch.float64)
-    elif schedule == "scaled_linear":
-        made = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2
-    elif schedule == "squaredcos_cap_v2":
-        made = VPSDE.cosine(steps).betas
-    elif schedule == "sigmoid":
-        made = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid() * (last - first) + first
-    elif schedule in ("laplace", "exp"):
-        made = scheduler.betas.double()
-        if config.get("rescale_betas_zero_snr"):
-            return made
-    else:
-        raise ValueError(f"beta_schedule={schedule!r} is not known: give ScoreModel the path VPSDE.from_betas(scheduler.betas)")
-    return zero_terminal_snr(made) if config.get("rescale_betas_zero_snr") else made
