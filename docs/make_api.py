@@ -30,6 +30,7 @@ PACKAGES = (
     "scoresde.train",
     "scoresde.train.data",
     "scoresde.numerics.random",
+    "scoresde.interop.formats",
     "scoresde.interop.sbi",
     "scoresde.cli.report",
 )
