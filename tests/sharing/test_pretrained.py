@@ -276,7 +276,7 @@ def test_no_foreign_package_is_imported():
         "onnx",
         "onnxruntime",
     ]
-    code = f"import sys, scoresde, scoresde.sharing.sbi; print([n for n in {foreign} if n in sys.modules])"
+    code = f"import sys, scoresde, scoresde.interop.sbi; print([n for n in {foreign} if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
