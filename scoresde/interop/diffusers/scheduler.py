@@ -38,7 +38,7 @@ from ...solvers.composed import LateFirstCall
 from ...solvers.tuned import TunedSolver
 from ...tableau.tableau import Tableau
 from ...tuning import Cascade, load_solver
-from .choice import default_for, planned, table_from_call
+from .choice import default_for, first_step_is_free, planned, table_from_call
 from .reading import Reading, read
 from .stepping import Generators, HostNoise, HostRun, from_first_call
 from .stored import SOLVER_FILE, grid_from_json, grid_to_json, solver_from_json, solver_to_json
@@ -261,7 +261,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         elif grid is None and sigmas is not None:
             grid = self._reading.from_sigmas(sigmas, mu)
         elif grid is None:
-            grid = self._reading.grid(calls, mu)
+            grid = self._reading.grid(calls + first_step_is_free(solver), mu)
         return solver, planned(self._reading.sde, solver, grid, calls)
 
     # Steps.
