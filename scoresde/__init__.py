@@ -1,11 +1,11 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
 from . import deprecation, diagnostics, grids, loops, losses, models, networks, sampling, solvers, tableau, tuning
-from .interop.pretrained import from_pretrained, save_pretrained
 from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
 from .models import LearnedVariance, Model, ScoreModel, analytic
 from .sampling import plan, sample, unroll
 from .sde import EDM, SDE, VESDE, VPSDE, CoefficientsSDE, Preconditioned, RectifiedFlow, ScalesSDE, SubVPSDE, zero_terminal_snr
+from .sharing.pretrained import from_pretrained, save_pretrained
 
 __version__ = "0.1.0"
 

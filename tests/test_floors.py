@@ -16,7 +16,7 @@ FLOORS = (
     {"loops"},
     {"tuning"},
     {"sampling"},
-    {"legacy", "cli", "interop"},
+    {"legacy", "cli", "interop", "sharing"},
 )
 # The package's own file and the script stand outside.
 FRONT = {"__init__", "__main__"}

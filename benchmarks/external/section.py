@@ -102,7 +102,7 @@ def _calls(results: dict) -> list[str]:
 
 
 def _means(methods: dict, title: str, table: Table) -> str:
-    calls = list(methods["default"])
+    calls, most = list(methods["default"]), methods["default"]["5"]["networks"]
 
     def row(nfe: str) -> Iterable[str]:
         yield nfe
@@ -112,7 +112,8 @@ def _means(methods: dict, title: str, table: Table) -> str:
                 yield ""
             else:
                 rms, median, p95 = (found[s][0] for s in ("rms", "median", "p95"))
-                yield f"{rms:.2f} / {median:.2f} / {p95:.2f} [{found['rms'][1]:.2f}, {found['rms'][2]:.2f}]"
+                of = "" if found["networks"] == most else f" ({found['networks'][0]} of {most[0]})"
+                yield f"{rms:.2f} / {median:.2f} / {p95:.2f} [{found['rms'][1]:.2f}, {found['rms'][2]:.2f}]{of}"
 
     return f"### {title}\n\n{table(['calls', *METHODS.values()], (list(row(nfe)) for nfe in calls), left=1)}\n"
 

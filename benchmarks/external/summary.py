@@ -158,13 +158,14 @@ def means(networks: Sequence[Network], rules: dict[tuple[str, int], str]) -> dic
         for calls in NFE:
             found = {n.name: rules[n.name, calls] if method == "left out" else method for n in networks}
             there = [n for n in networks if found[n.name] == "best of ours" or (found[n.name], calls) in n.errors]
-            if len(there) < len(networks):
+            if not there:
                 continue
             for name in STATISTICS:
                 value = geometric_mean(n.ratio(found[n.name], calls, name) for n in there)
                 resampled = geometric_mean(n.ratio(found[n.name], calls, name, samples[n.name]) for n in there)
                 numbers = [float(value), *map(float, np.quantile(resampled, (0.05, 0.95)))]
-                results.setdefault(method, {}).setdefault(calls, {})[name] = numbers
+                found_here = results.setdefault(method, {}).setdefault(calls, {"networks": [len(there)]})
+                found_here[name] = numbers
     return results
 
 

@@ -110,7 +110,7 @@ class Recorder:
 def run(case, pipe, steps=STEPS, seed=0, **call):
     """Run the pipeline; the recorder has what it did."""
     with Recorder(pipe, case.network(pipe)) as seen:
-        pipe(num_inference_steps=steps, generator=generator(seed), **case.prompts | case.call | call)
+        pipe(num_inference_steps=steps, **{"generator": generator(seed)} | case.prompts | case.call | call)
     return seen
 
 

@@ -51,12 +51,17 @@ def planned(sde: SDE, solver: Solver, grid: GridLike, calls: int) -> Tableau:
         made = plan(sde, solver, grid=grid)
         assert isinstance(made, TablePlan)
         require_calls(calls, {len(grid) - 1, made.nfe}, f"the grid of this scheduler has {len(grid) - 1} steps")
-    elif isinstance(solver, LateFirstCall | FreeFirstStep) and solver.calls_per_step == 1:
+    elif first_step_is_free(solver):
         made = plan(sde, solver, nfe=calls, grid=grid)
     else:
         made = plan(sde, solver, steps=calls, grid=grid)
     assert isinstance(made, TablePlan)
     return made.tableau
+
+
+def first_step_is_free(solver: Solver) -> bool:
+    """Whether N network calls make N + 1 steps."""
+    return isinstance(solver, LateFirstCall | FreeFirstStep) and solver.calls_per_step == 1
 
 
 def require_calls(calls: int, possible: set[int], why: str) -> None:

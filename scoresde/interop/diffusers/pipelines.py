@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from ...models.score_model import ScoreModel, as_output
 from ...sde.base import SDE
 from ...tuning import fit
+from .configuration import scheduler_from_json
 from .reading import Reading, read
-from .scheduler import Scheduler, scheduler_from_json
+from .scheduler import Scheduler
 
 Rows = dict[str, Tensor]
 
@@ -188,7 +189,8 @@ def _unconditional(pipe: Any, scale: float, height: int | None, width: int | Non
     """DDPM and DDIM."""
     size = pipe.unet.config.sample_size
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    _require_no_guidance(pipe, scale)
+    if scale != 1:
+        raise ValueError(f"{type(pipe).__name__} has no guidance, and guidance_scale={scale:g}")
     return Guided(pipe.unet, (pipe.unet.config.in_channels, *sides), lambda network, z, time, rows: as_output(network(z, time)), {})
 
 
@@ -297,11 +299,6 @@ def _flux(pipe: Any, scale: float, height: int | None, width: int | None, prompt
 def _as_many(u: Tensor, c: Tensor) -> Tensor:
     """The unconditional rows, as many as there are prompts."""
     return u if len(u) == len(c) else u.expand(len(c), *u.shape[1:])
-
-
-def _require_no_guidance(pipe: Any, scale: float) -> None:
-    if scale != 1:
-        raise ValueError(f"{type(pipe).__name__} has no guidance, and guidance_scale={scale:g}")
 
 
 # With the guidance that the pipeline has by default.

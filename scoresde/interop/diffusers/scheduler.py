@@ -17,34 +17,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from ...loops import LoopSolver
-from ...numerics.arrays import expand
-from ...numerics.inputs import as_number
 from ...sampling.planning import Plan
-from ...sampling.registry import DEFAULT, name_of, resolve
+from ...sampling.registry import DEFAULT, name_of
 from ...sampling.request import GridLike
 from ...solvers.base import Solver
 from ...solvers.composed import LateFirstCall
 from ...solvers.tuned import TunedSolver
 from ...tableau.tableau import Tableau
-from ...tuning import Cascade, load_solver
-from .choice import default_for, planned, table_from_call
-from .reading import Reading, read
+from .choice import default_for, first_step_is_free, planned, table_from_call
+from .configuration import choice, clip_of, scheduler_from_json, scheduler_to_json
+from .reading import read
+from .source import ReadScheduler
 from .stepping import Generators, HostNoise, HostRun, from_first_call
-from .stored import SOLVER_FILE, grid_from_json, grid_to_json, solver_from_json, solver_to_json
+from .stored import grid_to_json, solver_to_json
 
-# Keys of a scheduler in whose place ours stands that say how *that* one steps. Some pipelines rewrite a configuration that has them.
-NOT_OURS = ("steps_offset", "clip_sample", "thresholding", "skip_prk_steps", "set_alpha_to_one")
 # How far the noise that a pipeline does not scale may be from the start's own: a chain that starts at a time below 1 has a little less.
 START_TOLERANCE = 0.02
 
@@ -62,7 +56,7 @@ class SchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class Scheduler(SchedulerMixin, ConfigMixin):
+class Scheduler(ReadScheduler):
     """A solver that is a table, as a scheduler. Make one with `from_scheduler`; `pipe.save_pretrained` and `from_pretrained` keep it.
 
     `num_inference_steps` is a number of steps; for the default, for fitted solvers and for those with a late first call one of network calls.
@@ -148,17 +142,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     # What a pipeline reads.
 
     @property
-    def config(self) -> FrozenDict:
-        """Ours, and what pipelines look for in that of the source."""
-        source = {name: value for name, value in self._internal_dict["source"].items() if name[0] != "_" and name not in NOT_OURS}
-        if str(source.get("variance_type", "")).startswith("learned"):
-            source["variance_type"] = "fixed_small"  # a pipeline then leaves the network's variance out of the output
-        return FrozenDict({**source, **self._internal_dict})
-
-    def __len__(self) -> int:
-        return int(self.config.get("num_train_timesteps", 1000))
-
-    @property
     def step_index(self) -> int | None:
         """The number of the next network call; None before the first step."""
         return self._step_index
@@ -185,23 +168,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         sde = self._reading.sde
         assert self._tableau is not None
         return self._gain * sde.prior_std * float(sde.sigma(self._tableau.times[0]) / sde.sigma(1.0))
-
-    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The network's input: the state itself, scaled where the network is preconditioned."""
-        return self._reading.scale_model_input(sample, timestep)
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """alpha x + sigma eps at the network times `timesteps`, a scalar or one a sample."""
-        self._start_is_noised = self._step_index is None
-        t = self._reading.time_of(torch.as_tensor(timesteps).detach().cpu().double().reshape(-1))
-        t = t[0] if len(t) == 1 else t  # inpainting gives one for all
-        wide = torch.promote_types(original_samples.dtype, torch.float32)
-        alpha, sigma = (expand(scale, original_samples, wide) for scale in (self._reading.sde.alpha(t), self._reading.sde.sigma(t)))
-        return (alpha * original_samples.to(wide) + sigma * noise.to(wide)).to(original_samples.dtype)
-
-    def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
-        """`add_noise` with the arguments in the order of flow pipelines."""
-        return self.add_noise(sample, noise, timestep)
 
     # Times.
 
@@ -261,7 +227,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         elif grid is None and sigmas is not None:
             grid = self._reading.from_sigmas(sigmas, mu)
         elif grid is None:
-            grid = self._reading.grid(calls, mu)
+            grid = self._reading.grid(calls + first_step_is_free(solver), mu)
         return solver, planned(self._reading.sde, solver, grid, calls)
 
     # Steps.
@@ -351,108 +317,3 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         u = float(timestep)
         distance = abs(self._calls[call] - u)
         return distance <= min(abs(each - u) for each in self._calls) * (1 + 1e-6)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy between two steps has no run: what it holds cannot be copied."""
-        return {**self.__dict__, "_run": None}
-
-    # Files.
-
-    def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
-        """Write the configuration, and beside it the file of a fitted solver."""
-        if isinstance(self._solver, TunedSolver):
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            self._solver.save(Path(save_directory) / SOLVER_FILE)
-        super().save_pretrained(save_directory, push_to_hub, **options)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str], subfolder: str | None = None, **options: Any
-    ) -> Scheduler:
-        """The inverse of `save_pretrained`: from a folder, or from a repository of the Hub.
-
-        Raises:
-            FileNotFoundError: a fitted solver whose file is not beside the configuration.
-        """
-        config, options, _ = cls.load_config(
-            pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, return_commit_hash=True, **options
-        )
-        if config.get("solver") == SOLVER_FILE:
-            folder = Path(pretrained_model_name_or_path, subfolder or "")
-            config = {**config, "solver": load_solver(folder / SOLVER_FILE)}
-        return cls.from_config(config, **options)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **options: Any) -> Any:
-        """A scheduler from a configuration of ours.
-
-        Raises:
-            TypeError: the configuration of another scheduler, which does not say its class.
-        """
-        if "source" not in config:
-            raise TypeError("this configuration is of another scheduler: use Scheduler.from_scheduler(pipe.scheduler, solver)")
-        own = {name: value for name, value in config.items() if name in cls._get_init_keys(cls)}
-        return super().from_config(own, return_unused_kwargs, **options)
-
-
-def choice(solver: Any, grid: Any) -> tuple[Solver | None, GridLike | None]:
-    """The solver, None for the default, and the grid, None for that of the source, from the arguments or the JSON of a scheduler.
-
-    Raises:
-        TypeError: neither a solver nor a name of one.
-        ValueError: a solver that chooses its own times or loops in itself, or a grid for one that has its own.
-    """
-    grid = grid_from_json(grid) if isinstance(grid, Mapping | list) else grid
-    if isinstance(solver, Plan):
-        if grid is not None:
-            raise ValueError("a plan has its own grid: give no grid= with it")
-        solver, grid = solver.solver, solver.times
-    if isinstance(solver, Mapping):
-        solver = solver_from_json(solver)
-    elif isinstance(solver, str | PathLike):
-        solver = resolve(str(solver))
-    if isinstance(solver, LoopSolver | Cascade):
-        raise ValueError(f"{name_of(solver)} runs a loop of its own, which a pipeline cannot step: take a solver that is a table")
-    if solver is not None and not isinstance(solver, Solver):
-        raise TypeError(f"solver must be a name, a Solver or the plan of one, got {solver!r}")
-    if isinstance(solver, TunedSolver) and grid is not None:
-        if not isinstance(grid, Tensor) or not torch.equal(grid, solver.grid):
-            raise ValueError(f"{type(solver).__name__} has times of its own: give no grid= with it")
-        grid = None
-    return solver, grid
-
-
-def clip_of(reading: Reading, clip: bool | float | None) -> float | None:
-    """c where data predictions are held to [-c, c], else None.
-
-    Raises:
-        ValueError: the scheduler clips and nobody has said what to do, or it does not and has no range.
-    """
-    if clip is None and reading.clip_range is not None:
-        raise ValueError(
-            f"{reading.kind} has clip_sample=True, which is no part of a solver: give clip=False to sample without, or clip=True to hold the "
-            f"data prediction to [-{reading.clip_range:g}, {reading.clip_range:g}]"
-        )
-    if clip is True and reading.clip_range is None:
-        raise ValueError(f"{reading.kind} clips nothing, so that clip=True has no range: give a number")
-    if clip is None or clip is False:
-        return None
-    return reading.clip_range if clip is True else as_number("clip", clip, above=0.0)
-
-
-def scheduler_to_json(scheduler: SchedulerMixin) -> dict[str, Any]:
-    """The class and all values of the configuration of a scheduler of diffusers.
-
-    Raises:
-        TypeError: no scheduler of diffusers.
-    """
-    name = type(scheduler).__name__
-    if not isinstance(scheduler, SchedulerMixin) or getattr(diffusers, name, None) is not type(scheduler):
-        raise TypeError(f"from_scheduler needs a scheduler of diffusers, usually pipe.scheduler, got {scheduler!r}")
-    return {"_class_name": name} | {key: value for key, value in scheduler.config.items() if key[0] != "_"}
-
-
-def scheduler_from_json(source: Mapping[str, Any]) -> SchedulerMixin:
-    """The inverse of `scheduler_to_json`."""
-    kind = getattr(diffusers, source["_class_name"])
-    return kind(**{name: value for name, value in source.items() if name in kind._get_init_keys(kind)})

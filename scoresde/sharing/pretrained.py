@@ -24,7 +24,7 @@ from ..numerics.inputs import as_event
 from ..sde.base import SDE
 from . import hub
 from .card import card
-from .description import bare, build, describe, weights
+from .description import FORMAT, bare, build, describe, weights
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # The description among the metadata of the weights: a folder whose two files belong to different models is noticed.
@@ -47,7 +47,8 @@ def save_pretrained(
 
     Raises:
         TypeError: `model` is another model, such as a wrapper of a `ScoreModel`, or has a tensor that no file can hold.
-        ValueError: a weight is not finite.
+        ValueError: a weight is not finite, a network or a process was changed after it was made, or the folder has a config.json of another
+            kind, such as that of a training run.
         OSError: a file cannot be written.
     """
     description, tensors = describe(model), weights(model)
@@ -55,6 +56,7 @@ def save_pretrained(
     require_finite(tensors)
     shape = as_event("event", event) if event is not None else getattr(bare(model.network), "event_shape", None)
     folder = Path(folder)
+    _require_own(folder / CONFIG)
     # The weights first: a folder without config.json is no model, and one of two different models is noticed by the description in both.
     write_tensors(folder / WEIGHTS, tensors, description, KEY)
     _write(folder / CONFIG, json.dumps({**description, "event": shape, "scoresde": _version()}, indent=2) + "\n")
@@ -98,6 +100,18 @@ def from_pretrained(
         require_finite(tensors)
     with reading(config, said="describes no model that can be used"):
         return build(description, tensors, network, sde, time)
+
+
+def _require_own(config: Path) -> None:
+    """Raise unless the configuration that is there, if any, is one of this module.
+
+    Raises:
+        ValueError: the folder belongs to something else.
+    """
+    if config.exists():
+        with reading(config):
+            if json_object(config.read_text(encoding="utf-8")).get("format") != FORMAT:
+                raise ValueError(f"{config} is of something else, such as a training run: choose another folder")
 
 
 def require_finite(tensors: Mapping[str, Tensor]) -> None:

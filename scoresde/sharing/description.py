@@ -126,10 +126,23 @@ def build(
 
 
 def _describe_network(network: nn.Module) -> Description:
+    """The class of a network of this package with its arguments; no more than the name of another one.
+
+    Raises:
+        ValueError: it was changed after it was made.
+    """
     if type(network) not in NETWORKS.values():
         return {"class": f"{type(network).__module__}.{type(network).__qualname__}"}
     embedding = network.embedding
     assert isinstance(embedding, Embedding)
+    with torch.device("meta"):
+        arguments: Any = network.arguments
+        again = type(network)(**arguments)
+    if repr(again) != repr(network):
+        raise ValueError(
+            f"this {type(network).__name__} was changed after it was made, so that its arguments no longer describe it: take out what was put "
+            "in, or make it a class of its own"
+        )
     return {
         "class": type(network).__name__,
         "arguments": network.arguments,
@@ -182,8 +195,22 @@ def _require_arguments(network: type[nn.Module], arguments: Mapping[str, Any], t
 def _describe_process(sde: SDE) -> Description:
     for name, (kind, arguments) in PROCESSES.items():
         if type(sde) is kind:
+            _require_unchanged(sde, VPChain(sde.betas) if isinstance(sde, VPChain) else kind(*(getattr(sde, a) for a in arguments)))
             return {"class": name, "arguments": {argument: getattr(sde, argument) for argument in arguments}}
     return {"class": type(sde).__qualname__, "values": schedule_fingerprint(sde).tolist()}
+
+
+def _require_unchanged(sde: SDE, again: SDE) -> None:
+    """Raise unless a process is the one that its arguments give.
+
+    Raises:
+        ValueError: names the attribute that differs.
+    """
+    for name in ("t_min", "t_max", "prior_std"):
+        if getattr(sde, name) != getattr(again, name):
+            raise ValueError(
+                f"{name}={getattr(sde, name):g} of {sde!r} was set after it was made, which no file holds: make a class of its own"
+            )
 
 
 def _process(description: Mapping[str, Any], betas: Tensor | None, given: SDE | None) -> SDE:
@@ -273,8 +300,9 @@ def _fill(model: ScoreModel, tensors: Mapping[str, Tensor], assign: bool) -> Non
             raise ValueError(
                 f"the tensor {name} is {there.dtype} in the file and {here.dtype} in the network: use network.to({there.dtype})"
             )
+    # Clones: tensors of safetensors may begin anywhere in memory, where some kernels add in another order.
     bare(model.network).load_state_dict(
-        {name.removeprefix("network."): tensors[name] for name in state if name.startswith("network.")}, assign=assign
+        {name.removeprefix("network."): tensors[name].clone() for name in state if name.startswith("network.")}, assign=assign
     )
     rest = {name: value for name, value in tensors.items() if not name.startswith("network.")}
     if rest:

@@ -1,0 +1,53 @@
+"""What a folder must not lose: the last bit, layers that were added, a time that was set, and the files of somebody else."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import scoresde as ss
+from scoresde import networks
+
+from ..conftest import generator
+
+
+def awake(network: nn.Module) -> nn.Module:
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.1, generator=generator(4))
+    return network.eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"classes": 3}, {"multipliers": (1, 2, 2)}], ids=str)
+@pytest.mark.parametrize("sde", [ss.VPSDE(), ss.VPSDE.cosine(50)], ids=repr)
+def test_the_last_bit(options, sde, tmp_path):
+    """Weights at odd addresses, as safetensors returns them, would change it on a CPU."""
+    model = ss.ScoreModel(awake(networks.UNet(1, width=8, **options)), sde).eval()
+    ss.save_pretrained(model, tmp_path)
+    again, z = ss.from_pretrained(tmp_path), torch.randn(2, 1, 8, 8, generator=generator(1))
+    with torch.no_grad():
+        assert float((again.data(z, 0.5) - model.data(z, 0.5)).abs().max()) == 0.0
+
+
+def test_a_network_that_was_changed_is_refused(tmp_path):
+    dropping, normed = networks.MLP(3, width=16), networks.MLP(3, width=16)
+    dropping.leave.append(nn.Dropout(0.5))
+    nn.utils.parametrizations.weight_norm(normed.enter)
+    for network in (dropping, normed):
+        with pytest.raises(ValueError, match="this MLP was changed after it was made"):
+            ss.save_pretrained(ss.ScoreModel(network, ss.VPSDE()), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_process_that_was_changed_is_refused(tmp_path):
+    sde = ss.EDM()
+    sde.t_min = 0.1
+    with pytest.raises(ValueError, match=r"t_min=0\.1 of EDM.* was set after it was made"):
+        ss.save_pretrained(ss.ScoreModel(networks.MLP(3, width=16), sde), tmp_path)
+
+
+def test_the_folder_of_a_training_run_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text('{"data": "digits"}')
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "config.json")) + ".*choose another folder"):
+        ss.save_pretrained(ss.ScoreModel(networks.MLP(3, width=16), ss.VPSDE()), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
