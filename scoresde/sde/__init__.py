@@ -3,7 +3,7 @@
 from .base import SDE, as_time
 from .custom import CoefficientsSDE, ScalesSDE
 from .families import EDM, VESDE, RectifiedFlow, SubVPSDE
-from .prediction import PREDICTIONS, Direction, Preconditioned, Prediction, conversion, direction
+from .prediction import PREDICTIONS, Direction, Preconditioned, Prediction, alpha_rate, conversion, direction, sigma_rate
 from .vp import VPSDE, VPChain, zero_terminal_snr
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "ScalesSDE",
     "SubVPSDE",
     "VPChain",
+    "alpha_rate",
     "as_time",
     "conversion",
     "direction",
+    "sigma_rate",
     "zero_terminal_snr",
 ]

@@ -67,7 +67,7 @@ class Preconditioned:
 class Direction:
     """A prediction a(sde, t) x + b(sde, t) eps of one's own.
 
-        Direction(alpha_dot, sigma_dot)     the velocity of flow matching on any path, dalpha/dt x + dsigma/dt eps
+        Direction(alpha_rate, sigma_rate)   the velocity of flow matching on any path, dalpha/dt x + dsigma/dt eps
 
     Args:
         a, b: functions of the path and of times `(n,)` in float64, which return a tensor of this shape or a number. Take named functions, as
@@ -93,6 +93,24 @@ class Direction:
         """
         times = as_time(t)
         return as_values("a", self.a(sde, times.clone()), times), as_values("b", self.b(sde, times.clone()), times)
+
+
+def alpha_rate(sde: SDE, t: Tensor) -> Tensor:
+    """dalpha/dt."""
+    return _rate(sde.alpha, t)
+
+
+def sigma_rate(sde: SDE, t: Tensor) -> Tensor:
+    """dsigma/dt."""
+    return _rate(sde.sigma, t)
+
+
+def _rate(scale: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    with torch.enable_grad():
+        t = t.detach().requires_grad_()
+        # 0 t: the scale may be constant.
+        (rate,) = torch.autograd.grad((scale(t) + 0 * t).sum(), t)
+    return rate
 
 
 Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned | Direction

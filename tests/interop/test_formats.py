@@ -11,8 +11,8 @@ import torch
 import scoresde as ss
 from scoresde import analytic
 from scoresde.interop import formats
-from scoresde.interop.formats.calls import LevelFromHighest
 from scoresde.models.score_model import as_output
+from scoresde.models.times import LevelFromHighest
 
 from ..conftest import generator
 

@@ -1,17 +1,13 @@
-"""How foreign networks are called, the sign of what they return, and the times that they are told."""
+"""How foreign networks are called, and the sign of what they return."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...models.score_model import as_output, index
-from ...sde.base import SDE
+from ...models.score_model import as_output
 
 # How a network is called with (z, time, **cond).
 Call = Callable[..., Any]
@@ -49,46 +45,3 @@ class Called(nn.Module):
         """sign times the network's output, of the shape of `z`."""
         out = as_output(self.call(self.network, z, time, **cond))
         return out if self.sign == 1 else -out
-
-
-def noise_scale(sde: SDE, t: Tensor) -> Tensor:
-    """sigma/alpha."""
-    return (-sde.half_log_snr(t)).exp()
-
-
-def remaining(sde: SDE, t: Tensor) -> Tensor:
-    """1 - t, the time of flows that run from noise at 0 to data at 1."""
-    return 1 - t
-
-
-@dataclass(frozen=True)
-class Multiple:
-    """The time `factor` t."""
-
-    factor: float
-
-    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
-        return self.factor * t
-
-
-@dataclass(frozen=True)
-class MultipleOfIndex:
-    """The time `factor` i at the 0-based index i of a chain."""
-
-    factor: float
-
-    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
-        return self.factor * index(sde, t)
-
-
-@dataclass(frozen=True)
-class LevelFromHighest:
-    """The nearest of N noise levels in geometric progression as an integer, with 0 for `sigma_max` and N - 1 for `sigma_min`."""
-
-    sigma_min: float
-    sigma_max: float
-    levels: int
-
-    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
-        share = (math.log(self.sigma_max) + sde.half_log_snr(t)) / math.log(self.sigma_max / self.sigma_min)
-        return (share * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.int64)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ...models.score_model import ScoreModel
 from ...models.time_warped import TimeWarped
+from ...models.times import noise_scale
 from ...numerics.arrays import Time
 from ...sde.base import SDE, as_time
 from ...sde.families import EDM
-from .calls import noise_scale
 
 
 def edm(network: nn.Module, *, sigma_min: float = 0.002, sigma_max: float = 80.0) -> ScoreModel:

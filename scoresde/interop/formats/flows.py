@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...models.score_model import ScoreModel
+from ...models.times import remaining
 from ...numerics.inputs import as_one_of
 from ...sde.base import SDE
 from ...sde.families import RectifiedFlow
-from ...sde.prediction import Direction, Prediction
-from .calls import Call, Called, remaining, state_first
+from ...sde.prediction import Direction, Prediction, alpha_rate, sigma_rate
+from .calls import Call, Called, state_first
 
 DIRECTIONS = ("noise_to_data", "data_to_noise")
 
@@ -43,21 +41,3 @@ def velocity(network: nn.Module, *, direction: str, sde: SDE | None = None, call
     if direction == "noise_to_data":
         return ScoreModel(Called(network, call, -1), sde, prediction, time=remaining)
     return ScoreModel(network if call is state_first else Called(network, call), sde, prediction, time="t")
-
-
-def alpha_rate(sde: SDE, t: Tensor) -> Tensor:
-    """dalpha/dt."""
-    return _rate(sde.alpha, t)
-
-
-def sigma_rate(sde: SDE, t: Tensor) -> Tensor:
-    """dsigma/dt."""
-    return _rate(sde.sigma, t)
-
-
-def _rate(scale: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    with torch.enable_grad():
-        t = t.detach().requires_grad_()
-        # 0 t: the scale may be constant.
-        (rate,) = torch.autograd.grad((scale(t) + 0 * t).sum(), t)
-    return rate

@@ -6,10 +6,10 @@ from typing import Any
 
 from ...models.learned_variance import LearnedVariance
 from ...models.score_model import ScoreModel
+from ...numerics.checkpoints import Checkpoint, load, pairs_by_name, read_checkpoint, without_prefix
 from ...sde.families import EDM
 from ...sde.prediction import Preconditioned, Prediction
 from ...sde.vp import VPSDE
-from .checkpoints import Checkpoint, load, pairs_by_name, read_checkpoint, without_prefix
 
 # Their names of predictions.
 OBJECTIVES: dict[str, Prediction] = {"pred_noise": "noise", "pred_x0": "data", "pred_v": "velocity"}

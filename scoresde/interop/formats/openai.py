@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ...models.learned_variance import LearnedVariance
 from ...models.score_model import ScoreModel
+from ...models.times import MultipleOfIndex
 from ...numerics.inputs import as_count, as_one_of
 from ...sde.vp import VPSDE, VPChain
-from .calls import MultipleOfIndex
 
 SCHEDULES = ("linear", "cosine")
 

@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from ...models.score_model import ScoreModel, TimeConvention
+from ...models.times import LevelFromHighest, Multiple, noise_scale
+from ...numerics.checkpoints import Checkpoint, load, pairs_by_name, pairs_of_average, read_checkpoint
 from ...sde.base import SDE
 from ...sde.families import EDM, SubVPSDE
 from ...sde.prediction import Prediction
 from ...sde.vp import VPSDE
-from .calls import LevelFromHighest, Multiple, noise_scale
-from .checkpoints import Checkpoint, load, pairs_by_name, pairs_of_average, read_checkpoint
 
 Parts = tuple[SDE, Prediction, TimeConvention]
 
