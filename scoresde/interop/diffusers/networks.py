@@ -15,22 +15,15 @@ from torch import Tensor, nn
 
 from ...models.base import Model
 from ...models.learned_variance import LearnedVariance
-from ...models.score_model import ScoreModel, as_output
+from ...models.score_model import ScoreModel
 from ...models.thresholding import thresholded
 from ...sde.base import SDE
 from ...sde.prediction import Direction, Prediction, direction
+from ..formats.calls import Call, Called, state_first
 from .reading import Reading, read
 
-# How classes are called with (z, time, **cond).
-Call = Callable[..., Any]
 
-
-def positional(network: nn.Module, z: Tensor, time: Tensor, **cond: Any) -> Any:
-    """U-Nets, and modules of one's own."""
-    return network(z, time, **cond)
-
-
-def by_keyword(network: nn.Module, z: Tensor, time: Tensor, **cond: Any) -> Any:
+def hidden_states(network: nn.Module, z: Tensor, time: Tensor, **cond: Any) -> Any:
     """Transformers."""
     return network(hidden_states=z, timestep=time, **cond)
 
@@ -40,34 +33,16 @@ def in_unit_time(network: nn.Module, z: Tensor, time: Tensor, **cond: Any) -> An
     return network(hidden_states=z, timestep=time / 1000, **cond)
 
 
+# By class. Those of one's own are called as U-Nets are.
 CALLS: dict[str, Call] = {
-    "UNet1DModel": positional,
-    "UNet2DModel": positional,
-    "UNet2DConditionModel": positional,
-    "DiTTransformer2DModel": by_keyword,
-    "Transformer2DModel": by_keyword,
-    "SD3Transformer2DModel": by_keyword,
+    "UNet1DModel": state_first,
+    "UNet2DModel": state_first,
+    "UNet2DConditionModel": state_first,
+    "DiTTransformer2DModel": hidden_states,
+    "Transformer2DModel": hidden_states,
+    "SD3Transformer2DModel": hidden_states,
     "FluxTransformer2DModel": in_unit_time,
 }
-
-
-class HostedNetwork(nn.Module):
-    """`network(z, time, **cond)` for a network of diffusers, which returns the tensor in its output.
-
-    Args:
-        network: the network.
-        call: one of `CALLS`.
-        channels: of the output that are the prediction; None for all.
-    """
-
-    def __init__(self, network: nn.Module, call: Call, channels: int | None = None) -> None:
-        super().__init__()
-        self.network, self.call, self.channels = network, call, channels
-
-    def forward(self, z: Tensor, time: Tensor, **cond: Any) -> Tensor:
-        """The output, `(B, channels, *rest)`."""
-        out = as_output(self.call(self.network, z, time, **cond))
-        return out if self.channels is None else out[:, : self.channels]
 
 
 def from_diffusers(
@@ -105,7 +80,7 @@ def from_diffusers(
     call = _call_of(network, told=time is not None or negate is not None)
     prediction = opposite(reading.prediction) if negate else reading.prediction
     made = LearnedVariance if _returns_variance(network, reading) else ScoreModel
-    model = made(HostedNetwork(network, call), reading.sde, prediction, time=time or partial(_told, reading))
+    model = made(Called(network, call), reading.sde, prediction, time=time or partial(_told, reading))
     if clip and reading.clip_range is not None:
         return thresholded(model, -reading.clip_range, reading.clip_range)
     return model
@@ -144,8 +119,8 @@ def _call_of(network: nn.Module, told: bool) -> Call:
                 f"{name} is not known here, and its pipeline may change the sign or the time outside of the network: give negate= and, where "
                 f"it is another, time=, as the pipeline has them. Known are {', '.join(CALLS)}"
             )
-        return by_keyword
-    return positional
+        return hidden_states
+    return state_first
 
 
 def _returns_variance(network: nn.Module, reading: Reading) -> bool:
