@@ -4,8 +4,8 @@
     solver = solvers.fit(model, 6, shape=model.event)
     pipe.scheduler = Scheduler.from_scheduler(pipe.scheduler, solver)
 
-or, for several prompts at once, `pipe.scheduler = fitted_scheduler(pipe, 6, prompt=[...], guidance_scale=7.5)`. With c the prompt and u what the
-pipeline takes in its place, guidance is out = out_u + w (out_c - out_u), as in the pipeline.
+or, for several prompts at once, `pipe.scheduler = fitted_scheduler(pipe, 6, prompt=[...], guidance_scale=7.5)`. With c the prompt and u what
+the pipeline takes in its place, guidance is out = out_u + w (out_c - out_u), as in the pipeline.
 """
 
 from __future__ import annotations
