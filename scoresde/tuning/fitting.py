@@ -159,6 +159,7 @@ def fit(
     reference_steps: int | None = None,
     t_end: float | None = None,
     batch_size: int = 256,
+    late: bool = True,
 ) -> FittedSolver:
     """Fit a solver of `nfe` calls to `model`; the module's docstring says how.
 
@@ -184,6 +185,7 @@ def fit(
         reference_steps: S. By default the first starts decide, see `solve_reference`.
         t_end: time of the reference's last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
         batch_size: samples that the network sees at once.
+        late: as in `select`.
 
     Returns:
         A solver for `sample`, never worse on the held-out starts than the winner of the pilot.
@@ -201,7 +203,7 @@ def fit(
     warn_of_flaw(reference)
     problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
     with progress_bar(progress, unit="fit") as bar:
-        ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size)
+        ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size, late)
         baseline = ranking[0]
         baseline_table = baseline.solver.tableau(model.sde, baseline.grid)
         baseline_x = solve(model, baseline_table, z, cond, batch_size)

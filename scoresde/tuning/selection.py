@@ -198,9 +198,15 @@ def portfolio_solver(name: str) -> Solver | None:
     return found[0] if found else None
 
 
-def candidates(sde: SDE, nfe: int) -> Iterator[tuple[str, Solver, Tensor]]:
-    """The name, solver and grid of the portfolio's pairs that make exactly `nfe` calls on this process."""
+def candidates(sde: SDE, nfe: int, late: bool = True) -> Iterator[tuple[str, Solver, Tensor]]:
+    """The name, solver and grid of the portfolio's pairs that make exactly `nfe` calls on this process.
+
+    Args:
+        late: with the pairs whose first call is late.
+    """
     for name, (solver, grid_names) in PORTFOLIO.items():
+        if isinstance(solver, LateFirstCall) and not late:
+            continue
         for grid_name in grid_names:
             # A grid raises where it has no room for so many steps above t_min.
             with suppress(ValueError):
@@ -227,12 +233,13 @@ def rank(
     count: int,
     cond: Cond,
     batch_size: int,
+    late: bool = True,
 ) -> list[Ranked]:
     """The pairs of the portfolio by their errors on the first `count` starts of the reference, best first."""
     z, x = reference.states[0], reference.x[:count]
     pilot = slice(0, count)
     ranking = []
-    for name, solver, grid in candidates(model.sde, nfe):
+    for name, solver, grid in candidates(model.sde, nfe, late):
         out = solve(model, solver.tableau(model.sde, grid), z[pilot], index_cond(cond, pilot, len(z)), batch_size)
         rms, median = summary(distance(out, x))
         if rms < float("inf"):
@@ -262,6 +269,7 @@ def select(
     reference_steps: int | None = None,
     t_end: float | None = None,
     batch_size: int = 256,
+    late: bool = True,
 ) -> Selected:
     """The best of about sixty pairs of a solver and a grid at `nfe` network calls, by its errors from `noises` starts.
 
@@ -279,6 +287,7 @@ def select(
         reference_steps: S. By default the first starts decide, see `solve_reference`.
         t_end: time of the reference's last network call, by default `model.sde.t_min`.
         batch_size: samples that the network sees at once.
+        late: try late first calls (`solvers.LateFirstCall`). Some hosts cannot start one, see `interop.diffusers`.
 
     Raises:
         TypeError: an argument of a wrong type; names it.
@@ -288,6 +297,6 @@ def select(
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     warn_of_flaw(reference)
-    picked = selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size))
+    picked = selected(reference, rank(model, nfe, reference, noises, cond or {}, batch_size, late))
     warn_of_discrepancy(reference, picked.error)
     return picked

@@ -4,9 +4,8 @@
     solver = solvers.fit(model, 6, shape=model.event)
     pipe.scheduler = Scheduler.from_scheduler(pipe.scheduler, solver)
 
-or, for several prompts at once, `pipe.scheduler = fitted_scheduler(pipe, 6, prompt=[...], guidance_scale=7.5)`.
-
-With c the prompt and u what the pipeline takes in its place, guidance is out = out_u + w (out_c - out_u), as in the pipeline.
+or, for several prompts at once, `pipe.scheduler = fitted_scheduler(pipe, 6, prompt=[...], guidance_scale=7.5)`. With c the prompt and u what
+the pipeline takes in its place, guidance is out = out_u + w (out_c - out_u), as in the pipeline.
 """
 
 from __future__ import annotations
@@ -98,8 +97,8 @@ class PipelineModel(ScoreModel):
     """A pipeline's network with its guidance and its prompts. States are those that the pipeline holds: latents, where it has them.
 
     Attributes:
-        event: the shape of a state, without the batch.
-        prompts: how many prompts there are.
+        event: the shape of a state.
+        prompts: how many there are.
     """
 
     def __init__(self, guided: Guided, scheduler: Any, guidance_scale: float) -> None:
@@ -178,11 +177,10 @@ def fitted_scheduler(
         ValueError: as `model_of` and `solvers.fit`.
     """
     model = model_of(pipe, guidance_scale=guidance_scale, height=height, width=width, **prompts)
-    solver = fit(model, nfe, shape=model.event, trajectories=trajectories, cond=dict(model.cond(trajectories)), **fit_options or {})
+    # A late first call needs another start than a pipeline's unit noise.
+    fit_late = partial(fit, late=False, trajectories=trajectories, cond=dict(model.cond(trajectories)))
+    solver = fit_late(model, nfe, shape=model.event, **fit_options or {})
     return Scheduler.from_scheduler(pipe.scheduler, solver, clip=clip)
-
-
-# The kinds of pipelines.
 
 
 def _unconditional(pipe: Any, scale: float, height: int | None, width: int | None) -> Guided:
