@@ -96,21 +96,26 @@ class Direction:
 
 
 def alpha_rate(sde: SDE, t: Tensor) -> Tensor:
-    """dalpha/dt."""
-    return _rate(sde.alpha, t)
+    """dalpha/dt, by automatic differentiation: f alpha is 0 times infinity where no signal is left."""
+    rate = _rate(sde.alpha, t)
+    return sde.drift_rate(t) * sde.alpha(t) if rate is None else rate
 
 
 def sigma_rate(sde: SDE, t: Tensor) -> Tensor:
-    """dsigma/dt."""
-    return _rate(sde.sigma, t)
+    """dsigma/dt, likewise; sigma' = (g^2 + 2 f sigma^2)/(2 sigma)."""
+    rate = _rate(sde.sigma, t)
+    if rate is not None:
+        return rate
+    sigma = sde.sigma(t)
+    return (sde.diffusion(t) ** 2 + 2 * sde.drift_rate(t) * sigma**2) / (2 * sigma)
 
 
-def _rate(scale: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+def _rate(scale: Callable[[Tensor], Tensor], t: Tensor) -> Tensor | None:
+    """The derivative; None for a scale without a gradient: a constant one, or one made by quadrature."""
     with torch.enable_grad():
         t = t.detach().requires_grad_()
-        # 0 t: the scale may be constant.
-        (rate,) = torch.autograd.grad((scale(t) + 0 * t).sum(), t)
-    return rate
+        value = scale(t)
+        return torch.autograd.grad(value.sum(), t)[0] if value.requires_grad else None
 
 
 Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned | Direction

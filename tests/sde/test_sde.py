@@ -85,6 +85,23 @@ def test_rate_of_a_chain_is_closed_on_the_right():
 
 
 @sdes
+def test_rates_are_those_of_the_moments(sde):
+    """alpha' = f alpha and d sigma^2/dt = g^2 + 2 f sigma^2, also under no_grad."""
+    t = (torch.arange(0, 99, dtype=torch.float64) + 0.37) / 100
+    with torch.no_grad():
+        alpha_rate, sigma_rate = ss.sde.alpha_rate(sde, t), ss.sde.sigma_rate(sde, t)
+    f = sde.drift_rate(t)
+    torch.testing.assert_close(alpha_rate, f * sde.alpha(t), rtol=1e-6, atol=1e-6)
+    expected = (sde.diffusion(t) ** 2 + 2 * f * sde.sigma(t) ** 2) / (2 * sde.sigma(t))
+    torch.testing.assert_close(sigma_rate, expected, rtol=1e-6, atol=1e-6)
+    assert not alpha_rate.requires_grad
+    # Differences, which know of neither: for scales that are made by quadrature.
+    h = 1e-5
+    differences = [(scale(t + h) - scale(t - h)) / (2 * h) for scale in (sde.alpha, sde.sigma)]
+    torch.testing.assert_close(torch.stack([alpha_rate, sigma_rate]), torch.stack(differences), rtol=1e-4, atol=1e-5)
+
+
+@sdes
 def test_posterior_is_the_gaussian_product(sde):
     """q(z_s | z_t, x) is proportional to q(z_t | z_s) q(z_s | x): precisions add."""
     for s, t in ((0.2, 0.3), (0.013, 0.9), (0.5, 0.501)):
