@@ -184,6 +184,10 @@ def test_ddim_on_their_times_is_theirs(spacing, prediction):
     ours = ss.sample(model, z.shape, "ddim", grid=reading.grid(10), z=z, t_start=float(reading.grid(10)[0]))
     # Their alphas are of float32.
     torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
+    # With ours in float64 nothing is left of the difference.
+    scheduler.alphas_cumprod = reading.sde.alpha(torch.arange(1, 1001, dtype=torch.float64) / 1000) ** 2
+    scheduler.final_alpha_cumprod = torch.ones((), dtype=torch.float64)
+    torch.testing.assert_close(ours, stepped(scheduler, model, reading, z, 10), rtol=0, atol=1e-12)
 
 
 def test_euler_on_a_flow_is_theirs():
