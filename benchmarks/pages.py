@@ -17,8 +17,8 @@ from external import section
 from scoresde.cli.report import save_error_plot
 
 DOCS = Path(__file__).parent.parent / "docs"
-NFE = ("5", "6", "8", "10", "15", "20")
-LAW_NFE = ("10", "20", "50")
+NFE = ("3", "4", "5", "6", "8", "10", "15", "20")
+LAW_NFE = ("5", "10", "20", "50")
 STATISTICS = ("rms", "median", "p95")
 PACKAGES = ("diffusers", "k-diffusion", "azula")
 SHOWN = (
