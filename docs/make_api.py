@@ -31,6 +31,7 @@ PACKAGES = (
     "scoresde.train.data",
     "scoresde.numerics.random",
     "scoresde.interop.formats",
+    "scoresde.interop.k_diffusion",
     "scoresde.interop.sbi",
     "scoresde.cli.report",
 )

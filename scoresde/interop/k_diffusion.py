@@ -31,6 +31,8 @@ from ..solvers.tuned import TunedSolver, require_same_process
 from ..tableau.executor import run
 from ..tableau.tableau import Tableau
 
+__all__ = ["ScoresdeSampler", "as_k_diffusion_sampler", "comfy_node_classes"]
+
 NoiseSampler = Callable[[Tensor, Tensor], Tensor]
 # By how much the first sigma of the host may differ from the one that a fitted solver starts at.
 START_TOLERANCE = 1e-3

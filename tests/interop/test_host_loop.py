@@ -9,6 +9,8 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, solvers
+from scoresde.numerics.random import BatchNoise
+from scoresde.tableau.executor import run
 
 from ..conftest import generator
 
@@ -112,11 +114,20 @@ def test_edited_states_are_what_the_next_call_sees():
 
     host(scheduler, network, start(), edit=blend)
     assert all(torch.equal(seen, state) for seen, state in zip(network.seen[1:], wanted[:-1], strict=True))
-    # An edit in place counts too.
-    plain, moved = (Scheduler.from_scheduler(chain(), "dpm++2m", grid="trailing") for _ in range(2))
-    plain.set_timesteps(6)
-    moved.set_timesteps(6)
-    assert not torch.equal(host(plain, network, start()), host(moved, network, start(), edit=lambda z: z.add_(0.1)))
+
+
+@pytest.mark.parametrize("edit", [lambda z: z * 0.9 + 0.1, lambda z: z.mul_(0.9).add_(0.1)], ids=["another tensor", "in place"])
+@pytest.mark.parametrize("name", ["ddim", "dpm++2m", "heun", "unipc3"])
+def test_a_solver_goes_on_from_edited_states(name, edit):
+    """With every state of a call edited, the result is that of the library's own loop whose states are edited."""
+    network = Network(chain())
+    scheduler = Scheduler.from_scheduler(chain(), name, grid="trailing")
+    scheduler.set_timesteps(6)
+    table = scheduler._tableau
+    edited = {*table.evaluated, len(table.rows)}
+    x = host(scheduler, network, start(), edit=edit)
+    replay = run(table, network.model, start(), BatchNoise(), on_state=lambda k, z: edit(z.clone()) if k in edited else z).x
+    torch.testing.assert_close(x, replay, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dpm++2m", "heun", "unipc3", "ipndm3"])
@@ -183,6 +194,10 @@ def test_given_times_are_used_as_given_and_a_shift_once():
     on_chain = Scheduler.from_scheduler(chain(), "ddim")
     on_chain.set_timesteps(timesteps=[900.5, 400.0, 7.25])
     assert on_chain.timesteps.tolist() == [900.5, 400.0, 7.25]
+    # A list may end with the sigma of the data.
+    for sigmas in ([10.0, 1.0, 0.1], [10.0, 1.0, 0.1, 0.0]):
+        on_chain.set_timesteps(sigmas=sigmas)
+        np.testing.assert_allclose(on_chain.sigmas, [10, 1, 0.1, 0], rtol=1e-5)
     # EDM's own class takes given sigmas for the ramp of its rule.
     edm = Scheduler.from_scheduler(diffusers.EDMEulerScheduler(), "euler")
     edm.set_timesteps(sigmas=[80.0, 10.0, 1.0])
@@ -207,13 +222,14 @@ def test_what_cannot_be_stepped_is_refused_by_name():
         scheduler.step(start(), scheduler.timesteps[0], start())
 
 
-def test_a_pipeline_with_a_fitted_solver_is_kept_and_loaded(tmp_path, caplog):
+def test_a_pipeline_with_a_fitted_solver_is_kept_and_loaded(tmp_path, caplog, monkeypatch):
     """From a pipeline's network to a solver of six calls in it, in one call; the saved pipeline makes the same image."""
+    monkeypatch.setattr("scoresde.tuning.fitting.TIME_MOVES", (0.4,))  # for speed
     pipe = tiny.ddpm()
     pipe.unet.eval()
-    options = {"reference_steps": 24, "refine": 1, "progress": False}
+    options = {"reference_steps": 16, "refine": 0, "progress": False}
     with caplog.at_level(logging.WARNING), pytest.warns(UserWarning, match="reference that is itself off"):
-        pipe.scheduler = fitted_scheduler(pipe, 6, trajectories=16, fit_options=options)
+        pipe.scheduler = fitted_scheduler(pipe, 6, trajectories=8, fit_options=options)
     calls = []
     handle = pipe.unet.register_forward_hook(lambda *_: calls.append(1))
     image = pipe(batch_size=2, num_inference_steps=6, generator=generator(), output_type="np").images

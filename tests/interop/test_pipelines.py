@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from functools import partial
 
 import pytest
@@ -9,7 +10,10 @@ import torch
 
 import scoresde as ss
 from scoresde import grids, solvers
-from scoresde.interop.diffusers import Scheduler, model_of
+from scoresde.interop.diffusers import Scheduler, fitted_scheduler, model_of
+from scoresde.sde.fingerprint import schedule_fingerprint
+from scoresde.tableau.multistep_form import multistep
+from scoresde.tuning.fitting import FittedSolver
 
 from ..conftest import generator
 from . import tiny
@@ -43,14 +47,18 @@ def with_velocity(**options):
     return CASES["StableDiffusion"], tiny.stable_diffusion(prediction_type="v_prediction", **options)
 
 
+def table_grid(table):
+    """The times of all steps and of a late first call, which the grid of a fitted solver leaves out."""
+    return torch.tensor(sorted(set(table.times), reverse=True), dtype=torch.float64)
+
+
 @tiny.needs_transformers
-@pytest.mark.parametrize("solver", [LATE, solvers.FreeFirstStep(solvers.IPNDM(order=2)), None], ids=["late", "free", "default"])
-def test_a_late_first_call_is_exact_where_the_pipeline_scales_its_noise(solver):
+@pytest.mark.parametrize("name", ["late", "fitted late", "free", "default"])
+def test_a_late_first_call_is_exact_where_the_pipeline_scales_its_noise(name):
+    solver = {"late": LATE, "fitted late": late_fit(), "free": solvers.FreeFirstStep(solvers.IPNDM(order=2)), "default": None}[name]
     # Without signal at the end of the path the default's first call is late.
     case, pipe = with_velocity(rescale_betas_zero_snr=solver is None)
-    scheduler = with_solver(
-        pipe, solver, scaled_noise=solver is None, grid=None if solver in (LATE, None) else "trailing"
-    ).scheduler
+    scheduler = with_solver(pipe, solver, scaled_noise=solver is None, grid="trailing" if name == "free" else None).scheduler
     seen = run(case, pipe, STEPS)
     assert len(seen.inputs) == len(scheduler.timesteps) == STEPS
     if solver is None:
@@ -58,8 +66,10 @@ def test_a_late_first_call_is_exact_where_the_pipeline_scales_its_noise(solver):
     table = scheduler._tableau
     assert table.evaluated[0] == 1
     assert seen.times[0] == float(scheduler.timesteps[0])
-    assert close(seen.states[-1], expected(case, pipe, scheduler._running, None, grid=table.grid))
-    if solver is LATE:
+    assert close(
+        seen.states[-1], expected(case, pipe, LATE if "late" in name else scheduler._running, None, grid=table_grid(table))
+    )
+    if "late" in name:
         gain = float(scheduler._reading.sde.sigma(table.times[1]) / scheduler._reading.sde.sigma(1.0))
         assert scheduler.init_noise_sigma == pytest.approx(gain, rel=1e-12)
         assert gain < 0.998
@@ -105,21 +115,21 @@ def noised(pipe, x, call):
 
 
 @tiny.needs_transformers
-@pytest.mark.parametrize("name", ["ddim", "heun", "dpm++2m", "unipc3", "ipndm3", "late", "fitted"])
+@pytest.mark.parametrize("name", ["ddim", "heun", "dpm++2m", "unipc3", "ipndm3", "late", "fitted late"])
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_images_to_images(name, strength, fitted):
+def test_images_to_images(name, strength):
     """From call b on, the solver on the rest of the grid: no history, and no late call where there is no first step."""
     pipe = image_to_image(prediction_type="v_prediction")
-    given = {"late": LATE, "fitted": fitted}.get(name, name)
-    scheduler = with_solver(pipe, given, grid=None if name in ("late", "fitted") else "trailing").scheduler
+    given = {"late": LATE, "fitted late": late_fit()}.get(name, name)
+    scheduler = with_solver(pipe, given, grid=None if "late" in name else "trailing").scheduler
     x = 0.5 * torch.randn(BATCH, 4, 8, 8, generator=generator(5))
     case = CASES["StableDiffusion"]
     seen = run(case, pipe, STEPS, image=x, strength=strength)
     table = scheduler._tableau
     call = (STEPS - int(STEPS * strength)) * scheduler.order
     z, t = noised(pipe, x, call)
-    rest = [t, *(time for time in table.grid.tolist() if time < t - 1e-6)]
-    plain = {"late": solvers.IPNDM(order=3), "fitted": fitted.plain}.get(name, name)
+    rest = [t, *(time for time in table_grid(table).tolist() if time < t - 1e-6)]
+    plain = solvers.IPNDM(order=3) if "late" in name else name
     expected = ss.sample(model_of(pipe, **case.prompts), z.shape, plain, z=z, grid=torch.tensor(rest, dtype=torch.float64))
     assert close(seen.states[-1], expected)
     assert len(seen.inputs) == len(scheduler.timesteps) - call
@@ -214,29 +224,25 @@ def test_times_do_not_pass_through_the_networks_precision():
 # Fitted solvers and files.
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    """A solver of six calls, fitted to the guided network of Stable Diffusion, with the solver that it began from as `plain`."""
-    if not tiny.HAS_TRANSFORMERS:
-        pytest.skip("transformers is not installed")
-    case, pipe = with_velocity()
-    solver = fit(model_of(pipe, **case.prompts), STEPS)
-    plain = ss.tuning.selection.portfolio_solver(solver.settings["theory"])
-    object.__setattr__(solver, "plain", plain.solver if isinstance(plain, solvers.LateFirstCall) else plain)
-    return solver
+FIT = {"reference_steps": 16, "refine": 0, "progress": False}
 
 
-def fit(model, nfe):
-    with pytest.warns(UserWarning, match="reference"):  # it is short
-        return solvers.fit(
-            model, nfe, shape=model.event, trajectories=8, reference_steps=16, refine=0, progress=False, cond=model.cond(8)
-        )
+def late_fit():
+    """A fitted solver whose first call is late, its coefficients those of `LATE`."""
+    sde = Scheduler.from_scheduler(tiny.sd_scheduler())._reading.sde
+    table = LATE.tableau(sde, grids.late(sde, STEPS + 1))
+    settings = {"theory": "late-ipndm3 late 1"}
+    return FittedSolver(multistep(table), schedule_fingerprint(sde), False, 1.0, 1.0, ("late", 1.0, 1.0), settings, "")
 
 
 @tiny.needs_transformers
-def test_from_a_pipeline_to_its_own_solver_and_back(fitted, tmp_path, caplog):
+def test_from_a_pipeline_to_its_own_solver_and_back(tmp_path, caplog, monkeypatch):
     """A model of the pipeline, a fit, its file, the file in the pipeline, the pipeline in a folder, and the same image from there."""
+    monkeypatch.setattr("scoresde.tuning.fitting.TIME_MOVES", (0.4,))  # for speed
     case, pipe = with_velocity()
+    model = model_of(pipe, **case.prompts)
+    with pytest.warns(UserWarning, match="reference"):  # it is short
+        fitted = solvers.fit(model, STEPS, shape=model.event, trajectories=8, cond=model.cond(8), **FIT)
     fitted.save(tmp_path / "six.safetensors")
     pipe.scheduler = Scheduler.from_scheduler(pipe.scheduler, tmp_path / "six.safetensors")
     seen = run(case, pipe, STEPS)
@@ -258,8 +264,22 @@ def test_from_a_pipeline_to_its_own_solver_and_back(fitted, tmp_path, caplog):
         run(case, pipe, 50)
 
 
-def options_of(scheduler):
-    return scheduler._solver, scheduler._grid
+def test_a_fit_for_a_pipeline_that_does_not_scale_its_noise_has_no_late_first_call(monkeypatch):
+    """Its pilot tries none."""
+    monkeypatch.setattr(
+        "scoresde.tuning.selection.PORTFOLIO", {"late-ipndm3": (LATE, ("late 1",)), "ddim": (solvers.DDIM(), ("trailing 1",))}
+    )
+    pipe = tiny.ddpm("v_prediction")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scheduler = fitted_scheduler(pipe, 3, trajectories=8, fit_options=FIT)
+        late = solvers.select(model_of(pipe), 3, (3, 8, 8), 2, reference_steps=16)
+        plain = solvers.select(model_of(pipe), 3, (3, 8, 8), 2, reference_steps=16, late=False)
+    assert scheduler._solver.form.t_start is None
+    assert {entry.name for entry in late.ranking} == {"late-ipndm3 late 1", "ddim trailing 1"}
+    assert {entry.name for entry in plain.ranking} == {"ddim trailing 1"}
+    pipe.scheduler = scheduler
+    assert len(run(CASES["DDPM"], pipe, 3).inputs) == 3
 
 
 @pytest.mark.parametrize(
@@ -287,6 +307,27 @@ def test_a_configuration_keeps_any_solver_and_any_grid(solver, grid, tmp_path):
             each.set_timesteps(2 if isinstance(grid, list) else 5)
         assert torch.equal(ours.timesteps, other.timesteps)
         assert ours._tableau.rows == other._tableau.rows
+
+
+@pytest.mark.parametrize("subfolder", [None, "scheduler"])
+def test_a_fitted_solver_comes_from_a_folder_and_from_the_hub(subfolder, tmp_path, monkeypatch):
+    ours = Scheduler.from_scheduler(tiny.sd_scheduler(), late_fit())
+    ours.save_pretrained(tmp_path / (subfolder or ""))
+
+    def download(repository, filename, *, subfolder=None, revision=None, **options):
+        assert (repository, revision) == ("owner/name", "v1")
+        return str(tmp_path / (subfolder or "") / filename)
+
+    monkeypatch.setattr("diffusers.configuration_utils.hf_hub_download", download)
+    monkeypatch.setattr("scoresde.interop.diffusers.source.hf_hub_download", download)
+    for loaded in (
+        Scheduler.from_pretrained(tmp_path, subfolder=subfolder),
+        Scheduler.from_pretrained("owner/name", subfolder=subfolder, revision="v1"),
+    ):
+        loaded.set_timesteps(STEPS)
+        ours.set_timesteps(STEPS)
+        assert loaded._tableau.rows == ours._tableau.rows
+        assert loaded.init_noise_sigma == ours.init_noise_sigma < 1
 
 
 def test_a_plan_brings_its_times():

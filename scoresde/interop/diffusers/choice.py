@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -12,6 +13,7 @@ from ...sampling.planning import TablePlan, plan
 from ...sampling.registry import name_of
 from ...sampling.request import GridLike
 from ...sde.base import SDE
+from ...sde.families import RectifiedFlow
 from ...sde.prediction import Prediction
 from ...solvers.base import Solver
 from ...solvers.composed import FreeFirstStep, LateFirstCall
@@ -19,9 +21,56 @@ from ...solvers.tuned import TunedSolver
 from ...tableau.tableau import Tableau
 from ...tuning.fitting import FittedSolver
 from ...tuning.selection import Selected, portfolio_solver
+from .reading import Reading
 
 # The default depends on the size of an event. Pipelines make images, sounds and videos, which all count as large.
 EVENT = (4, 64, 64)
+
+
+def choose(
+    reading: Reading,
+    solver: Solver | None,
+    grid: GridLike | None,
+    calls: int | None,
+    timesteps: Sequence[float] | Tensor | None,
+    sigmas: Sequence[float] | Tensor | None,
+    mu: float | None,
+    *,
+    late: bool,
+) -> tuple[Solver, Tableau]:
+    """The solver and its table for the arguments of `Scheduler.set_timesteps`.
+
+    Args:
+        reading: of the scheduler in whose place ours stands.
+        solver: None for the default.
+        grid: None for that of the solver, of the call or of the source.
+        late: as in `default_for`.
+
+    Raises:
+        ValueError: contradicting arguments, or none.
+    """
+    if timesteps is not None and sigmas is not None:
+        raise ValueError("give timesteps= or sigmas=, not both")
+    given = timesteps if timesteps is not None else sigmas
+    if calls is None:
+        if given is None:
+            raise ValueError("give num_inference_steps=, timesteps= or sigmas=")
+        calls = len(given) - (given is sigmas and float(given[-1]) == 0)  # some lists of sigmas end with that of the data
+    if solver is None:
+        # A grid of one's own says where the first call is.
+        solver, suited = default_for(reading.sde, reading.prediction, calls, late=late and grid is None and timesteps is None)
+        grid = suited if grid is None else grid
+    if timesteps is not None:
+        if isinstance(solver, TunedSolver):
+            raise ValueError(f"{type(solver).__name__} has times of its own: give num_inference_steps={solver.nfe} alone")
+        grid = reading.from_timesteps(timesteps)
+    elif grid is None and isinstance(solver, LateFirstCall):
+        grid = solver.default_grid
+    elif grid is None and sigmas is not None:
+        grid = reading.from_sigmas(sigmas, mu)
+    elif grid is None:
+        grid = reading.grid(calls + first_step_is_free(solver), mu)
+    return solver, planned(reading.sde, solver, grid, calls)
 
 
 def default_for(sde: SDE, prediction: Prediction, calls: int, *, late: bool) -> tuple[Solver, GridLike]:
@@ -122,3 +171,9 @@ def table_from_call(solver: Solver, tableau: Tableau, call: int) -> Tableau:
             f"{name} calls the network at other times when it starts at call {call}: take another solver for a part of the path"
         )
     return rest
+
+
+def call_sigmas(sde: SDE, tableau: Tableau) -> Tensor:
+    """sigma of a flow, sigma/alpha elsewhere, at the network calls and at the end, `(calls + 1,)` float64."""
+    t = torch.tensor([*(tableau.times[k] for k in tableau.evaluated), tableau.times[-1]], dtype=torch.float64, device="cpu")
+    return sde.sigma(t) if isinstance(sde, RectifiedFlow) else sde.sigma(t) / sde.alpha(t)

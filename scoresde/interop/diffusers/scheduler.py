@@ -29,10 +29,8 @@ from ...sampling.planning import Plan
 from ...sampling.registry import DEFAULT, name_of
 from ...sampling.request import GridLike
 from ...solvers.base import Solver
-from ...solvers.composed import LateFirstCall
-from ...solvers.tuned import TunedSolver
 from ...tableau.tableau import Tableau
-from .choice import default_for, first_step_is_free, planned, table_from_call
+from .choice import call_sigmas, choose, table_from_call
 from .configuration import choice, clip_of, scheduler_from_json, scheduler_to_json
 from .reading import read
 from .source import ReadScheduler
@@ -179,7 +177,7 @@ class Scheduler(ReadScheduler):
         sigmas: Sequence[float] | Tensor | None = None,
         mu: float | None = None,
     ) -> None:
-        """Plan the next run; its network calls are at `timesteps`.
+        """Plan the next run: its network calls are at `timesteps`, and `sigmas` are their noise scales with that of the end.
 
         Args:
             num_inference_steps: how many steps, or calls (see the class).
@@ -191,7 +189,8 @@ class Scheduler(ReadScheduler):
         Raises:
             ValueError: no number, another one than a solver or a grid was made for, or a solver that cannot be stepped from outside.
         """
-        solver, tableau = self._planned(num_inference_steps, timesteps, sigmas, mu)
+        late = self.config["scaled_noise"]
+        solver, tableau = choose(self._reading, self._solver, self._grid, num_inference_steps, timesteps, sigmas, mu, late=late)
         self._clear()
         self._running, self._tableau = solver, tableau
         self._from_call, self._gain = from_first_call(tableau)
@@ -199,36 +198,13 @@ class Scheduler(ReadScheduler):
         t = torch.tensor([tableau.times[k] for k in tableau.evaluated], dtype=torch.float64)
         self._calls = self._reading.network_time(t).to(torch.float32).tolist()
         self.timesteps = torch.tensor(self._calls, dtype=torch.float32, device=device)
+        self.sigmas = call_sigmas(self._reading.sde, tableau).to(self.timesteps)
 
     def _clear(self) -> None:
         self._step_index: int | None = None
         self._begin_index = None
         self._run: HostRun | None = None
         self._start_is_scaled = self._start_is_noised = False
-
-    def _planned(self, calls: int | None, timesteps: Any, sigmas: Any, mu: float | None) -> tuple[Solver, Tableau]:
-        """The solver and its table for the arguments of `set_timesteps`."""
-        if timesteps is not None and sigmas is not None:
-            raise ValueError("give timesteps= or sigmas=, not both")
-        given = timesteps if timesteps is not None else sigmas
-        if calls is None and given is None:
-            raise ValueError("give num_inference_steps=, timesteps= or sigmas=")
-        calls = len(given) if calls is None else calls
-        solver, grid = self._solver, self._grid
-        if solver is None:
-            solver, suited = default_for(self._reading.sde, self._reading.prediction, calls, late=self.config["scaled_noise"])
-            grid = suited if grid is None else grid
-        if timesteps is not None:
-            if isinstance(solver, TunedSolver):
-                raise ValueError(f"{type(solver).__name__} has times of its own: give num_inference_steps={solver.nfe} alone")
-            grid = self._reading.from_timesteps(timesteps)
-        elif grid is None and isinstance(solver, LateFirstCall):
-            grid = solver.default_grid
-        elif grid is None and sigmas is not None:
-            grid = self._reading.from_sigmas(sigmas, mu)
-        elif grid is None:
-            grid = self._reading.grid(calls + first_step_is_free(solver), mu)
-        return solver, planned(self._reading.sde, solver, grid, calls)
 
     # Steps.
 

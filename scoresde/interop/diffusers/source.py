@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from huggingface_hub import hf_hub_download
 from torch import Tensor
 
 from ...numerics.arrays import expand
@@ -21,6 +22,8 @@ from .stored import SOLVER_FILE
 
 # Keys of a scheduler in whose place ours stands that say how *that* one steps. Some pipelines rewrite a configuration that has them.
 NOT_OURS = ("steps_offset", "clip_sample", "thresholding", "skip_prk_steps", "set_alpha_to_one")
+# Options of `from_pretrained` that say where the Hub is and what is kept of it.
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
 class ReadScheduler(SchedulerMixin, ConfigMixin):
@@ -87,12 +90,17 @@ class ReadScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             FileNotFoundError: a fitted solver whose file is not beside the configuration.
         """
+        hub = {name: options[name] for name in HUB_OPTIONS if name in options}
         config, options, _ = cls.load_config(
             pretrained_model_name_or_path, subfolder=subfolder, return_unused_kwargs=True, return_commit_hash=True, **options
         )
         if config.get("solver") == SOLVER_FILE:
-            folder = Path(pretrained_model_name_or_path, subfolder or "")
-            config = {**config, "solver": load_solver(folder / SOLVER_FILE)}
+            name = str(pretrained_model_name_or_path)
+            if Path(name).is_dir():
+                file = Path(name, subfolder or "", SOLVER_FILE)
+            else:
+                file = Path(hf_hub_download(name, SOLVER_FILE, subfolder=subfolder, **hub))
+            config = {**config, "solver": load_solver(file)}
         return cls.from_config(config, **options)
 
     @classmethod
