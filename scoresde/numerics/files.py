@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -53,6 +54,16 @@ def require_writable(tensors: Mapping[str, Any]) -> None:
     for name, value in tensors.items():
         with reading(name, TypeError, f"cannot be kept in a file, as a {type(value).__name__}"):
             save({name: value.detach().flatten()[:0].cpu()})
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of tensors, in hexadecimal digits."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def read_about(path: str | Path, key: str) -> dict[str, Any] | None:

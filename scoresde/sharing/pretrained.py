@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..models.score_model import ScoreModel, TimeConvention
-from ..numerics.files import json_object, read_tensors, reading, require_writable, write_tensors
+from ..numerics.files import digest, json_object, read_tensors, reading, require_writable, write_tensors
 from ..numerics.inputs import as_event
 from ..sde.base import SDE
 from . import hub
@@ -29,6 +29,8 @@ from .description import FORMAT, bare, build, describe, weights
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 # The description among the metadata of the weights: a folder whose two files belong to different models is noticed.
 KEY = "scoresde"
+# The entry of the description that notices damaged weights. Folders of the first version have none.
+DIGEST = "sha256"
 
 
 def save_pretrained(
@@ -54,6 +56,7 @@ def save_pretrained(
     description, tensors = describe(model), weights(model)
     require_writable(tensors)
     require_finite(tensors)
+    description[DIGEST] = digest(tensors)
     shape = as_event("event", event) if event is not None else getattr(bare(model.network), "event_shape", None)
     folder = Path(folder)
     _require_own(folder / CONFIG)
@@ -84,7 +87,8 @@ def from_pretrained(
     Raises:
         FileNotFoundError: there is no such folder, or one without config.json or model.safetensors.
         ImportError: there is no such folder, and huggingface_hub is not installed.
-        ValueError: a file is damaged or of another version, or a part of the model has to be given; names the file.
+        ValueError: a file is damaged or of another version, its weights were changed, or a part of the model has to be given; names the
+            file.
     """
     folder = Path(source)
     config, stored = (folder / CONFIG, folder / WEIGHTS) if folder.is_dir() else hub.files(str(source), (CONFIG, WEIGHTS), revision)
@@ -98,6 +102,8 @@ def from_pretrained(
         raise ValueError(f"{config} and {stored.name} are of different models: their {', '.join(different)} differ")
     with reading(stored):
         require_finite(tensors)
+        if DIGEST in description and description[DIGEST] != digest(tensors):
+            raise ValueError(f"its weights are not those that were saved: their {DIGEST} differs from that in {CONFIG}")
     with reading(config, said="describes no model that can be used"):
         return build(description, tensors, network, sde, time)
 

@@ -1,5 +1,6 @@
 """What a folder must not lose: the last bit, layers that were added, a time that was set, and the files of somebody else."""
 
+import json
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 import scoresde as ss
 from scoresde import networks
+from scoresde.numerics.files import read_tensors, write_tensors
 
 from ..conftest import generator
 
@@ -51,3 +53,26 @@ def test_the_folder_of_a_training_run_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match=re.escape(str(tmp_path / "config.json")) + ".*choose another folder"):
         ss.save_pretrained(ss.ScoreModel(networks.MLP(3, width=16), ss.VPSDE()), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_one_flipped_bit_is_noticed(tmp_path):
+    """Also in a tensor whose value stays finite and nearly the same."""
+    ss.save_pretrained(ss.ScoreModel(networks.MLP(3, width=16), ss.VPSDE()), tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-4] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*its weights are not those that were saved"):
+        ss.from_pretrained(tmp_path)
+
+
+def test_a_folder_without_the_sum_is_read(tmp_path):
+    """Folders of the first version have none."""
+    ss.save_pretrained(ss.ScoreModel(networks.MLP(3, width=16), ss.VPSDE()), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors, about = read_tensors(tmp_path / "model.safetensors", "scoresde")
+    del about["sha256"]
+    write_tensors(tmp_path / "model.safetensors", tensors, about, "scoresde")
+    assert isinstance(ss.from_pretrained(tmp_path), ss.ScoreModel)
