@@ -44,7 +44,12 @@ OBSERVATIONS = (1, 2)
 # Of sbi's trainer.
 EPOCHS = 40
 # Names of solvers, and the grid that each takes.
-SOLVERS = {"default": (None, None), "unipc3 trailing": ("unipc3", "trailing")}
+SOLVERS = {
+    "default": (None, None),
+    "unipc3 trailing": ("unipc3", "trailing"),
+    "sde-dpm++2m trailing": ("sde-dpm++2m", "trailing"),
+    "er-sde3 trailing": ("er-sde3", "trailing"),
+}
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,9 @@ def power_law(model: PosteriorModel, calls: int) -> Tensor:
 
 
 def ours(model: PosteriorModel, solver: str | None, grid: str | None, calls: int) -> Tensor:
-    z = model.start(SAMPLES, torch.Generator().manual_seed(0))
-    return model.to_parameters(ss.sample(model, z.shape, solver, nfe=calls, grid=grid, z=z))
+    generator = torch.Generator().manual_seed(0)
+    z = model.start(SAMPLES, generator)
+    return model.to_parameters(ss.sample(model, z.shape, solver, nfe=calls, grid=grid, z=z, generator=generator))
 
 
 def scores(samples: Tensor, reference: Tensor) -> dict[str, float]:

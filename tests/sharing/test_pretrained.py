@@ -390,7 +390,7 @@ def test_every_entry_is_looked_at(network, sde, prediction, tmp_path):
         if harmless:
             continue
         try:
-            refused(tmp_path, CONFIG)
+            refused(tmp_path, None if "sha256" in said else CONFIG)
         except pytest.fail.Exception:
             pytest.fail(f"{said} is accepted")
 
