@@ -20,10 +20,15 @@ class Model(ABC):
 
     A subclass gives `sde`, `prediction` and `output`, its own prediction; the four calls are conversions of one output.
     States are `(B, *event)`, times scalar or `(B,)`; `**cond` reaches `output` untouched. Results have the dtype of `z`.
+
+    Attributes:
+        start_scale: the standard deviation that sampling starts with, in units of the prior's. It is 1 unless the model's law at t = 1 is
+            another, as that of a product is.
     """
 
     sde: SDE
     prediction: Prediction
+    start_scale: float = 1.0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -41,6 +46,8 @@ class Model(ABC):
 
     def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Any]:
         """Everything about the `times` that `output` can use in their place, computed once before a loop; by default the times themselves.
+
+        What it returns serves batches of any size, as a model around this one may call it at twice the batch.
 
         Args:
             times: of all network calls to come.

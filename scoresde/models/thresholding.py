@@ -14,17 +14,14 @@ D' is another field than D. It defines another probability flow, to which sample
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..numerics.arrays import Time, expand, flatten_events
 from ..numerics.inputs import as_number, as_state
-from ..sde.base import as_time
-from ..sde.prediction import Prediction, conversion
-from .base import Model, require_model
+from .base import Model
+from .data_wrapper import DataWrapper, PreparedData
 
 
 def thresholded(
@@ -48,68 +45,29 @@ def thresholded(
     return ThresholdedModel(model, low, high, quantile=quantile, max_scale=max_scale)
 
 
-class PreparedTime(NamedTuple):
-    """A time of a call: as the wrapped model prepared it, and the factors in data = c_z z + c_out output."""
-
-    inner: Any
-    c_z: float
-    c_out: float
-
-
-class ThresholdedModel(nn.Module, Model):
+class ThresholdedModel(DataWrapper):
     """A model whose own prediction is the thresholded data prediction of another one; see `thresholded`.
 
     Gradients flow through it: where D is clipped, the gradient of D' is 0 (static) or that of 1/s (dynamic).
 
-    `compile=True` and `cuda_graph=True` work on the network of a `ScoreModel` alone: threshold the faster model,
-    `thresholded(compiled(model))`.
+    `compile=True` compiles the network inside. `cuda_graph=True` works on a `ScoreModel` alone: threshold the faster model,
+    `thresholded(graphed(model))`.
     """
-
-    prediction: Prediction = "data"
 
     def __init__(
         self, model: Model, low: float = -1.0, high: float = 1.0, *, quantile: float | None = None, max_scale: float | None = None
     ) -> None:
-        super().__init__()
-        require_model(model, "output", "prediction", "prepare", "data")
-        self.model, self.sde = model, model.sde
+        super().__init__(model)
         self.low = as_number("low", low)
         self.high = as_number("high", high, above=self.low)
         self.quantile = None if quantile is None else as_number("quantile", quantile, high=1.0, above=0.0)
         self.max_scale = math.inf if max_scale is None else as_number("max_scale", max_scale, 1.0)
         if max_scale is not None and quantile is None:
             raise ValueError("max_scale= limits the scale of dynamic thresholding: give quantile= too")
-        # The wrapper has no layers of its own. The mode of those inside stays.
-        self.training = getattr(model, "training", False)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[PreparedTime]:
-        """What the wrapped model prepares, and both factors of the data prediction at each time.
-
-        Raises:
-            ValueError: the prediction of the wrapped model does not determine the data at some time.
-        """
-        factors = conversion(
-            self.sde, as_time(torch.tensor(times, dtype=torch.float64, device="cpu")), self.model.prediction, "data"
-        )
-        c_z, c_out = (c.tolist() for c in factors)
-        return [PreparedTime(*each) for each in zip(self.model.prepare(times, z), c_z, c_out, strict=True)]
-
-    def output(self, z: Tensor, t: Time | PreparedTime, **cond: object) -> Tensor:
+    def output(self, z: Tensor, t: Time | PreparedData, **cond: object) -> Tensor:
         """D', of the shape and the dtype of `z`."""
-        z = as_state("z", z)
-        if not isinstance(t, PreparedTime):
-            return self.threshold(self.model.data(z, t, **cond))
-        out = self.model.output(z, t.inner, **cond)
-        dtype = torch.promote_types(z.dtype, out.dtype)
-        return self.threshold((t.c_z * z.to(dtype) + t.c_out * out.to(dtype)).to(z.dtype))
+        return self.threshold(self.inner_data(as_state("z", z), self.at(t), **cond))
 
     def threshold(self, data: Tensor) -> Tensor:
         """D' from D, both `(B, *event)`."""

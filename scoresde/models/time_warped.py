@@ -18,13 +18,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..numerics.arrays import Time, expand, values_are_known
 from ..numerics.inputs import as_state
 from ..sde.base import SDE, as_time
 from ..sde.prediction import Direction, Preconditioned, Prediction, direction
-from .base import Model, require_model
+from .base import Model
+from .wrapper import Wrapper
 
 
 class WarpedTime(NamedTuple):
@@ -34,7 +35,7 @@ class WarpedTime(NamedTuple):
     scale: float
 
 
-class TimeWarped(nn.Module, Model):
+class TimeWarped(Wrapper):
     """A model on another path; the formulas are in the docstring of the module. One call of it is one call of the model.
 
     Args:
@@ -46,22 +47,11 @@ class TimeWarped(nn.Module, Model):
     """
 
     def __init__(self, model: Model, sde: SDE) -> None:
-        super().__init__()
-        require_model(model, "output", "prediction", "prepare")
+        super().__init__(model)
         if not isinstance(sde, SDE):
             raise TypeError(f"sde must be a path such as EDM(), got {sde!r}")
-        self.model, self.sde = model, sde
+        self.sde = sde
         self.prediction: Prediction = _on_both(model)
-        # The wrapper has no layers of its own. The mode of those inside stays.
-        self.training = getattr(model, "training", False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def own_time(self, t: Time) -> Tensor:
         """u(t), float64 of the shape of `t`.

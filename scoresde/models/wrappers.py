@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,30 +13,31 @@ from torch import Tensor, nn
 from ..numerics.arrays import Time
 from .base import Model
 from .score_model import NetworkTime, ScoreModel
+from .wrapper import Wrapper
+
+ModelT = TypeVar("ModelT", bound=Model)
 
 # Beside the models and not in them, as compiled code can be neither pickled nor copied.
 _COMPILED: WeakKeyDictionary[ScoreModel, ScoreModel] = WeakKeyDictionary()
 
 
-def compiled(model: Model) -> ScoreModel:
+def compiled(model: ModelT) -> ModelT:
     """`model` with its network under `torch.compile`; the weights are shared. One object, however often it is asked for.
 
+    Inside a wrapper the networks of all models that it is around are compiled.
+
     Raises:
-        ValueError: `model` is no `ScoreModel`.
+        ValueError: a model that is neither a `ScoreModel` nor a `Wrapper` of one.
     """
+    if isinstance(model, Wrapper):
+        return cast(ModelT, model.around(compiled))
     if not isinstance(model, ScoreModel):
-        raise ValueError(f"compile=True compiles the network of a ScoreModel, got {_named(model, 'compiled')}")
+        raise ValueError(f"compile=True compiles the network of a ScoreModel, got {type(model).__name__}")
     if model not in _COMPILED:
         twin = copy.copy(model)
         twin._modules = {**model._modules, "network": cast(nn.Module, torch.compile(model.network))}
         _COMPILED[model] = twin
-    return _COMPILED[model]
-
-
-def _named(model: Model, remedy: str) -> str:
-    """The type of a model, and what to do where it is a wrapper of another model."""
-    inside = f": call scoresde.models.{remedy} on the model inside it first" if hasattr(model, "model") else ""
-    return type(model).__name__ + inside
+    return cast(ModelT, _COMPILED[model])
 
 
 def graphed(model: Model) -> GraphedModel:
@@ -62,7 +63,8 @@ class GraphedModel(Model):
 
     def __init__(self, model: Model) -> None:
         if not isinstance(model, ScoreModel):
-            raise ValueError(f"cuda_graph=True captures the network of a ScoreModel, got {_named(model, 'graphed')}")
+            inside = ": wrap scoresde.models.graphed(model) instead" if hasattr(model, "model") else ""
+            raise ValueError(f"cuda_graph=True captures the network of a ScoreModel, got {type(model).__name__}{inside}")
         self.model, self.sde, self.prediction = model, model.sde, model.prediction
         self._graph: torch.cuda.CUDAGraph | None = None
 

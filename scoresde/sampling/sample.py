@@ -14,6 +14,7 @@ from ..models.base import Model
 from ..models.training_mode import warn_if_training
 from ..models.wrappers import compiled, graphed
 from ..numerics.batching import batches, index_cond
+from ..numerics.cost import counted
 from ..numerics.inputs import as_count, as_shape
 from ..numerics.random import noise_source
 from ..tableau.executor import Callback, Run
@@ -94,7 +95,7 @@ def sample(
         callback: called in every step n as `callback(n, t, z, data)`, with the state and the time of its network call and the data prediction
             there. From an adaptive solver t is `(B,)`: every sample has its own time.
         progress: show a progress bar.
-        trajectory: return a `Run` with `x`, `path` `(N+1, B, *event)`, `times` and `nfe` in place of the samples.
+        trajectory: return a `Run` with `x`, `path` `(N+1, B, *event)`, `times`, `nfe` and the cost of the network in place of the samples.
         grad: record the graph, so that gradients flow through the sampler to `z`, the network and `cond`.
         batch_size: how many samples to work on at once; all by default. The samples are the same, up to what the network makes of another
             batch size; the noise is the same to the bit. Tensors in `cond` with one row a sample are split too.
@@ -138,7 +139,9 @@ def sample(
             stream = noise if len(parts) == 1 else noise.part(part.start, part.stop, shape[0])
             runner = graphed(network) if cuda_graph else network
             state, part_cond = start.draw(part, stream), index_cond(cond, part, shape[0])
-            return planned.run(Job(runner, state, stream, planned.times, planned.max_steps, on_step, trajectory, part_cond))
+            with counted() as cost:
+                ran = planned.run(Job(runner, state, stream, planned.times, planned.max_steps, on_step, trajectory, part_cond))
+            return ran.with_cost(cost)
 
         return Run.joined([solve_part(part) for part in parts])
 

@@ -50,7 +50,8 @@ class Start:
             if z.shape != shape:
                 raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
             return cls(shape, z, 0.0, dtype, device)
-        return cls(shape, None, start_std(model.sde, t), dtype or model.dtype, device or model.device)
+        std = start_std(model.sde, t) * getattr(model, "start_scale", 1.0)
+        return cls(shape, None, std, dtype or model.dtype, device or model.device)
 
     def draw(self, part: slice, noise: NoiseSource) -> Tensor:
         """The states of a part of the batch, a new tensor."""

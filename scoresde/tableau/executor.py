@@ -12,13 +12,14 @@ happens in between: `run` calls a model and a callback, a host with its own loop
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..models.base import Model
+from ..numerics.cost import Cost
 from ..numerics.random import NoiseSource
 from ..sde.prediction import Prediction, conversion
 from .compile import Operand
@@ -39,6 +40,10 @@ class Run:
         nfe: network calls made, counted; the most of any sample.
         calls: the network calls of each sample, `(B,)`, where they differ.
         bound: the bound on the error of each sample, `(B,)` float64, from a cascade.
+        network_calls: evaluations of networks per sample, the mean over the batch. A model around others may evaluate one twice in a call.
+        vjps: vector-Jacobian products per sample, each a backward pass through a network; the mean over the batch.
+        log_weights: of the samples of a particle method, `(B,)` float64 nats, normalised in each group of particles.
+        log_evidence: what a particle method says of the normaliser of its target, float64 nats, one for each group.
     """
 
     x: Tensor
@@ -47,6 +52,10 @@ class Run:
     nfe: int
     calls: Tensor | None = None
     bound: Tensor | None = None
+    network_calls: float | None = None
+    vjps: float | None = None
+    log_weights: Tensor | None = None
+    log_evidence: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Run]) -> Run:
@@ -60,7 +69,22 @@ class Run:
 
         x, path = torch.cat([part.x for part in parts]), cat([part.path for part in parts], 1)
         calls, bound = cat([part.calls for part in parts]), cat([part.bound for part in parts])
-        return cls(x, path, parts[0].times, max(part.nfe for part in parts), calls, bound)
+        log_weights, log_evidence = cat([part.log_weights for part in parts]), cat([part.log_evidence for part in parts])
+
+        def mean(costs: Sequence[float | None]) -> float | None:
+            known = [(cost, len(part.x)) for cost, part in zip(costs, parts, strict=True) if cost is not None]
+            return sum(cost * n for cost, n in known) / max(1, len(x)) if known else None
+
+        costs = mean([part.network_calls for part in parts]), mean([part.vjps for part in parts])
+        return cls(
+            x, path, parts[0].times, max(part.nfe for part in parts), calls, bound, *costs, log_weights, log_evidence
+        )
+
+    def with_cost(self, cost: Cost) -> Run:
+        """This run with the cost of its network beyond one evaluation for each call of the solver."""
+        calls = float(self.nfe) if self.calls is None else float(self.calls.double().mean()) if len(self.x) else 0.0
+        n = max(1, len(self.x))
+        return replace(self, network_calls=calls + cost.network / n, vjps=cost.vjps / n)
 
 
 class Call(NamedTuple):

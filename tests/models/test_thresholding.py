@@ -185,16 +185,19 @@ def test_densities_are_those_of_the_wrapped_flow():
     assert float((narrow - exact).abs().max()) > 0.1
 
 
-def test_compile_and_cuda_graph_refuse_with_the_remedy(monkeypatch):
+def test_compile_reaches_the_network_inside_and_cuda_graph_refuses_with_the_remedy(monkeypatch):
     bare = ss.ScoreModel(networks.MLP(2, width=8), SDES["ddpm"])
-    for options in ({"compile": True}, {"cuda_graph": True}):
-        with pytest.raises(ValueError, match=r"of a ScoreModel, got ThresholdedModel: .* inside it first"):
-            ss.sample(thresholded(bare), (4, 2), "ddim", steps=2, **options)
+    with pytest.raises(ValueError, match=r"of a ScoreModel, got ThresholdedModel: wrap scoresde.models.graphed\(model\)"):
+        ss.sample(thresholded(bare), (4, 2), "ddim", steps=2, cuda_graph=True)
     torch._dynamo.reset()
     compile_network = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: compile_network(network, backend="eager"))
-    ours, theirs = (ss.sample(thresholded(m), (4, 2), "ddim", steps=3, seeds=range(4)) for m in (compiled(bare), bare))
-    torch.testing.assert_close(ours, theirs)
+    model, options = thresholded(bare, -0.2, 0.2), {"steps": 3, "seeds": range(4)}
+    theirs = ss.sample(model, (4, 2), "ddim", **options)
+    torch.testing.assert_close(ss.sample(thresholded(compiled(bare), -0.2, 0.2), (4, 2), "ddim", **options), theirs)
+    torch.testing.assert_close(ss.sample(model, (4, 2), "ddim", compile=True, **options), theirs)
+    assert compiled(model).model is compiled(bare)
+    assert model.model is bare
 
 
 @pytest.mark.parametrize(
