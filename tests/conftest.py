@@ -88,3 +88,14 @@ def mixture() -> analytic.GaussianMixture:
     return analytic.GaussianMixture(
         torch.tensor([[-1.0, 0.5], [1.0, 0.0], [0.3, -1.0]]), torch.tensor([0.05, 0.1, 0.2]), torch.tensor([0.3, 0.5, 0.2])
     )
+
+
+class OwnPrediction(ss.Model):
+    """An exact mixture, that of `mixture()` by default, as a model that predicts something else than data."""
+
+    def __init__(self, sde, prediction, of=None):
+        self.exact, self.sde = (of or mixture()).model(sde), sde
+        self.prediction = ss.Preconditioned() if prediction == "edm" else prediction
+
+    def output(self, z, t, **cond):
+        return self.exact._read(self.prediction, z, t, cond)

@@ -135,7 +135,7 @@ def zero_star(zero_above: float | None = None, space: Prediction = "velocity") -
     if zero_above is not None:
         zero_above = as_number("zero_above", zero_above, high=1.0, above=0.0)
         if space != "velocity":
-            raise ValueError(f"zero_above= sets the velocity to 0, but a {space} of 0 does not leave a state where it is: take space='velocity'")
+            raise ValueError(f"zero_above= sets the velocity to 0, but a {space} of 0 lets a state move: take space='velocity'")
     return ZeroStar(zero_above, _space(space))
 
 
@@ -148,8 +148,9 @@ def require_staying(sde: SDE, t: float) -> None:
     times = as_time(torch.linspace(t, sde.t_max, 5, dtype=torch.float64, device="cpu"))
     a, b = sde.velocity_direction(times)
     along = alpha_rate(sde, times) * b - sigma_rate(sde, times) * a
-    if not bool((along.abs() <= 1e-6 * torch.hypot(a, b) * torch.hypot(alpha_rate(sde, times), sigma_rate(sde, times))).all()):
-        raise ValueError(f"zero_above= needs a path whose velocity is the rate of its states, such as RectifiedFlow() or a VP path, got {sde!r}")
+    rate = torch.hypot(alpha_rate(sde, times), sigma_rate(sde, times))
+    if not bool((along.abs() <= 1e-6 * torch.hypot(a, b) * rate).all()):
+        raise ValueError(f"zero_above= needs a path whose velocity is the rate of its states, such as RectifiedFlow(), got {sde!r}")
 
 
 def _space(space: Prediction) -> Prediction:

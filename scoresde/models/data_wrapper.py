@@ -1,7 +1,7 @@
 """Wrappers that change the data prediction of a model, with or without its derivative.
 
-At alpha = 0 the state says nothing of the data: conversions divide 0 by 0, and so do derivatives of D with respect to the data. A wrapper that
-needs them therefore evaluates the model at the time t' of the noise-to-signal ratio 1/`least_signal`, where the state is as good as noise still,
+At alpha = 0 the state says nothing of the data: conversions divide 0 by 0, and so do covariances. A wrapper that needs them therefore
+evaluates the model at the time t' at which alpha/sigma is `least_signal`, where the state is as good as noise still,
 
     D(z, t)  ~  D(sigma(t')/sigma(t) z, t').
 """
@@ -21,6 +21,7 @@ from ..sde.base import SDE, as_time
 from ..sde.prediction import Prediction, conversion
 from .base import Model
 from .wrapper import Wrapper
+from .wrappers import GraphedModel
 
 
 class PreparedData(NamedTuple):
@@ -110,12 +111,13 @@ def differentiable(z: Tensor) -> Tensor:
     return z if torch.is_grad_enabled() and z.requires_grad else z.detach().clone().requires_grad_()
 
 
-def require_model_inside(wrapper: Model) -> None:
-    """Raise for a wrapper around a model that records no graph, such as one replayed from a CUDA graph.
+def require_differentiable(wrapper: Model, model: Model) -> None:
+    """Raise for a model that records no graph, as one that is replayed from a CUDA graph does.
 
     Raises:
-        ValueError: names the type.
+        ValueError: names both.
     """
-    inside = getattr(wrapper, "model", None)
-    if type(inside).__name__ == "GraphedModel":
-        raise ValueError(f"{type(wrapper).__name__} differentiates its model, and a CUDA graph records no gradients: give the model itself")
+    if isinstance(model, GraphedModel):
+        raise ValueError(
+            f"{type(wrapper).__name__} differentiates its model, and a CUDA graph records no gradients: give the model itself"
+        )

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .labels import as_labels
+from .labels import NO_LABEL, as_labels
 
 # Factors that scale every time convention to about 1000 units, the range of the frequencies below.
 TIME_SCALES = {"index": 1.0, "t": 1000.0, "half_log_snr": 50.0, "edm": 200.0}
@@ -42,6 +42,11 @@ class Embedding(nn.Module):
         if self.label is not None:
             nn.init.zeros_(self.label.weight[classes:])
 
+    @property
+    def null(self) -> int | None:
+        """The label that means none, for guidance and for training with labels left out; None for a network without classes."""
+        return None if self.label is None else NO_LABEL
+
     def declare_time(self, name: str) -> None:
         """Declare the time convention of the inputs: "t", "index", "half_log_snr" or "edm".
 
@@ -56,7 +61,7 @@ class Embedding(nn.Module):
         """`t` `(B,)` and `label` `(B,)` integers or None -> `(B, width)`, or `(1, width)` for an expanded scalar `t` without labels.
 
         Raises:
-            ValueError: a label for a network without classes, or labels that are no integers 0..classes-1.
+            ValueError: a label for a network without classes, or labels that are no integers 0..classes-1, or -1 for none.
         """
         if self.frequencies.device != t.device:
             self.frequencies = self.frequencies.to(t.device)
@@ -74,4 +79,5 @@ class Embedding(nn.Module):
             return embedded
         if label is None:
             return embedded + self.label(torch.full((t.shape[0],), self.label.num_embeddings - 1, device=t.device))
-        return embedded + self.label(as_labels("label", label, self.classes, batch).to(t.device))
+        labels = as_labels("label", label, self.classes, batch, least=NO_LABEL).to(t.device)
+        return embedded + self.label(torch.where(labels < 0, self.label.num_embeddings - 1, labels))

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Of a sample without a class. An index of an embedding would be taken for a class by those who count from 1.
+NO_LABEL = -1
 
-def as_labels(name: str, values: Any, classes: int | None = None, count: int | None = None) -> Tensor:
+
+def as_labels(name: str, values: Any, classes: int | None = None, count: int | None = None, *, least: int = 0) -> Tensor:
     """The classes of samples, `(count,)` integers 0..classes-1: a tensor as it is, an array or a list as a tensor.
 
     The values of a tensor on a GPU are not checked: the host would have to wait for them.
@@ -18,10 +21,11 @@ def as_labels(name: str, values: Any, classes: int | None = None, count: int | N
         values: the classes.
         classes: how many there are; None if unknown.
         count: how many samples there are; None if unknown.
+        least: the smallest class, -1 where samples may have none.
 
     Raises:
         TypeError: no numbers.
-        ValueError: another dtype or shape, or a class outside 0..classes-1. A network with classes uses the index `classes` for "no label".
+        ValueError: another dtype or shape, or a class outside least..classes-1.
     """
     try:
         labels = values if isinstance(values, Tensor) else torch.as_tensor(values)
@@ -34,9 +38,9 @@ def as_labels(name: str, values: Any, classes: int | None = None, count: int | N
         raise ValueError(f"{name} must have {wanted}, got shape {tuple(labels.shape)}")
     if not torch.compiler.is_compiling() and labels.device.type == "cpu" and len(labels):
         low, high = _range(labels)
-        if low < 0 or (classes is not None and high >= classes):
+        if low < least or (classes is not None and high >= classes):
             wanted = "count from 0" if classes is None else f"lie in 0..{classes - 1}"
-            raise ValueError(f"{name} must {wanted}, got {low if low < 0 else high}")
+            raise ValueError(f"{name} must {wanted}, got {low if low < least else high}")
     return labels
 
 

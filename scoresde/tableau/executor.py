@@ -76,9 +76,7 @@ class Run:
             return sum(cost * n for cost, n in known) / max(1, len(x)) if known else None
 
         costs = mean([part.network_calls for part in parts]), mean([part.vjps for part in parts])
-        return cls(
-            x, path, parts[0].times, max(part.nfe for part in parts), calls, bound, *costs, log_weights, log_evidence
-        )
+        return cls(x, path, parts[0].times, max(part.nfe for part in parts), calls, bound, *costs, log_weights, log_evidence)
 
     def with_cost(self, cost: Cost) -> Run:
         """This run with the cost of its network beyond one evaluation for each call of the solver."""

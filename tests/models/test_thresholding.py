@@ -9,20 +9,10 @@ import scoresde as ss
 from scoresde import networks
 from scoresde.models import compiled, thresholded
 
-from ..conftest import SDES, generator, mixture, sdes
+from ..conftest import SDES, OwnPrediction, generator, mixture, sdes
 
 WIDE = 100.0
 PREDICTIONS = ("noise", "data", "velocity", "edm")
-
-
-class OwnPrediction(ss.Model):
-    """The exact mixture as a model that predicts something else than data."""
-
-    def __init__(self, sde, prediction):
-        self.exact, self.sde, self.prediction = mixture().model(sde), sde, prediction
-
-    def output(self, z, t, **cond):
-        return getattr(self.exact, self.prediction)(z, t)
 
 
 def states(sde, count=16, seed=0):

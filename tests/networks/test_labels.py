@@ -27,7 +27,7 @@ def made(kind, **options):
 WRONG = {
     "the index of no label": torch.tensor([0, 3]),
     "beyond": torch.tensor([0, 100]),
-    "negative": torch.tensor([-1, 0]),
+    "negative": torch.tensor([-2, 0]),
     "floats": torch.tensor([0.0, 1.0]),
     "bytes": torch.tensor([0, 1], dtype=torch.uint8),
     "truth values": torch.tensor([False, True]),
@@ -54,6 +54,20 @@ def test_labels_that_mean_no_class_are_refused(kind, name):
     ):
         with pytest.raises(ValueError, match=r"label (must lie in 0\.\.2|must have|holds)"):
             call()
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_label_of_minus_one_means_none(kind):
+    network, event = made(kind, classes=3)
+    z, t = torch.randn(2, *event), torch.full((2,), 5.0)
+    none = network(z, t)
+    assert network.embedding.null == -1
+    torch.testing.assert_close(network(z, t, torch.tensor([-1, -1])), none)
+    mixed = network(z, t, torch.tensor([-1, 2]))
+    torch.testing.assert_close(mixed[0], none[0])
+    torch.testing.assert_close(mixed[1], network(z, t, torch.tensor([2, 2]))[1])
+    assert not torch.allclose(mixed[1], none[1])
+    assert networks.MLP(4, 16).embedding.null is None
 
 
 def test_labels_are_named_with_their_range():

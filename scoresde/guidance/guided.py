@@ -1,0 +1,315 @@
+"""Guidance: a strong prediction c is pushed away from a weak one u,
+
+    out = u + w (c - u) = c + (w - 1) (c - u).
+
+    classifier-free guidance    u is the same model without its condition    Ho and Salimans 2022, arXiv 2207.12598, eq. 6
+    autoguidance                u is another, weaker model                   Karras et al. 2024, arXiv 2406.02507, eq. 3
+
+Ho and Salimans write w - 1 for w. The weights 1 - w and w sum to 1: the formula is the same for data, noise, score and velocity, and acts on
+the network's own output. A guided model is a model, which every solver, grid and density takes.
+
+The samples follow no tilted density p(x|c)^w p(x)^(1-w): that one is not the diffused one at t > 0. For p(x|c) = N(m, S_c) and p(x) = N(0, S_u)
+the probability flow ends with the variance S_c^w S_u^(1-w), and the tilt has 1/(w/S_c + (1-w)/S_u). `FeynmanKac` samples the tilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ..models.base import Model, require_model
+from ..models.wrapper import Wrapper
+from ..numerics.arrays import Time, expand, require_one_each, values_are_known
+from ..numerics.cost import spend
+from ..numerics.inputs import as_flag, as_state
+from ..sde.base import as_time
+from ..sde.prediction import Prediction, conversion
+from ..solvers.tuned import require_same_process
+from .rules import Rule, ZeroStar, require_staying
+from .weights import Interval, Weight, as_weight, weight_at
+
+UNCONDITIONAL = "uncond_"
+
+
+class PreparedGuidance(NamedTuple):
+    """A time of a call.
+
+    Attributes:
+        t: the time.
+        weight: w there before the interval acts, and `share` the interval's m.
+        strong, weak: the time as each model prepared it.
+        to_strong, to_weak: factors (c_z, c_out) from each model's output to the guided prediction; None where it is the same.
+    """
+
+    t: Time
+    weight: Tensor
+    share: Tensor | None
+    strong: Any
+    weak: Any
+    to_strong: tuple[Time, Time] | None
+    to_weak: tuple[Time, Time] | None
+
+
+class Guided(Wrapper):
+    """u + w (c - u) as a model; the formulas are in the docstring of the module.
+
+    The conditions of a call reach c. They reach u too, except that `uncond` and conditions named `uncond_<name>` replace those of the name.
+
+        guided = Guided(model, 3.0)                                      # a network of scoresde with classes knows "no label"
+        ss.sample(guided, (16, 1, 28, 28), label=labels)
+        ss.sample(Guided(model, 7.5, uncond={"context": empty}), shape, context=prompt)
+        ss.sample(Guided(model, 7.5), shape, context=prompt, uncond_context=negative_prompt)        # one row a sample
+
+    Args:
+        model: c.
+        weight: w, where 1 is c and 0 is u; any number, or a function of `(sde, t)`. Both ends cost one network call. For one weight a sample
+            give the call `guidance_weight=`, `(B,)`, in its place.
+        weak: u, on the same path, with any prediction. By default the model itself.
+        uncond: conditions of u, one value for all samples. By default {"label": `network.null`} where the model's network has `null` and
+            no `weak` is given.
+        interval: (low, high); guidance acts at low < sigma/alpha <= high only, and w = 1 elsewhere.
+        ramp: the length in lambda over which w rises and falls at each edge. At 0 every solver is of first order.
+        rule: in place of the linear formula: `rescaled`, `apg`, `zero_star`, or your own. The model then predicts what the rule acts on.
+        batched: make c and u in one call of the network at twice the batch, where the conditions that differ are tensors of equal shape.
+
+    Raises:
+        TypeError: `model` or `weak` is no model, or an argument has a wrong type.
+        ValueError: `weak` is on another path, or a number is out of range. In a call: nothing makes u different from c.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        weight: Weight,
+        weak: Model | None = None,
+        *,
+        uncond: Mapping[str, object] | None = None,
+        interval: Sequence[float] | None = None,
+        ramp: float = 0.0,
+        rule: Rule | None = None,
+        batched: bool = True,
+    ) -> None:
+        super().__init__(model)
+        self.weight = as_weight(weight)
+        if weak is not None:
+            require_model(weak, "output", "prediction", "prepare")
+            require_same_process(self.sde, weak.sde, "the weak model")
+        self.weak = weak
+        self.uncond = dict(_null_label(model) if uncond is None and weak is None else uncond or {})
+        self.interval = Interval.of(interval, ramp)
+        self.rule, self.batched = rule, as_flag("batched", batched)
+        self.prediction: Prediction = model.prediction if rule is None else rule.space
+        if isinstance(rule, ZeroStar) and rule.zero_above is not None:
+            require_staying(self.sde, rule.zero_above)
+
+    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[PreparedGuidance]:
+        """The weight and what both models prepare at each time."""
+        t = torch.tensor(times, dtype=torch.float64, device="cpu")
+        strong = self.model.prepare(times, z)
+        weak = strong if self.weak is None else self.weak.prepare(times, z)
+        shares = [None] * len(times) if self.interval is None else self.interval.share(self.sde, t).unbind()
+        columns = zip(times, weight_at(self.sde, t, self.weight).unbind(), shares, strong, weak, strict=True)
+        to = [self._factors(model, t) for model in (self.model, self.weak or self.model)]
+        return [
+            PreparedGuidance(*column, *(None if f is None else (float(f[0][i]), float(f[1][i])) for f in to))
+            for i, column in enumerate(columns)
+        ]
+
+    def output(self, z: Tensor, t: Time | PreparedGuidance, **cond: Any) -> Tensor:
+        """The guided prediction, of the shape of `z`.
+
+        Raises:
+            ValueError: u has the model and the conditions of c.
+        """
+        z = as_state("z", z)
+        at = t if isinstance(t, PreparedGuidance) else self._at(as_time(t))
+        weight = self._weight(at, cond.pop("guidance_weight", None))
+        require_one_each(weight, z)
+        strong_cond, weak_cond = self._conditions(z, cond)
+        if isinstance(self.rule, ZeroStar) and self.rule.zero_above is not None and _all(at.t, above=self.rule.zero_above):
+            spend(len(z), network=-1)
+            return torch.zeros_like(z)
+        if _all(weight, equal=1.0):
+            c = self._strong(z, at, strong_cond)
+            return c if self.rule is None else self.rule(c, c, expand(weight, c))
+        if self.rule is None and _all(weight, equal=0.0):
+            return self._weak(z, at, weak_cond)
+        c, u = self._both(z, at, strong_cond, weak_cond)
+        w = expand(weight, c, torch.promote_types(c.dtype, u.dtype))
+        if self.rule is None:
+            return u + w * (c - u)
+        guided = self.rule(c, u, w)
+        if isinstance(self.rule, ZeroStar) and self.rule.zero_above is not None and isinstance(at.t, Tensor):
+            guided = torch.where(expand((at.t > self.rule.zero_above).double(), z) > 0, 0.0, guided)
+        return guided
+
+    def factors(self, z: Tensor, t: Time, **cond: Any) -> tuple[Tensor, Tensor]:
+        """The weights `(2, B)` and the noise predictions `(2, B, *event)` of c and u, whose product of powers is the tilt.
+
+        Raises:
+            ValueError: a rule or an interval, with which the model is no product of powers.
+        """
+        if self.rule is not None or self.interval is not None:
+            raise ValueError("a guided model with a rule or an interval is no product of powers of densities: leave them out")
+        at = self._at(as_time(t))
+        w = self._weight(at, cond.pop("guidance_weight", None)).to(z.device).expand(len(z))
+        strong_cond, weak_cond = self._conditions(z, cond)
+        c, u = self._both(z, at, strong_cond, weak_cond)
+        c_z, c_out = conversion(self.sde, t, self.prediction, "noise")
+        noise = torch.stack([expand(c_z, z) * z + expand(c_out, z) * out for out in (c, u)])
+        return torch.stack([w, 1 - w]), noise
+
+    def _at(self, t: Tensor) -> PreparedGuidance:
+        share = None if self.interval is None else self.interval.share(self.sde, t)
+        to = (self._factors(self.model, t), self._factors(self.weak or self.model, t))
+        return PreparedGuidance(t, weight_at(self.sde, t, self.weight), share, t, t, *to)
+
+    def _factors(self, model: Model, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(c_z, c_out) from the output of a model to the guided prediction; None where it is the same."""
+        return None if model.prediction == self.prediction else conversion(self.sde, t, model.prediction, self.prediction)
+
+    def _weight(self, at: PreparedGuidance, given: object) -> Tensor:
+        """w of a call, a scalar or `(B,)` in float64."""
+        weight = at.weight if given is None else torch.as_tensor(given, dtype=torch.float64)
+        return weight if at.share is None else 1 + (weight - 1) * at.share.to(weight.device)
+
+    def _conditions(self, z: Tensor, cond: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Those of c and those of u."""
+        strong = {name: value for name, value in cond.items() if not name.startswith(UNCONDITIONAL)}
+        given = {name.removeprefix(UNCONDITIONAL): value for name, value in cond.items() if name.startswith(UNCONDITIONAL)}
+        changed = {name: like(value, strong.get(name), z) for name, value in self.uncond.items()} | given
+        if self.weak is None and not changed:
+            raise ValueError(
+                "nothing makes the weak prediction different: give Guided(uncond={name: value}) or weak=, or the call a condition "
+                f"{UNCONDITIONAL}<name>"
+            )
+        return strong, strong | changed
+
+    def _strong(self, z: Tensor, at: PreparedGuidance, cond: dict[str, Any]) -> Tensor:
+        return _converted(self.model.output(z, at.strong, **cond), z, at.to_strong)
+
+    def _weak(self, z: Tensor, at: PreparedGuidance, cond: dict[str, Any]) -> Tensor:
+        return _converted((self.weak or self.model).output(z, at.weak, **cond), z, at.to_weak)
+
+    def _both(self, z: Tensor, at: PreparedGuidance, strong: dict[str, Any], weak: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """c and u, in one network call at 2B where that is possible."""
+        spend(len(z), network=1)
+        if not self.batched or self.weak is not None or not _stackable(z, strong, weak):
+            return self._strong(z, at, strong), self._weak(z, at, weak)
+        both = {name: _twice(value, weak[name], len(z)) for name, value in strong.items()}
+        time = at.strong
+        if isinstance(time, Tensor) and time.ndim:
+            time = torch.cat([time, time])
+        out = self.model.output(torch.cat([z, z]), time, **both)
+        c, u = out.chunk(2)
+        return _converted(c, z, at.to_strong), _converted(u, z, at.to_weak)
+
+    def extra_repr(self) -> str:
+        shown = {"weight": self.weight, "uncond": self.uncond, "interval": self.interval, "rule": self.rule}
+        return ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
+
+
+class Conditioned(Wrapper):
+    """A model with some conditions given for good: one value for all samples, as a number or a tensor without the batch.
+
+    A product of conditional models needs it, and so does a call that takes no conditions.
+    """
+
+    def __init__(self, model: Model, **cond: object) -> None:
+        super().__init__(model)
+        self.prediction: Prediction = model.prediction
+        self.cond = cond
+
+    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Any]:
+        return self.model.prepare(times, z)
+
+    def output(self, z: Tensor, t: Any, **cond: object) -> Tensor:
+        """The output of the model under the given conditions.
+
+        Raises:
+            TypeError: a condition that is given for good comes with the call too.
+        """
+        if twice := set(cond) & set(self.cond):
+            raise TypeError(f"{', '.join(sorted(twice))} is given for good: leave it out of the call")
+        return self.model.output(z, t, **cond, **{name: like(value, None, z) for name, value in self.cond.items()})
+
+    def extra_repr(self) -> str:
+        return f"{self.cond}"
+
+
+def conditioned(model: Model, **cond: object) -> Conditioned:
+    """`model` under conditions that are the same in every call; see `Conditioned`."""
+    return Conditioned(model, **cond)
+
+
+def like(value: object, given: object, z: Tensor) -> object:
+    """One value for all samples as a condition of the batch of `z`, in the form of the condition `given` that it stands for.
+
+    A number becomes a tensor `(B,)`, or one of the shape of `given`. A tensor is repeated for every sample. All else stays as it is.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+        return value
+    if isinstance(given, Tensor) and given.shape[:1] == z.shape[:1]:
+        made = torch.as_tensor(value, dtype=given.dtype, device=given.device)
+        return made.expand(given.shape)
+    made = value.to(z.device) if isinstance(value, Tensor) else torch.tensor(value, device=z.device)
+    if made.ndim and made.shape[0] == 1:
+        made = made[0]
+    return made.expand(len(z), *made.shape)
+
+
+def _null_label(model: Model) -> dict[str, object]:
+    """The label that means none, of a network that has one."""
+    null = next((m.null for m in _modules(model) if isinstance(getattr(m, "null", None), int)), None)
+    return {} if null is None else {"label": null}
+
+
+def _modules(model: Model) -> Sequence[Any]:
+    inside = getattr(model, "model", model)
+    network = getattr(inside, "network", None)
+    return [m for m in (network, *(network.modules() if isinstance(network, torch.nn.Module) else ())) if m is not None]
+
+
+def _stackable(z: Tensor, strong: dict[str, Any], weak: dict[str, Any]) -> bool:
+    """Whether the conditions that differ are tensors of one row a sample, equal in shape and dtype."""
+    if strong.keys() != weak.keys():
+        return False
+    for name, value in strong.items():
+        other = weak[name]
+        if value is other:
+            continue
+        if not (isinstance(value, Tensor) and isinstance(other, Tensor) and value.shape[:1] == z.shape[:1]):
+            return False
+        if value.shape != other.shape or value.dtype != other.dtype or value.device != other.device:
+            return False
+    return True
+
+
+def _twice(strong: Any, weak: Any, count: int) -> Any:
+    """A condition of the batch of c followed by that of u."""
+    if strong is not weak:
+        return torch.cat([strong, weak])
+    return tree_map(
+        lambda value: torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[:1] == (count,) else value, strong
+    )
+
+
+def _converted(out: Tensor, z: Tensor, factors: tuple[Time, Time] | None) -> Tensor:
+    """c_z z + c_out out; `out` itself for None."""
+    if factors is None:
+        return out
+    dtype = torch.promote_types(z.dtype, out.dtype)
+    c_z, c_out = (expand(torch.as_tensor(factor, dtype=torch.float64), z, dtype) for factor in factors)
+    return c_z * z.to(dtype) + c_out * out.to(dtype)
+
+
+def _all(values: Time, *, equal: float | None = None, above: float = 0.0) -> bool:
+    """Whether all values are known on the host and `equal` to a number, or else `above` one."""
+    values = torch.as_tensor(values)
+    if not values_are_known(values):
+        return False
+    return bool(((values == equal) if equal is not None else values > above).all())
