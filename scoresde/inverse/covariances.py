@@ -19,12 +19,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..numerics.arrays import expand, flatten_events
-from ..numerics.inputs import as_count, as_function, as_number
+from ..numerics.arrays import expand, flatten_events, values_are_known
+from ..numerics.inputs import as_count, as_function, as_number, as_numbers
 from ..numerics.random import cpu_generator
 
 Map = Callable[[Tensor], Tensor]
@@ -87,38 +88,44 @@ class Prior(Covariance):
         covariance: S: a number, variances of the shape of an event, or a matrix `(d, d)` over the flattened event.
 
     Raises:
-        ValueError: a negative variance or eigenvalue.
+        TypeError: no numbers.
+        ValueError: in a call: a negative variance or eigenvalue.
     """
 
     covariance: float | Tensor
 
     def __post_init__(self) -> None:
-        values = self._variances()
-        if not bool((values >= -1e-9 * values.abs().max()).all()):
-            raise ValueError(f"covariance must not be negative, but a variance is {float(values.min()):g}")
+        as_numbers("covariance", self.covariance)
 
     def map(self, at: Place) -> Map:
-        s, matrix = torch.as_tensor(self.covariance, dtype=torch.float64), self._is_matrix(at.data)
-        if matrix:
-            values, q = (part.to(at.data.device) for part in torch.linalg.eigh(s))
-            r2 = at.r2.to(q.device).reshape(-1, 1)
-            shrunk = values.clamp(min=0) * r2 / (values.clamp(min=0) + r2)
-            q = q.to(at.data.dtype)
-            return lambda v: (((flatten_events(v) @ q) * shrunk.to(v.dtype)) @ q.T).reshape(v.shape)
-        r2 = at.r2.reshape(at.r2.shape + (1,) * (at.data.ndim - 1) if at.r2.ndim else ()).to(at.data.device)
-        s = s.to(at.data.device)
+        s, r2 = as_numbers("covariance", self.covariance).to(at.data.device), at.r2.to(at.data.device)
+        d = flatten_events(at.data).shape[1]
+        if s.shape == (d, d) and s.shape != at.data.shape[1:]:
+            variances, basis = (part.to(at.data.device) for part in self._eigen)
+            r2 = r2.reshape(-1, 1)
+            factor, q = (variances * r2 / (variances + r2)).to(at.data.dtype), basis.to(at.data.dtype)
+            return lambda v: (((flatten_events(v) @ q) * factor) @ q.T).reshape(v.shape)
+        _require_positive(s)
+        r2 = r2.reshape(r2.shape + (1,) * (at.data.ndim - 1) if r2.ndim else ())
         factor = (s * r2 / (s + r2)).to(at.data.dtype)
         return lambda v: factor * v
 
-    def _is_matrix(self, data: Tensor) -> bool:
-        d = flatten_events(data).shape[1]
-        shape = torch.as_tensor(self.covariance).shape
-        return shape == (d, d) and shape != data.shape[1:]
+    @cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of a matrix."""
+        values, basis = torch.linalg.eigh(as_numbers("covariance", self.covariance))
+        _require_positive(values)
+        return values.clamp(min=0), basis
 
-    def _variances(self) -> Tensor:
-        s = torch.as_tensor(self.covariance, dtype=torch.float64)
-        square = s.ndim == 2 and s.shape[0] == s.shape[1] and bool(torch.equal(s, s.T))
-        return torch.linalg.eigvalsh(s) if square else s
+
+def _require_positive(variances: Tensor) -> None:
+    """Raise for a negative variance; rounding aside.
+
+    Raises:
+        ValueError: names it.
+    """
+    if values_are_known(variances) and not bool((variances >= -1e-9 * variances.abs().max()).all()):
+        raise ValueError(f"covariance must not be negative, but a variance is {float(variances.min()):g}")
 
 
 @dataclass(frozen=True)

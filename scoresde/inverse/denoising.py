@@ -4,7 +4,6 @@ State and observation are two Gaussian observations of x. They are as good as on
 
     rho^2 = 1/(1/r^2 + 1/sigma_y^2),        u = rho^2 (alpha z/sigma^2 + y/sigma_y^2),
     E[x | z, y] = D(alpha' u, t')            at the time t' with sigma'/alpha' = rho.
-    rho.
 
 Without a state this is Bayes' formula itself: samples of p(x | y) are samples from z = alpha(t) y on, at the time with sigma/alpha = sigma_y.
 """

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models.data_wrapper import differentiable
 from ..numerics.arrays import event_sum, flatten_events
 from ..numerics.inputs import as_flag, as_function, as_number
 from ..numerics.linear import conjugate_gradient
@@ -38,7 +39,7 @@ class Likelihood(ABC):
 
     Attributes:
         A: the operator.
-        adjoint: A^T of a linear operator; None to differentiate.
+        adjoint: A^T of a linear operator, whose result may be flat; None to differentiate.
         linear: whether A is linear.
         name: the keyword of a call that brings y.
     """
@@ -50,12 +51,13 @@ class Likelihood(ABC):
 
     def at(self, x: Tensor) -> LocalOperator:
         """The operator at `x`, `(B, *event)`; products are differentiable where gradients are recorded."""
-        if self.linear and self.adjoint is not None:
-            return LocalOperator(self.A(x), self.A, self.adjoint)
+        given = self.adjoint
+        if self.linear and given is not None:
+            return LocalOperator(self.A(x), self.A, lambda u: given(u).reshape(x.shape))
         outer = torch.is_grad_enabled()
         with torch.enable_grad():
             # A linear operator has the same derivative everywhere.
-            point = torch.zeros_like(x).requires_grad_() if self.linear else x.detach().clone().requires_grad_()
+            point = differentiable(torch.zeros_like(x) if self.linear else x.detach())
             value = self.A(point)
 
         def adjoint(u: Tensor) -> Tensor:
@@ -66,7 +68,11 @@ class Likelihood(ABC):
             return LocalOperator(self.A(x), self.A, adjoint)
 
         def forward(v: Tensor) -> Tensor:
-            product: Tensor = torch.func.jvp(self.A, (x.detach(),), (v,))[1]
+            # J v is the derivative of <J^T u, v> by u. Forward mode has no rule for some kernels.
+            with torch.enable_grad():
+                u = torch.zeros_like(value).requires_grad_()
+                (transposed,) = torch.autograd.grad(value, point, u, create_graph=True)
+                (product,) = torch.autograd.grad(transposed, u, v, create_graph=outer)
             return product
 
         return LocalOperator(self.A(x), forward, adjoint)
@@ -83,9 +89,9 @@ class Likelihood(ABC):
         out = self.A(v)
         u = torch.randn(out.shape, generator=cpu_generator(1), dtype=torch.float64).to(out)
         back = self.adjoint(u)
-        if back.shape != v.shape:
+        if back.numel() != v.numel():
             raise ValueError(f"adjoint returned shape {tuple(back.shape)} for data of shape {tuple(v.shape)}")
-        left, right = float((out * u).sum()), float((v * back).sum())
+        left, right = float((out * u).sum()), float((v * back.reshape(v.shape)).sum())
         scale = float(out.norm() * u.norm()) + float(v.norm() * back.norm())
         if abs(left - right) > 1e-3 * scale:
             raise ValueError(f"adjoint is not the transpose of A: <A v, u> = {left:g} but <v, adjoint(u)> = {right:g}")

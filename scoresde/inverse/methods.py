@@ -8,8 +8,7 @@ pigdm      r_t^2 I                   dD/dz      prior of covariance s I         
 sda        A V A^T -> gamma r^2      dD/dz      never                                                   Rozet and Louppe 2023, arXiv 2306.10574
 diffpir    r^2/lambda I              V          a flat prior                                            Zhu et al. 2023, arXiv 2305.08995
 ddnm       A^+ for all               -          a flat prior, no noise                                  Wang et al. 2022, arXiv 2212.00490
-dps        0                         dD/dz      sigma -> 0; not bounded where sigma_y is small          Chung et al. 2023, arXiv 2209.14687, eq.
-11
+dps        0                         dD/dz      sigma -> 0; not bounded where sigma_y is small          Chung et al. 2023, arXiv 2209.14687
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Operator:
     Attributes:
         name: for the reader.
         function: the operator.
-        adjoint: its transpose; None to differentiate.
+        adjoint: its transpose, whose result may be flat; None to differentiate.
         pinv: its pseudo-inverse; None where there is no cheap one.
         linear: whether it is linear.
     """
@@ -58,8 +58,7 @@ def matrix(a: Tensor) -> Operator:
     def function(x: Tensor) -> Tensor:
         return flatten_events(x) @ a.to(x.device, x.dtype).T
 
-    # The event's shape is not known here, so the transpose is made by differentiation.
-    return Operator(f"matrix of {tuple(a.shape)}", function)
+    return Operator(f"matrix of {tuple(a.shape)}", function, lambda y: y @ a.to(y.device, y.dtype))
 
 
 def blur(std: float, size: int | None = None) -> Operator:

@@ -258,8 +258,8 @@ class Posterior(DataWrapper):
             if len(unstable):
                 k = int(unstable[0])
                 raise ValueError(
-                    f"with covariance='zero' the correction has the gain r^2 |A|^2/sigma_y^2 = {float(ratio * r2[k]):.3g} at t={times[k]:.3g}, and "
-                    "a step there multiplies errors: take covariance='tweedie', or smaller steps"
+                    f"with covariance='zero' the correction has the gain r^2 |A|^2/sigma_y^2 = {float(ratio * r2[k]):.3g} at t={times[k]:.3g}, "
+                    "and a step there multiplies errors: take covariance='tweedie', or smaller steps"
                 )
 
     def extra_repr(self) -> str:
