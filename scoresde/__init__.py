@@ -1,6 +1,21 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
-from . import deprecation, diagnostics, grids, loops, losses, models, networks, sampling, solvers, tableau, tuning
+from . import (
+    deprecation,
+    diagnostics,
+    grids,
+    guidance,
+    inverse,
+    loops,
+    losses,
+    models,
+    networks,
+    sampling,
+    sbi,
+    solvers,
+    tableau,
+    tuning,
+)
 from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
 from .models import LearnedVariance, Model, ScoreModel, analytic
 from .sampling import plan, sample, unroll
@@ -35,6 +50,8 @@ __all__ = [
     "encode",
     "from_pretrained",
     "grids",
+    "guidance",
+    "inverse",
     "log_likelihood",
     "loops",
     "losses",
@@ -45,6 +62,7 @@ __all__ = [
     "sample",
     "sampling",
     "save_pretrained",
+    "sbi",
     "solvers",
     "tableau",
     "tuning",

@@ -16,6 +16,7 @@ FLOORS = (
     {"loops"},
     {"tuning"},
     {"sampling"},
+    {"guidance", "inverse", "sbi"},
     {"legacy", "cli", "interop", "sharing"},
 )
 # The package's own file and the script stand outside.

@@ -2,6 +2,7 @@
 
 from ..models.thresholding import thresholded
 from .cfgpp import GridWeight, cfgpp
+from .feynman_kac import FeynmanKac
 from .guided import Conditioned, Guided, conditioned
 from .product import Product, Tilted, product, tilted
 from .rules import APG, Rescaled, Rule, ZeroStar, apg, rescaled, zero_star
@@ -10,6 +11,7 @@ from .weights import Interval, Weight
 __all__ = [
     "APG",
     "Conditioned",
+    "FeynmanKac",
     "GridWeight",
     "Guided",
     "Interval",

@@ -4,11 +4,15 @@ from . import covariances, operators
 from .covariances import Covariance
 from .denoising import Denoising, denoising
 from .likelihoods import Gaussian, Likelihood, Poisson, from_deepinv
+from .loops import DAPS, DPS, Replacement, SplitGibbs
 from .methods import ddnm, diffpir, dps, jfps, mmps, pigdm, sda, tmpd
 from .operators import Operator
 from .posterior import Posterior
+from .twisted import TwistedSMC
 
 __all__ = [
+    "DAPS",
+    "DPS",
     "Covariance",
     "Denoising",
     "Gaussian",
@@ -16,6 +20,9 @@ __all__ = [
     "Operator",
     "Poisson",
     "Posterior",
+    "Replacement",
+    "SplitGibbs",
+    "TwistedSMC",
     "covariances",
     "ddnm",
     "denoising",

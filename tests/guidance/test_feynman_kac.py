@@ -1,0 +1,184 @@
+"""Weighted particles against the tilts and products that guidance itself does not sample."""
+
+import math
+
+import pytest
+import torch
+
+import scoresde as ss
+from scoresde import analytic, guidance, loops
+from scoresde.guidance import FeynmanKac, Guided, product, tilted
+from scoresde.loops.particles import Particles
+from scoresde.numerics import resampling
+from scoresde.numerics.random import noise_source
+
+from ..conftest import SDES, generator
+from .conftest import Conditional, labels
+
+
+def gaussian(sde, mean, variance):
+    return analytic.GaussianMixture(
+        torch.tensor([[mean]], dtype=torch.float64), torch.tensor([variance], dtype=torch.float64)
+    ).model(sde)
+
+
+def weighted(model, steps, k, *, eta=1.0, ess=0.0, seed=0, grid="half_log_snr"):
+    run = ss.sample(
+        model,
+        (k, 1),
+        FeynmanKac(k, eta, ess),
+        steps=steps,
+        grid=grid,
+        dtype=torch.float64,
+        generator=generator(seed),
+        trajectory=True,
+    )
+    w, x = run.log_weights.exp(), run.x[:, 0]
+    mean = float((w * x).sum())
+    return mean, float((w * (x - mean) ** 2).sum()), 1 / float((w**2).sum()) / k
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_weights_turn_guidance_into_the_tilt(eta):
+    """p(x|c)^2/p(x) for N(1, 1) and N(0, 2) is N(4/3, 2/3). With 1e5 particles the standard error of the mean is below .004."""
+    sde = SDES["linear"]
+    model = Guided(gaussian(sde, 1.0, 1.0), 2.0, weak=gaussian(sde, 0.0, 2.0))
+    mean, variance, share = weighted(model, 400, 100_000, eta=eta)
+    assert mean == pytest.approx(4 / 3, abs=0.03)
+    assert variance == pytest.approx(2 / 3, abs=0.03)
+    assert share > 0.5
+    coarse = weighted(model, 50, 100_000, eta=eta)
+    finer = weighted(model, 100, 100_000, eta=eta)
+    errors = [math.hypot(m - 4 / 3, v - 2 / 3) for m, v, _ in (coarse, finer)]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_a_product_needs_its_own_start_noise_and_resampling():
+    """N(-1, 1) N(1, 1) is N(0, 1/2)."""
+    sde = SDES["linear"]
+    model = product([gaussian(sde, -1.0, 1.0), gaussian(sde, 1.0, 1.0)])
+    k = 20_000
+    run = ss.sample(model, (k, 1), FeynmanKac(k), steps=1600, dtype=torch.float64, generator=generator(), trajectory=True)
+    assert float(run.x.mean()) == pytest.approx(0.0, abs=0.02)
+    assert float(run.x.var()) == pytest.approx(0.5, abs=0.02)
+    assert run.network_calls == 2 * 1600
+
+
+def test_a_tilt_that_does_not_exist_is_refused():
+    """N(1, 2)^3/N(0, 1)^2 has the precision 3/2 - 2 < 0."""
+    sde = SDES["linear"]
+    model = Guided(gaussian(sde, 1.0, 2.0), 3.0, weak=gaussian(sde, 0.0, 1.0))
+    with pytest.raises(ValueError, match=r"one particle of 4096 carries all the weight"):
+        ss.sample(model, (4096, 1), FeynmanKac(4096), steps=400, dtype=torch.float64, generator=generator())
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_reward_tilts_the_data(eta):
+    """N(0, 1/2) e^x is N(1/2, 1/2). 1e5 particles: the standard error is .0025."""
+    sde = SDES["linear"]
+    model = tilted(gaussian(sde, 0.0, 0.5), lambda z, t: (1 - t) * z[:, 0])
+    mean, variance, share = weighted(model, 500, 100_000, eta=eta)
+    assert mean == pytest.approx(0.5, abs=5 * 0.0025 + 0.005)
+    assert variance == pytest.approx(0.5, abs=5 * 0.0025 + 0.005)
+    assert share > 0.7
+    through = tilted(gaussian(sde, 0.0, 0.5), lambda x, t: x[:, 0], through="data")
+    mean, variance, share = weighted(through, 100, 100_000, eta=eta)
+    # The expected reward of the data is the best twist: its weights hardly vary.
+    assert mean == pytest.approx(0.5, abs=0.03)
+    assert share > 0.9
+
+
+def test_the_evidence_is_the_normaliser():
+    """E e^x = e^{1/4} for N(0, 1/2); the standard error of its log is sd(e^x)/(e^{1/4} sqrt(K)) = .005."""
+    sde = SDES["linear"]
+    model = tilted(gaussian(sde, 0.0, 0.5), lambda z, t: (1 - t) * z[:, 0])
+    for ess in (0.0, 0.9):
+        run = ss.sample(
+            model, (20_000, 1), FeynmanKac(20_000, ess=ess), steps=200, dtype=torch.float64, generator=generator(), trajectory=True
+        )
+        assert float(run.log_evidence) == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_density_along_the_sde_is_half_an_order_exact():
+    """log q(z_t) along ancestral sampling with eta = 1, d log q = s.dz + (f d + f z.s - g^2/2 |s|^2) dtau: its error falls as N^(-1/2)."""
+    sde, mixture = SDES["linear"], analytic.GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.tensor([0.1, 0.3]))
+    model, errors = mixture.model(sde), []
+    for steps in (100, 400, 1600):
+        times = ss.grids.half_log_snr(sde, steps, t_end=0.02)
+        z = torch.randn(2000, 1, dtype=torch.float64, generator=generator(1))
+        noise, total = generator(2), torch.zeros(2000, dtype=torch.float64)
+        first = mixture.log_prob(z, float(times[0]), sde)
+        for t, s in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+            score = model.score(z, t)
+            f, g2, h = float(sde.drift_rate(t)), float(sde.diffusion(t) ** 2), t - s
+            move = (-f * z + g2 * score) * h + (g2 * h) ** 0.5 * torch.randn(z.shape, dtype=torch.float64, generator=noise)
+            total = total + (score * move).sum(1) + (f + (f * z * score).sum(1) - 0.5 * g2 * (score**2).sum(1)) * h
+            z = z + move
+        errors.append(float((first + total - mixture.log_prob(z, float(times[-1]), sde)).square().mean().sqrt()))
+    ratios = [a / b for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    assert all(abs(ratio - 2) < 0.3 for ratio in ratios), errors
+
+
+def test_groups_do_not_see_each_other():
+    sde = SDES["ddpm"]
+    model = Guided(Conditional(sde), 2.0, uncond={"label": -1})
+    label = labels(3).repeat_interleave(32)
+    solver, seeds = FeynmanKac(32, ess=0.9), list(range(96))
+
+    def draw(rows):
+        return ss.sample(
+            model, (len(rows), 2), solver, steps=12, seeds=[seeds[r] for r in rows], label=label[rows], dtype=torch.float64
+        )
+
+    whole = draw(list(range(96)))
+    torch.testing.assert_close(draw(list(range(32, 64))), whole[32:64], rtol=0, atol=1e-10)
+    parts = ss.sample(model, (96, 2), solver, steps=12, seeds=seeds, label=label, batch_size=32, dtype=torch.float64)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="does not consist of groups of 32"):
+        draw(list(range(40)))
+
+
+def test_only_models_with_a_target_are_taken():
+    sde = SDES["ddpm"]
+    model = Conditional(sde)
+    with pytest.raises(ValueError, match="FeynmanKac needs a Guided, a product or a tilted model"):
+        ss.sample(model, (8, 2), FeynmanKac(8), steps=3)
+    ruled = Guided(model, 2.0, uncond={"label": -1}, rule=guidance.apg())
+    with pytest.raises(ValueError, match="no product of powers"):
+        ss.sample(ruled, (8, 2), FeynmanKac(8), steps=3, label=labels(8))
+    with pytest.raises(ValueError, match="eta must be at least 0"):
+        FeynmanKac(8, -1.0)
+    assert isinstance(FeynmanKac(8), loops.GridLoop)
+
+
+def test_systematic_resampling_keeps_the_expected_numbers():
+    log_w = torch.log_softmax(torch.randn(3, 50, dtype=torch.float64, generator=generator()), 1)
+    counts = torch.zeros(3, 50, dtype=torch.float64)
+    draws = 4000
+    for u in torch.rand(draws, 3, dtype=torch.float64, generator=generator(1)):
+        index = resampling.systematic(log_w, u)
+        once = torch.nn.functional.one_hot(index, 50).sum(1).double()
+        assert bool(((once - 50 * log_w.exp()).abs() < 1 + 1e-9).all())
+        counts += once
+    # A count is floor or ceil of K w: its standard error is at most 1/2 over the root of the draws.
+    torch.testing.assert_close(counts / draws, 50 * log_w.exp(), rtol=0, atol=5 * 0.5 / draws**0.5)
+    torch.testing.assert_close(
+        resampling.effective_number(torch.zeros(2, 7, dtype=torch.float64)), torch.full((2,), 7.0, dtype=torch.float64)
+    )
+    lopsided = torch.tensor([[0.0, -800.0]], dtype=torch.float64)
+    assert float(resampling.effective_number(lopsided)) == pytest.approx(1.0)
+
+
+def test_weights_far_apart_stay_apart():
+    """InverseBench's MCGdiff clamps weights at min + 60 nats, so that its best particles become equal."""
+    group = Particles(4, 4, 0.0, torch.device("cpu"))
+    group.add(torch.tensor([-1000.0, -900.0, -100.0, -99.0]))
+    w = group.normalised().exp()
+    assert float(w[3] / w[2]) == pytest.approx(math.e, rel=1e-6)
+    group.add(torch.tensor([0.0, 0.0, 0.0, torch.nan]))
+    assert float(group.normalised()[2].exp()) == pytest.approx(1.0)
+    few = Particles(6, 2, 1.0, torch.device("cpu"))
+    few.add(torch.tensor([0.0, -50.0, 0.0, 0.0, -50.0, 0.0]))
+    noise = noise_source(generator(), None, 6)
+    (x,) = few.resampled(noise, torch.arange(6.0)[:, None])
+    assert x[:, 0].tolist() == [0.0, 0.0, 2.0, 3.0, 5.0, 5.0]
