@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..numerics.arrays import flatten_events
+from ..numerics.arrays import expand, flatten_events
 from ..numerics.linear import conjugate_gradient
-from ..numerics.random import NoiseSource
+from ..numerics.random import NoiseSource, cpu_generator
 from .likelihoods import Gaussian, Likelihood
 
 # Of the residual of a linear system, relative.
@@ -37,12 +37,30 @@ def exact_draw(likelihood: Gaussian, mean: Tensor, variance: float, y: Tensor, n
 def langevin_draw(
     likelihood: Likelihood, mean: Tensor, variance: float, y: Tensor, noise: NoiseSource, steps: int, size: float
 ) -> Tensor:
-    """A state near a draw for any likelihood: Langevin steps x <- x + h (grad log p(y|x) + (m - x)/v) + sqrt(2 h) n from m, h = size v."""
-    x, h = mean, size * variance
+    """A state near a draw for any likelihood: Langevin steps x <- x + h (grad log p(y|x) + (m - x)/v) + sqrt(2 h) n from m.
+
+    h = size/(1/v + L) in each sample, with L the largest eigenvalue of A^T Sigma_y^{-1} A at m: a step does not overshoot for size < 1.
+    """
+    h = size / (1 / variance + _curvature(likelihood, mean))
+    x, spread = mean, (2 * h).sqrt()
     for _ in range(steps):
         gradient = likelihood.gradient(x, y) + (mean - x) / variance
-        x = x + h * gradient + noise.draw(x.shape, x.dtype, x.device, (2 * h) ** 0.5)
+        x = x + expand(h, x) * gradient + expand(spread, x) * noise.draw(x.shape, x.dtype, x.device)
     return x
+
+
+def _curvature(likelihood: Likelihood, x: Tensor, iterations: int = 10) -> Tensor:
+    """The largest eigenvalue of A^T Sigma_y^{-1} A at `x`, `(B,)`, by power iteration from one vector for all samples."""
+    local = likelihood.at(x)
+    variances = likelihood.noise(local.value)
+    v = torch.randn(x[:1].shape, generator=cpu_generator(0), dtype=torch.float64).to(x).expand_as(x)
+    size = x.new_zeros(len(x))
+    for _ in range(iterations):
+        v = v / expand(flatten_events(v).norm(dim=1).clamp(min=torch.finfo(v.dtype).tiny), v)
+        out = local.forward(v)
+        v = local.adjoint(likelihood.whitened(out) if callable(variances) else out / variances)
+        size = flatten_events(v).norm(dim=1)
+    return size
 
 
 def is_exact(likelihood: Likelihood) -> bool:

@@ -100,6 +100,10 @@ class Likelihood(ABC):
     def noise(self, value: Tensor) -> Tensor | Map:
         """Sigma_y at A(x) = `value`: variances that broadcast to it, or products u -> Sigma_y u."""
 
+    def whitened(self, residual: Tensor) -> Tensor:
+        """Sigma_y^{-1} residual where Sigma_y is a function."""
+        raise NotImplementedError(f"{type(self).__name__} has no Sigma_y^{{-1}} of its own")
+
     @abstractmethod
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         """log p(y | x) of each sample in nats, `(B,)`."""
@@ -163,15 +167,15 @@ class Gaussian(Likelihood):
         residual = y - self.A(x)
         noise = self.noise(residual)
         if callable(noise):
-            return -0.5 * event_sum(residual * self._whitened(residual))
+            return -0.5 * event_sum(residual * self.whitened(residual))
         return -0.5 * event_sum(residual**2 / noise + (2 * torch.pi * noise).log())
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         local = self.at(x)
-        return local.adjoint(self._whitened(y - local.value))
+        return local.adjoint(self.whitened(y - local.value))
 
-    def _whitened(self, residual: Tensor) -> Tensor:
-        """Sigma_y^{-1} residual."""
+    def whitened(self, residual: Tensor) -> Tensor:
+        """Sigma_y^{-1} residual, of the shape of `residual`."""
         noise = self.noise(residual)
         if not callable(noise):
             return residual / noise

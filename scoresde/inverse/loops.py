@@ -154,13 +154,13 @@ class DAPS(GridLoop):
         likelihood: what y says.
         ode: calls of the flow from each level to the data.
         langevin: Langevin steps for a likelihood that is not linear and Gaussian, whose draw is exact.
-        size: the size of a Langevin step, in units of r^2.
+        size: the size of a Langevin step, as a share of the largest that does not overshoot.
     """
 
     likelihood: Likelihood
     ode: int = 5
     langevin: int = 100
-    size: float = 0.01
+    size: float = 0.1
     default_grid: ClassVar[str] = "half_log_snr"
 
     def __post_init__(self) -> None:
@@ -173,18 +173,17 @@ class DAPS(GridLoop):
         return self.ode
 
     def calls(self, sde: SDE, times: Tensor) -> int:
-        return self.ode * (len(times) - 1)
+        return sum(len(_down(sde, self.ode, t)) - 1 for t, _ in _pairs(times))
 
     def solve(self, job: Job) -> Run:
         model, sde, z, path, calls = job.model, job.model.sde, job.z, job.path, 0
         y, cond = observation(self.likelihood, job.cond, z)
         x = z
         for n, (t, s) in enumerate(_pairs(job.times)):
-            flow = DDIM().tableau(sde, grids.half_log_snr(sde, self.ode, t_start=t))
+            flow = DDIM().tableau(sde, _down(sde, self.ode, t))
             ran = run(flow, model, z, job.noise, cond=cond, callback=None if job.callback is None else _numbered(job, n))
             calls += ran.nfe
-            r2 = float((-2 * sde.half_log_snr(max(min(t, sde.t_max), sde.t_min))).exp())
-            x = draw(self.likelihood, ran.x, r2, y, job.noise, self.langevin, self.size)
+            x = draw(self.likelihood, ran.x, _ratio(sde, t) ** 2, y, job.noise, self.langevin, self.size)
             z = x if float(sde.sigma(s)) == 0 else _renoised(sde, x, s, job.noise)
             if path is not None:
                 path.append(z)
@@ -203,14 +202,14 @@ class SplitGibbs(GridLoop):
         likelihood: what y says.
         least: the smallest rho.
         inner: calls of the reverse SDE in each sweep.
-        langevin, size: as for `DAPS`, in units of rho^2.
+        langevin, size: as for `DAPS`.
     """
 
     likelihood: Likelihood
     least: float = 0.05
     inner: int = 10
     langevin: int = 100
-    size: float = 0.01
+    size: float = 0.1
     default_grid: ClassVar[str] = "half_log_snr"
 
     def __post_init__(self) -> None:
@@ -224,18 +223,17 @@ class SplitGibbs(GridLoop):
         return self.inner
 
     def calls(self, sde: SDE, times: Tensor) -> int:
-        # One sweep for each time but the last, after a first sample.
-        return self.inner * len(times)
+        # A first sample, and a sweep for each time but the last.
+        starts = [float(times[0]), *(self._level(sde, t)[1] for t, _ in _pairs(times))]
+        return sum(len(_down(sde, self.inner, t)) - 1 for t in starts)
 
     def solve(self, job: Job) -> Run:
         model, sde, path = job.model, job.model.sde, job.path
         y, cond = observation(self.likelihood, job.cond, job.z)
         x, calls = self._denoised(model, job.z, float(job.times[0]), job, cond)
         for n, (t, _) in enumerate(_pairs(job.times)):
-            lowest = sde.half_log_snr(torch.tensor(min(t, sde.t_max), dtype=torch.float64, device="cpu"))
-            rho = max(self.least, float((-lowest).exp()))
+            rho, at = self._level(sde, t)
             v = draw(self.likelihood, x, rho**2, y, job.noise, self.langevin, self.size)
-            at = float(sde.time(-torch.tensor(rho, dtype=torch.float64, device="cpu").log()))
             z = float(sde.alpha(at)) * v
             if job.callback is not None:
                 job.callback(n, at, z, x)
@@ -245,16 +243,33 @@ class SplitGibbs(GridLoop):
                 path.append(x)
         return Run(x, stack_or_none(path), job.times, calls)
 
+    def _level(self, sde: SDE, t: float) -> tuple[float, float]:
+        """rho of the sweep at `t`, and the time with sigma/alpha = rho."""
+        rho = max(self.least, _ratio(sde, t))
+        return rho, float(sde.time(-torch.tensor(rho, dtype=torch.float64, device="cpu").log()))
+
     def _denoised(self, model: Model, z: Tensor, t: float, job: Job, cond: dict[str, object]) -> tuple[Tensor, int]:
         """A sample of p(x | z_t = z), and its calls."""
         order = 2 if self.inner > 1 else 1
-        table = SDEDPMSolverPP(order).tableau(model.sde, grids.half_log_snr(model.sde, self.inner, t_start=t))
+        table = SDEDPMSolverPP(order).tableau(model.sde, _down(model.sde, self.inner, t))
         ran = run(table, model, z, job.noise, cond=cond)
         return ran.x, ran.nfe
 
 
 def _pairs(times: Tensor) -> list[tuple[float, float]]:
     return list(zip(times[:-1].tolist(), times[1:].tolist(), strict=True))
+
+
+def _down(sde: SDE, steps: int, t: float) -> Tensor:
+    """Times from `t` to 0 in at most `steps` steps; one step where none fits above `t_min`."""
+    if steps == 1 or t <= sde.t_min * (1 + 1e-9):
+        return torch.tensor([t, 0.0], dtype=torch.float64, device="cpu")
+    return grids.half_log_snr(sde, steps, t_start=t)
+
+
+def _ratio(sde: SDE, t: float) -> float:
+    """sigma/alpha, at t_max where it is infinite."""
+    return float((-sde.half_log_snr(min(t, sde.t_max))).exp())
 
 
 def _renoised(sde: SDE, x: Tensor, s: float, noise: NoiseSource) -> Tensor:

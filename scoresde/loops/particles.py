@@ -1,7 +1,8 @@
 """Groups of K weighted particles in a batch: rows g K .. g K + K - 1 are the particles of group g.
 
 All rows of a group have the same conditions. A group is resampled where its effective number of particles falls below `ess` K. The noise of its
-first row decides how, so that a group depends on its own seeds alone.
+first row decides how, so that a group depends on its own seeds alone. Resampling hides a target without a density, whose weights would all go
+to one particle: `ess` 0 shows it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,6 @@ class Particles:
         Raises:
             ValueError: one particle carries all the weight of its group: the target has no density, or K is far too small.
         """
-        if not self.ess or self.k == 1:
-            return states
         effective = effective_number(self.log_weights)
         least = (1 - 1e-9) * self.k if always else self.ess * self.k
         due = ~(effective >= least)
@@ -66,6 +65,8 @@ class Particles:
                 f"one particle of {self.k} carries all the weight of its group: the target has no density, its steps are too long, or it "
                 "needs many more particles"
             )
+        if not self.ess or self.k == 1:
+            return states
         # One draw at every visit, whether it is used or not: the noise does not depend on the weights.
         normals = noise.draw((self.log_weights.numel(), 1), torch.float64, self.log_weights.device)
         if values_are_known(effective) and not bool(due.any()):

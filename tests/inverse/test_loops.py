@@ -109,7 +109,7 @@ def test_twisted_particles_of_several_problems_do_not_see_each_other():
 
 SCALAR = [
     (lambda lik: DPS(lik, 0.5), 20),
-    (lambda lik: DAPS(lik, ode=3), 60),
+    (lambda lik: DAPS(lik, ode=3), 58),
     (lambda lik: SplitGibbs(lik, inner=3), 63),
     (lambda lik: Replacement(FIRST, 2), 39),
 ]
@@ -198,7 +198,7 @@ def test_daps_and_split_gibbs_take_counts_and_moduli():
         (Poisson(lambda x: x, 20.0), torch.poisson(20 * x, generator=generator(1)) / 20),
         (Gaussian(operators.phase(), 0.3), operators.phase()(x)),
     ):
-        for solver in (DAPS(lik, langevin=20, size=1e-3), SplitGibbs(lik, langevin=20, size=1e-3, least=0.1)):
+        for solver in (DAPS(lik, langevin=30), SplitGibbs(lik, langevin=30, least=0.1)):
             out = ss.sample(model, x.shape, solver, steps=20, seeds=range(6), y=y, dtype=torch.float64)
             assert float((out - 2).abs().mean()) < 0.5
 
