@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..numerics.arrays import flatten_events
 from ..numerics.inputs import as_state
-from ..numerics.random import cpu_generator
+from ..numerics.random import cpu_generator, derive_seed
 
 
 class Ranks(NamedTuple):
@@ -95,7 +95,9 @@ def tarp(theta: Tensor, samples: Tensor, references: Tensor | None = None, level
     theta, samples = _checked(theta, samples)
     if references is None:
         low, high = theta.amin(0), theta.amax(0)
-        points = low + (high - low) * torch.rand(theta.shape, generator=cpu_generator(seed), dtype=torch.float64).to(theta.device)
+        points = low + (high - low) * torch.rand(
+            theta.shape, generator=cpu_generator(derive_seed("tarp", seed)), dtype=torch.float64
+        ).to(theta.device)
     else:
         points = flatten_events(as_state("references", references)).double().to(theta.device)
     scale = theta.std(0).clamp(min=torch.finfo(torch.float64).tiny)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..numerics.arrays import flatten_events
 from ..numerics.inputs import as_count, as_state
-from ..numerics.random import cpu_generator
+from ..numerics.random import cpu_generator, derive_seed
 
 
 class Estimate(NamedTuple):
@@ -30,8 +30,8 @@ class Estimate(NamedTuple):
 def c2st(a: Tensor, b: Tensor, *, folds: int = 5, seed: int = 0) -> Estimate:
     """The accuracy of a classifier between `a` and `b`, `(n, *event)` each, on what it has not seen.
 
-    The classifier is a network with two hidden layers of 10 d units, as in the sbi benchmark (Lueckmann et al. 2021, arXiv 2101.04653), on data
-    standardised by `a`. With different numbers the first ones of the larger set count.
+    The classifier is a network with two hidden layers of 10 d units, as in the sbi benchmark (Lueckmann et al. 2021, arXiv 2101.04653), on
+    standardised data. With different numbers the first ones of the larger set count.
 
     Returns:
         The mean over folds, and its standard error over the 2 n single decisions.
@@ -47,11 +47,12 @@ def c2st(a: Tensor, b: Tensor, *, folds: int = 5, seed: int = 0) -> Estimate:
     a, b = _pair(a, b, as_count("folds", folds, 2))
     n, d = min(len(a), len(b)), a.shape[1]
     a, b = a[:n], b[:n]
-    mean, std = a.mean(0), a.std(0)
-    x = ((torch.cat([a, b]) - mean) / torch.where(std > 0, std, 1.0)).cpu().numpy()
+    both = torch.cat([a, b])
+    std = both.std(0)
+    x = ((both - both.mean(0)) / torch.where(std > 0, std, 1.0)).cpu().numpy()
     y = np.repeat([0, 1], n)
     classifier = MLPClassifier(
-        (10 * d, 10 * d), max_iter=1000, solver="adam", random_state=seed, early_stopping=True, n_iter_no_change=20
+        (10 * d, 10 * d), max_iter=1000, solver="adam", random_state=seed, early_stopping=True, n_iter_no_change=50
     )
     guesses = cross_val_predict(classifier, x, y, cv=StratifiedKFold(folds, shuffle=True, random_state=seed))
     accuracy = float((guesses == y).mean())
@@ -69,7 +70,9 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, directions: int = 500, seed: int
     """
     a, b = _pair(a, b, 1)
     directions = as_count("directions", directions, 2)
-    u = torch.randn(a.shape[1], directions, generator=cpu_generator(seed), dtype=torch.float64).to(a.device)
+    u = torch.randn(a.shape[1], directions, generator=cpu_generator(derive_seed("directions", seed)), dtype=torch.float64).to(
+        a.device
+    )
     u = u / u.norm(dim=0)
     # Quantiles at common levels: with unequal numbers the steps of both sets meet between.
     levels = (torch.arange(max(len(a), len(b)), dtype=torch.float64, device=a.device) + 0.5) / max(len(a), len(b))

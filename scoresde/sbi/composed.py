@@ -239,7 +239,8 @@ def _jacobian(field: Callable[[Tensor], Tensor], z: Tensor) -> tuple[Tensor, Ten
     with torch.enable_grad():
         value = field(v)
         columns = flatten_events(value).unbind(1)
-    rows = [torch.autograd.grad(column.sum(), v, retain_graph=True, create_graph=outer)[0].reshape(len(z), d) for column in columns]
+    one = torch.ones_like(columns[0])
+    rows = [torch.autograd.grad(column, v, one, retain_graph=True, create_graph=outer)[0].reshape(len(z), d) for column in columns]
     j = torch.stack(rows, 1).double()
     return (value if outer else value.detach()), 0.5 * (j + j.mT)
 

@@ -59,25 +59,30 @@ def uniform_prior(low: object, high: object, sde: SDE) -> BoxModel:
 
 
 def _truncated_mean(low: Tensor, high: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The mean of a normal with standardised edges a < b at `low` and `high`: low + r (ratio - a) with ratio = (phi(a) - phi(b))/(Phi(b) -
-    Phi(a)).
+    """The mean of a normal with the standardised edges a < b at `low` and `high`: low + (high - low) (ratio - a)/(b - a), where ratio is
+    (phi(a) - phi(b))/(Phi(b) - Phi(a)).
 
-    Far outside both densities underflow. With a > 0 both are divided by phi(a), which erfcx does exactly. Where the box is narrow in units of
-    r the difference cancels, and the series (b - a)/2 (1 - (b^2 - a^2)/12 ...) about the middle takes over.
+    Far outside both densities underflow: with a > 0 all is divided by phi(a), which erfcx does exactly. Where the box is narrow in units of
+    the standard deviation the difference cancels, and the first terms of its series take over. Every branch is computed where it is finite, so
+    that its derivative is too.
     """
     flip = a + b < 0
     a, b = torch.where(flip, -b, a), torch.where(flip, -a, b)
-    width = b - a
-    # exp(-(b^2 - a^2)/2), without the squares of large numbers.
-    decay = torch.exp(-0.5 * width * (a + b))
-    far = math.sqrt(math.pi / 2) * (torch.special.erfcx(a / math.sqrt(2)) - decay * torch.special.erfcx(b / math.sqrt(2)))
-    near = (
-        math.sqrt(math.pi / 2) * (torch.erf(b / math.sqrt(2)) - torch.erf(a / math.sqrt(2))) * torch.exp(0.5 * a.clamp(max=0) ** 2)
-    )
-    mass = torch.where(a > 0, far, near)
-    offset = (-torch.expm1(-0.5 * width * (a + b))) / mass - a
-    middle = 0.5 * (a + b)
-    series = 0.5 * width * (1 - width * middle / 6)
-    share = torch.where(width * (1 + middle.abs()) < 1e-3, series, offset) / width
+    narrow, far = (b - a) * (1 + 0.5 * (a + b)) < 1e-3, a > 0
+    series = 0.5 * (1 - (b - a) * 0.5 * (a + b) / 6)
+    outside = _share(torch.where(far & ~narrow, a, 1.0), torch.where(far & ~narrow, b, 2.0), far=True)
+    inside = _share(torch.where(far | narrow, -1.0, a), torch.where(far | narrow, 1.0, b), far=False)
+    share = torch.where(narrow, series, torch.where(far, outside, inside))
     share = torch.where(flip, 1 - share, share).clamp(0, 1)
     return low + share * (high - low)
+
+
+def _share(a: Tensor, b: Tensor, far: bool) -> Tensor:
+    """(ratio - a)/(b - a); with `far`, from densities divided by phi(a) > phi(b)."""
+    root = math.sqrt(2)
+    lost = -torch.expm1(-0.5 * (b - a) * (a + b))  # 1 - phi(b)/phi(a)
+    if far:
+        mass = torch.special.erfcx(a / root) - (1 - lost) * torch.special.erfcx(b / root)
+    else:
+        mass, lost = torch.erf(b / root) - torch.erf(a / root), lost * torch.exp(-0.5 * a**2)
+    return (lost / (math.sqrt(math.pi / 2) * mass) - a) / (b - a)

@@ -18,7 +18,7 @@ def normal(n, d=1, mean=0.0, std=1.0, seed=0):
 def test_a_classifier_finds_the_overlap():
     """N(0, 1) against N(1, 1): the best classifier is right with probability Phi(1/2) = .6915."""
     pytest.importorskip("sklearn")
-    found = diagnostics.c2st(normal(10_000), normal(10_000, mean=1.0, seed=1))
+    found = diagnostics.c2st(normal(10_000), normal(10_000, mean=1.0, seed=1), folds=2)
     assert found.value == pytest.approx(0.6915, abs=0.02)
     assert found.stderr == pytest.approx(math.sqrt(0.6915 * 0.3085 / 20_000), rel=0.05)
     same = diagnostics.c2st(normal(2000, 2), normal(2000, 2, seed=1))
@@ -29,18 +29,16 @@ def test_a_classifier_finds_the_overlap():
 
 def test_sliced_wasserstein_is_that_of_means_and_variances():
     """Along u the distance of N(0, I) and N(m, s^2 I) is ((u.m)^2 + (s - 1)^2)^(1/2); the mean of (u.m)^2 is |m|^2/d."""
-    a, b = normal(40_000, 3), normal(20_000, 3, seed=1)
+    a, b = normal(8_000, 3), normal(4_000, 3, seed=1)
     b = 1.5 * b + torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64)
     found = diagnostics.sliced_wasserstein(a, b)
     exact = math.sqrt(5 / 3 + 0.25)
-    assert found.value == pytest.approx(exact, abs=5 * found.stderr + 0.02)
+    assert found.value == pytest.approx(exact, abs=5 * found.stderr + 0.05)
     # Between directions (u.m)^2 varies with the standard deviation |m|^2 (2 (d - 1)/(d^2 (d + 2)))^(1/2).
     spread = 5 * math.sqrt(4 / 45)
-    assert found.stderr == pytest.approx(spread / math.sqrt(500) / (2 * exact), rel=0.2)
+    assert found.stderr == pytest.approx(spread / math.sqrt(500) / (2 * exact), rel=0.25)
     assert diagnostics.sliced_wasserstein(a, a).value == 0
     line = diagnostics.sliced_wasserstein(normal(1000), normal(1000, seed=2))
-    from scipy.stats import wasserstein_distance_nd  # noqa: F401
-
     x, y = (np.sort(normal(1000, seed=s).numpy()[:, 0]) for s in (0, 2))
     assert line.value == pytest.approx(math.sqrt(((x - y) ** 2).mean()))
 

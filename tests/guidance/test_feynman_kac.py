@@ -58,8 +58,8 @@ def test_weights_turn_guidance_into_the_tilt(eta):
     assert mean == pytest.approx(4 / 3, abs=0.03)
     assert variance == pytest.approx(2 / 3, abs=0.03)
     assert share > 0.5
-    coarse = weighted(model, 50, 100_000, eta=eta)
-    finer = weighted(model, 100, 100_000, eta=eta)
+    coarse = weighted(model, 40, 30_000, eta=eta)
+    finer = weighted(model, 80, 30_000, eta=eta)
     errors = [math.hypot(m - 4 / 3, v - 2 / 3) for m, v, _ in (coarse, finer)]
     assert errors[1] < 0.7 * errors[0]
 
@@ -93,7 +93,7 @@ def test_a_reward_tilts_the_data(eta):
     assert variance == pytest.approx(0.5, abs=5 * 0.0025 + 0.005)
     assert share > 0.5
     through = tilted(gaussian(sde, 0.0, 0.5), lambda x, t: x[:, 0], through="data")
-    mean, variance, better = weighted(through, 100, 100_000, eta=eta)
+    mean, variance, better = weighted(through, 100, 30_000, eta=eta)
     assert mean == pytest.approx(0.5, abs=0.03)
     assert better > 0.5
 
