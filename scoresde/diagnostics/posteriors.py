@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from ..numerics.arrays import flatten_events
@@ -54,6 +53,8 @@ def sbc_ranks(theta: Tensor, samples: Tensor) -> Ranks:
         ValueError: shapes that do not fit, or samples that are not finite.
     """
     theta, samples = _checked(theta, samples)
+    from scipy import stats
+
     ranks = (samples < theta[:, None]).sum(1)
     # Ties have probability 0. A rank stands for an interval of length 1/(L + 1), in which a fixed sequence spreads it.
     uniform = (ranks + _spread(len(theta))[:, None]) / (samples.shape[1] + 1)
@@ -108,6 +109,8 @@ def tarp(theta: Tensor, samples: Tensor, references: Tensor | None = None, level
 
 def _coverage(inside: Tensor, count: int, levels: int) -> Coverage:
     """The coverage of regions that hold the share `inside` of their samples just when theta is at their edge, `(N,)`."""
+    from scipy import stats
+
     n = len(inside)
     uniform = (inside.cpu() * count + _spread(n)) / (count + 1)
     at = torch.arange(1, levels + 1, dtype=torch.float64) / (levels + 1)

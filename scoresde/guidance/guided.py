@@ -18,11 +18,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..models.base import Model, require_model
 from ..models.wrapper import Wrapper
+from ..networks.labels import null_label
 from ..numerics.arrays import Time, expand, require_one_each, values_are_known
 from ..numerics.cost import spend
 from ..numerics.inputs import as_flag, as_state
@@ -264,14 +265,8 @@ def like(value: object, given: object, z: Tensor) -> object:
 
 def _null_label(model: Model) -> dict[str, object]:
     """The label that means none, of a network that has one."""
-    null = next((m.null for m in _modules(model) if isinstance(getattr(m, "null", None), int)), None)
+    null = null_label(model) if isinstance(model, nn.Module) else None
     return {} if null is None else {"label": null}
-
-
-def _modules(model: Model) -> Sequence[Any]:
-    inside = getattr(model, "model", model)
-    network = getattr(inside, "network", None)
-    return [m for m in (network, *(network.modules() if isinstance(network, torch.nn.Module) else ())) if m is not None]
 
 
 def _stackable(z: Tensor, strong: dict[str, Any], weak: dict[str, Any]) -> bool:

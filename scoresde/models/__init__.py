@@ -7,6 +7,7 @@ from .reverse import ReverseSDE
 from .score_model import ScoreModel
 from .thresholding import ThresholdedModel, thresholded
 from .time_warped import TimeWarped
+from .wrapper import Wrapper
 from .wrappers import GraphedModel, compiled, graphed
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ScoreModel",
     "ThresholdedModel",
     "TimeWarped",
+    "Wrapper",
     "ZeroModel",
     "compiled",
     "graphed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Of a sample without a class. An index of an embedding would be taken for a class by those who count from 1.
 NO_LABEL = -1
@@ -42,6 +42,12 @@ def as_labels(name: str, values: Any, classes: int | None = None, count: int | N
             wanted = "count from 0" if classes is None else f"lie in 0..{classes - 1}"
             raise ValueError(f"{name} must {wanted}, got {low if low < least else high}")
     return labels
+
+
+def null_label(module: nn.Module) -> int | None:
+    """The label that means none to a network, or to the one inside a wrapper: the integer attribute `null` of a module; None without one."""
+    nulls = (getattr(m, "null", None) for m in module.modules())
+    return next((null for null in nulls if isinstance(null, int)), None)
 
 
 def _range(labels: Tensor) -> tuple[int, int]:

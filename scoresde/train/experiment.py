@@ -69,6 +69,8 @@ class Experiment:
         for name, part in (("weighting", self.recipe.weighting), ("time_sampler", self.recipe.time_sampler)):
             if part is not None and not isinstance(part, str):
                 raise TypeError(f"recipe.{name} must be a name, as {CONFIG} cannot hold {part!r}: give it to a Trainer")
+        if self.recipe.label_dropout and not self.conditional:
+            raise ValueError("recipe.label_dropout drops class labels: set conditional=True")
         if not isinstance(self.multipliers, list | tuple) or not self.multipliers:
             raise TypeError(f"multipliers must be a sequence of integers, got {self.multipliers!r}")
         checked = {
@@ -162,7 +164,7 @@ class Experiment:
 
     def _json(self) -> dict[str, object]:
         # Through JSON once: a file returns tuples as lists, and the two must compare equal.
-        values: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        values: dict[str, object] = json.loads(json.dumps(asdict(self) | {"recipe": self.recipe.entries()}))
         return values
 
     @classmethod

@@ -57,7 +57,7 @@ def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Te
     parts = [f"{unwrapped(name)} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
     return {
         # Through JSON once, as a file returns it.
-        "recipe": json.loads(json.dumps(recipe, default=_described)),
+        "recipe": json.loads(json.dumps(recipe.entries(), default=_described)),
         "data": f"{tuple(x.shape)} {_bytes(x)}",
         "conditions": {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in cond.items()},
         "network": _hash("\n".join(sorted(parts)).encode()),

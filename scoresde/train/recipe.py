@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..losses.times import TIME_SAMPLERS, Adaptive, TimeSampler
 from ..losses.weightings import WEIGHTINGS, Weighting, WeightingLike
@@ -31,6 +31,7 @@ class Recipe:
         validate_every: iterations between validations.
         save_every: iterations between checkpoints.
         seed: of the batches, times, noise and weights. Any integer.
+        label_dropout: the share of samples that lose their label in a step, as guidance needs it of a network; 0.1 to 0.2 in papers.
 
     Raises:
         TypeError: an entry of another type; names it.
@@ -51,6 +52,7 @@ class Recipe:
     validate_every: int = 200
     save_every: int = 200
     seed: int = 0
+    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         sampler, no_limit = self.time_sampler, self.clip == math.inf
@@ -72,6 +74,7 @@ class Recipe:
             "weight_decay": as_number("weight_decay", self.weight_decay, 0),
             "clip": math.inf if no_limit else as_number("clip", self.clip, above=0),
             "ema": as_number("ema", self.ema, 0, 1),
+            "label_dropout": as_number("label_dropout", self.label_dropout, 0, 1),
             "bfloat16": as_flag("bfloat16", self.bfloat16),
             "validate_every": as_count("validate_every", self.validate_every),
             "save_every": as_count("save_every", self.save_every),
@@ -79,6 +82,11 @@ class Recipe:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def entries(self) -> dict[str, object]:
+        """The entries by name. Those that version 0.1 had not are left out where they change nothing, so that its runs go on."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if name != "label_dropout" or value}
 
     def rate(self, iteration: int) -> float:
         """The learning rate at an iteration, counted from 0."""

@@ -22,6 +22,7 @@ from .. import losses
 from ..losses.times import TimeSampler
 from ..models.analytic import ZeroModel
 from ..models.score_model import ScoreModel
+from ..networks.labels import null_label
 from ..numerics.arrays import expand
 from ..numerics.batching import batches, cond_to_device, index_cond
 from ..numerics.files import prefixed, reading, require_writable, subset
@@ -84,6 +85,9 @@ class Trainer:
                 raise ValueError(
                     f"held_out_cond has {', '.join(self.held_out_cond) or 'no entry'}, cond {', '.join(self.cond) or 'none'}"
                 )
+        self._null = null_label(model)
+        if recipe.label_dropout and (self._null is None or "label" not in self.cond):
+            raise ValueError("label_dropout needs the condition label, and a network with the attribute null, its label for none")
         self.folder = Path(folder) if folder is not None else None
         self.optimizer = _adamw(list(model.parameters()), recipe)
         self._ema = AveragedModel(model, multi_avg_fn=self._average)
@@ -187,6 +191,8 @@ class Trainer:
         """One optimiser step; returns the loss."""
         recipe, device = self.recipe, self.model.device
         x, cond = self._select(self.x, self.cond, self._batch())
+        if recipe.label_dropout:
+            cond = cond | {"label": self._some_labels(cond["label"])}
         generator = Generator(device).manual_seed(derive_seed(recipe.seed, "noise", self.iteration))
         times = cpu_generator(derive_seed(recipe.seed, "times", self.iteration))
         t, importance = losses.draw_times(self.model.sde, len(x), self._sampler, times)
@@ -214,6 +220,13 @@ class Trainer:
         self.optimizer.step()
         self._ema.update_parameters(self.model)
         return value
+
+    def _some_labels(self, label: Tensor) -> Tensor:
+        """The labels of this iteration's batch, some of which are left out; which ones is a function of (seed, iteration)."""
+        generator = cpu_generator(derive_seed(self.recipe.seed, "labels", self.iteration))
+        dropped = torch.rand(len(label), generator=generator, device="cpu") < self.recipe.label_dropout
+        assert self._null is not None
+        return torch.where(dropped.to(label.device), self._null, label)
 
     def _batch(self) -> Tensor:
         """The indices of this iteration's batch. An epoch cuts one permutation into consecutive batches and drops the remainder."""

@@ -76,6 +76,39 @@ def test_sample_takes_the_default_and_says_what_it_was(digits, tmp_path):
         assert said in result.output
 
 
+def test_guidance_of_a_run_with_label_dropout(digits, tmp_path):
+    folder, out = str(tmp_path / "run"), str(tmp_path / "x.npy")
+    command = ["train", "digits", "--out", folder, "--iterations", "6", "--conditional", "--label-dropout", "0.2", "--width", "8"]
+    run.invoke(app, command, catch_exceptions=False)
+    model = Experiment.read(tmp_path / "run").load_model(tmp_path / "run", "cpu")
+    assert Experiment.read(tmp_path / "run").recipe.label_dropout == 0.2
+    label = torch.full((3,), 4)
+    for weight, calls in (("3", 8), ("1", 4), ("0", 4)):
+        command = [
+            "sample",
+            folder,
+            "--out",
+            out,
+            "-n",
+            "3",
+            "--nfe",
+            "4",
+            "--solver",
+            "ddim",
+            "--label",
+            "4",
+            "--guidance",
+            weight,
+        ]
+        result = run.invoke(app, command, catch_exceptions=False)
+        assert f"{calls} network calls" in result.output
+        guided = ss.guidance.Guided(model, float(weight))
+        expected = ss.sample(guided, (3, 1, 8, 8), "ddim", nfe=4, seeds=range(3), label=label)
+        np.testing.assert_allclose(np.load(out), expected.numpy(), atol=1e-5)
+    result = run.invoke(app, ["sample", str(digits), "--out", out, "--guidance", "2"])
+    assert "trained without --label-dropout" in str(result.exception or result.output)
+
+
 def figures_of(monkeypatch):
     """The curves of every error plot that is drawn from now on, and its figure."""
     made = []

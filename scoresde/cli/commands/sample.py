@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ... import grids, sampling
+from ...guidance import Guided
 from ...loops.base import AdaptiveLoop
 from ...numerics.batching import cond_to_device
 from ...sampling import registry
@@ -45,6 +46,12 @@ def sample(
     label: Annotated[
         int | None, typer.Option(min=0, help="Class of all samples, for a conditional model; by default the classes in turn.")
     ] = None,
+    guidance: Annotated[
+        float,
+        typer.Option(
+            help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none."
+        ),
+    ] = 1.0,
     device: DeviceOption = default_device(),
 ) -> None:
     """Draw samples from a trained RUN."""
@@ -54,13 +61,18 @@ def sample(
         raise ValueError(f"--label {label}: {run} was trained without --conditional")
     if label is not None and experiment.classes is not None and label >= experiment.classes:
         raise ValueError(f"--label {label}: the classes of {run} are 0..{experiment.classes - 1}")
+    if guidance != 1 and not experiment.recipe.label_dropout:
+        raise ValueError(
+            f"--guidance {guidance:g}: {run} was trained without --label-dropout, so it has no prediction without a label"
+        )
+    sampled = model if guidance == 1 else Guided(model, guidance)
     chosen = registry.resolve(solver)
     if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
         nfe = CALLS
-    planned = sampling.plan(model, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event)
+    planned = sampling.plan(sampled, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event)
     seeds = range(seed, seed + count)
     x = sampling.sample(
-        model, (count, *experiment.event), planned, seeds=seeds, batch_size=batch_size, progress=sys.stderr.isatty(),
+        sampled, (count, *experiment.event), planned, seeds=seeds, batch_size=batch_size, progress=sys.stderr.isatty(),
         **cond_to_device(labels(experiment, seeds, label), model.device),
     ).cpu()  # fmt: skip
     if out.suffix == ".npy":
@@ -69,5 +81,6 @@ def sample(
         np.save(out, x.numpy())
     else:
         report.save_samples(x, out)
-    calls = "" if planned.nfe is None else f", {planned.nfe} network calls"
+    each = 1 if guidance in (0, 1) else 2
+    calls = "" if planned.nfe is None else f", {each * planned.nfe} network calls"
     print(f"{out}: {len(x)} samples of {report.used(solver, planned)}{calls}")

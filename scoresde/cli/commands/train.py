@@ -42,6 +42,12 @@ def train(
     multipliers: Annotated[str, typer.Option(help="Width of each U-Net level, in units of --width.")] = "1,2",
     patch: Annotated[int, typer.Option(min=1, help="Side of the pixel blocks that the U-Net folds into channels.")] = 1,
     conditional: Annotated[bool, typer.Option("--conditional", help="Train with class labels.")] = False,
+    label_dropout: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of labels left out in a step, with --conditional: sample --guidance needs 0.1 or so."
+        ),
+    ] = 0.0,
     held_out: Annotated[int, typer.Option(min=1, help="Samples excluded from training.")] = 200,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16 autocast.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 200,
@@ -62,8 +68,8 @@ def train(
     experiment = Experiment(
         data, held_out, process, steps, prediction, width, levels, patch, conditional,  # type: ignore[arg-type]
         Recipe(
-            iterations, batch_size, learning_rate, ema=ema, weighting=weighting, time_sampler=time_sampler, bfloat16=bfloat16,
-            save_every=save_every, seed=seed,
+            iterations, batch_size, learning_rate, ema=ema, weighting=weighting, time_sampler=time_sampler,
+            label_dropout=label_dropout, bfloat16=bfloat16, save_every=save_every, seed=seed,
         ),
     )  # fmt: skip
     trainer = experiment.train(out, usable_device(device))
