@@ -287,3 +287,39 @@ class LayerNormUNet(nn.Module):
         h = self.b5(at(torch.cat([second, self.up2(h)], 1), self.te5))
         h = self.b_out(at(torch.cat([first, self.up3(h)], 1), self.te_out))
         return self.conv_out(h)
+
+
+class NoisyClassifier(nn.Module):
+    """The class of a noisy digit: Fourier features of the time, three convolutions with the time added before each group normalisation.
+
+    Input `(B, 1, 28, 28)` of data in [0, 1] and the time `(B,)` of its own path; returns logits `(B, 10)`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(Fourier(64), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 128))
+        widths = ((1, 32, 1, 4), (32, 64, 2, 8), (64, 128, 2, 8))
+        for i, (before, after, stride, groups) in enumerate(widths, 1):
+            setattr(self, f"conv{i}", nn.Conv2d(before, after, 3, stride, padding=1))
+            setattr(self, f"time{i}", nn.ModuleDict({"dense": nn.Linear(128, after)}))
+            setattr(self, f"norm{i}", nn.GroupNorm(groups, after))
+        self.head = nn.Sequential(nn.Linear(128, 128), nn.SiLU(), nn.Dropout(0.1), nn.Linear(128, 10))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        e = self.embed(t)
+        for i in (1, 2, 3):
+            x = getattr(self, f"conv{i}")(x) + getattr(self, f"time{i}")["dense"](e)[:, :, None, None]
+            x = F.silu(getattr(self, f"norm{i}")(x))
+        return self.head(x.mean((2, 3)))
+
+
+class Fourier(nn.Module):
+    """[sin(2 pi t w), cos(2 pi t w)]."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("rff_weights", torch.zeros(count))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = 2 * math.pi * t[:, None] * self.rff_weights
+        return torch.cat([angle.sin(), angle.cos()], 1)

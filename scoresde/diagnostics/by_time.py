@@ -98,6 +98,7 @@ def score_error(
 def loss_by_time(
     model: Model,
     x: Tensor,
+    /,
     times: Tensor | Sequence[float],
     weighting: WeightingLike = "noise",
     exact: Model | None = None,

@@ -62,6 +62,7 @@ class Likelihood:
 def log_likelihood(
     model: Model,
     x: Tensor,
+    /,
     *,
     divergence: Literal["exact", "hutchinson", "hutch++"] = "exact",
     probes: int = 1,

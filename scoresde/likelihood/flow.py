@@ -105,6 +105,7 @@ def flows(
 def encode(
     model: Model,
     x: Tensor,
+    /,
     *,
     rtol: float = 1e-6,
     atol: float = 1e-6,

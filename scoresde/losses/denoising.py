@@ -29,6 +29,7 @@ from .weightings import WeightingLike, output_weight
 def denoising(
     model: Model,
     x: Tensor,
+    /,
     weighting: WeightingLike = "noise",
     time_sampler: TimeSampler | None = None,
     generator: Generator | None = None,
@@ -88,7 +89,7 @@ def denoising(
 
 
 def denoising_at(
-    model: Model, x: Tensor, t: Time, generator: Generator | None = None, *, noise: Tensor | None = None, **cond: Any
+    model: Model, x: Tensor, /, t: Time, generator: Generator | None = None, *, noise: Tensor | None = None, **cond: Any
 ) -> Tensor:
     """Vincent's denoising score matching at one noise level, 1/2 |s(z, t) - grad_z log q(z | x)|^2 / d, of shape `(B,)`.
 

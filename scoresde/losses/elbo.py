@@ -100,6 +100,7 @@ def optimal_variance(sde: SDE, noise_power: Callable[[float], float]) -> Varianc
 def elbo(
     model: Model,
     x: Tensor,
+    /,
     *,
     grid: Tensor | None = None,
     variance: Variance = "beta",
@@ -160,6 +161,7 @@ def elbo(
 def elbo_continuous(
     model: Model,
     x: Tensor,
+    /,
     *,
     samples: int = 16,
     decoder: Decoder = gaussian_decoder,

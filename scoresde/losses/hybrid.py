@@ -30,6 +30,7 @@ from .times import TimeSampler, draw_times
 def hybrid(
     model: LearnedVariance,
     x: Tensor,
+    /,
     vlb_weight: float = 1e-3,
     time_sampler: TimeSampler | None = None,
     generator: Generator | None = None,

@@ -29,7 +29,7 @@ from ..numerics.random import as_generator
 
 
 def explicit(
-    model: Model, x: Tensor, target_score: Tensor | Callable[[Tensor], Tensor], *, t: Time | None = None, **cond: Any
+    model: Model, x: Tensor, /, target_score: Tensor | Callable[[Tensor], Tensor], *, t: Time | None = None, **cond: Any
 ) -> Tensor:
     """1/2 |s(x, t) - target_score|^2 / d, of shape `(B,)`, for distributions with a known score.
 

@@ -33,6 +33,10 @@ from ..solvers.tuned import require_same_process
 from .priors import BoxModel
 
 
+# The smallest eigenvalue of Lambda, in units of 1/r^2.
+LEAST_PRECISION = 0.1
+
+
 class Composed(DataWrapper):
     """The posterior of several observations as a model; see `composed`."""
 
@@ -116,8 +120,9 @@ class Composed(DataWrapper):
             p0 = _inverse(factor, jacobian0, r2)
         lam = (1 - n) * p0 + p.sum(1)
         values, basis = torch.linalg.eigh(torch.nan_to_num(lam))
-        # A direction in which the approximation says that the posterior has no precision gets that of the state alone.
-        values = torch.where(values > 0, values, (1 / r2)[:, 0])
+        # The state alone has the precision 1/r^2, and observations only add to it where all are Gaussian. Far less is an error of the
+        # approximation, which a division by it would blow up.
+        values = torch.maximum(values, LEAST_PRECISION * (1 / r2)[:, 0])
         weighted = (1 - n) * torch.einsum("bij,bj->bi", p0, flatten_events(found0).double())
         weighted = weighted + torch.einsum("bnij,bnj->bi", p.expand(len(z), n, d, d), found.reshape(len(z), n, d).double())
         solved = torch.einsum("bij,bj,bkj,bk->bi", basis, 1 / values, basis, weighted)

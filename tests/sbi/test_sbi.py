@@ -198,6 +198,23 @@ def test_a_bounded_prior_leaves_no_nan():
         assert float(out.abs().max()) < 4
 
 
+def test_an_observation_may_be_called_x_everywhere():
+    """The data of a loss is called x too, and so is what inference conditions on."""
+    single, _, _ = problem(SDES["linear"])
+    theta, x = (torch.randn(4, D, dtype=torch.float64, generator=generator(k)) for k in (0, 1))
+    exact = torch.cat([ss.log_likelihood(single, theta[i : i + 1], x=x[i : i + 1]).nats for i in range(4)])
+    torch.testing.assert_close(ss.log_likelihood(single, theta, x=x).nats, exact, rtol=0, atol=1e-5)
+    z = ss.encode(single, theta, x=x)
+    torch.testing.assert_close(ss.decode(single, z, x=x), theta, rtol=0, atol=1e-4)
+    for loss in (ss.losses.denoising, ss.losses.elbo_continuous):
+        ours = loss(single, theta, generator=generator(2), x=x)
+        values = ours if isinstance(ours, torch.Tensor) else ours.nats
+        assert values.shape == (4,)
+        assert bool(values.isfinite().all())
+    assert len(ss.diagnostics.loss_by_time(single, theta, times=[0.3, 0.6], x=x).times) == 2
+    assert ss.sample(single, (4, D), "ddim", steps=3, x=x, dtype=torch.float64).shape == (4, D)
+
+
 MASK = torch.tensor([False, True, False, True])
 
 
