@@ -1,5 +1,5 @@
-"""The measured pages of docs/ and their pictures: benchmarks.md and choosing.md from solvers.json, fitted.md from fitted.json, and a part of
-interop.md from sbi.json.
+"""The measured pages of docs/ and their pictures: benchmarks.md and choosing.md from solvers.json, fitted.md from fitted.json, and parts of
+interop.md from sbi.json and of guidance.md, inverse.md and inference.md from conditional.json.
 
 python benchmarks/pages.py [--results benchmarks/results]
 """
@@ -317,9 +317,6 @@ The cascade decides sample by sample; the one level is chosen in hindsight.
 """
 
 
-MARKS = ("<!-- posteriors: written by benchmarks/pages.py -->", "<!-- end of posteriors -->")
-
-
 def posteriors(results: dict) -> str:
     """The part of docs/interop.md on posterior samples."""
     about, calls = results["about"], ("5", "8", "10", "20", "500")
@@ -345,10 +342,77 @@ def _pair(cell: dict[str, float]) -> str:
     return f"{cell['c2st']:.2f} / {1000 * cell['mmd2']:.1f}"
 
 
-def between_marks(text: str, part: str) -> str:
-    """A page with what stands between the marks replaced."""
-    before, rest = text.split(MARKS[0])
-    return f"{before}{MARKS[0]}\n\n{part}\n\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+def replaced(page: str, parts: dict[str, str]) -> None:
+    """Write the parts of a page of docs/ that stand between marks."""
+    path = DOCS / page
+    text = path.read_text()
+    for name, part in parts.items():
+        first, last = f"<!-- {name}: written by benchmarks/pages.py -->", f"<!-- end of {name} -->"
+        before, rest = text.split(first)
+        text = f"{before}{first}\n\n{part}\n\n{last}{rest.split(last)[1]}"
+    path.write_text(text)
+
+
+def modes(found: dict) -> str:
+    """The part of docs/inverse.md on the prior of 25 modes."""
+
+    def number(value: float) -> str:
+        return "refused" if value == math.inf else f"{value:.2f}"
+
+    rows = [
+        [name, "" if row["calls"] is None else f"{row['calls']:.0f}", number(row["median"]), number(row["max"])]
+        for name, row in found["methods"].items()
+    ]
+    return f"""Sliced W2 between {found["samples"]} samples of each method and as many exact ones, median and largest over
+{found["problems"]} problems; the modes have standard deviation 1 and are 8 apart. Made by `benchmarks/conditional.py modes`.
+
+{table(["method", "calls", "median", "largest"], rows)}"""
+
+
+def guidance_cost(found: dict) -> str:
+    """The part of docs/guidance.md on its cost."""
+    rows = [
+        [
+            name,
+            *(f"{row['microseconds'][key]:.0f}" for key in row["microseconds"]),
+            *(f"{row['ratio'][key]:.3f}" for key in row["ratio"]),
+        ]
+        for name, row in found.items()
+    ]
+    first = next(iter(found.values()))
+    return (
+        "Microseconds a step, and the ratio of `Guided` to the loop by hand. Made by `benchmarks/conditional.py cost`.\n\n"
+        + table(["network", *first["microseconds"], *(f"ratio, {key}" for key in first["ratio"])], rows)
+    )
+
+
+def classifier_share(found: dict) -> str:
+    """The part of docs/guidance.md on classifiers of others."""
+    weights = list(dict.fromkeys(w for row in found["share"].values() for w in row))
+    rows = [[name, *("" if w not in row else f"{row[w]:.1%}" for w in weights)] for name, row in found["share"].items()]
+    return f"""Share of {found["samples"]} samples ({found["nfe"]} solver calls) of the wanted class, as a third network sees them,
+which is right on {found["judge"]:.1%} of real held-out digits. Made by `benchmarks/conditional.py classifiers`.
+
+{table(["guide", *(f"weight {w}" for w in weights)], rows)}"""
+
+
+def small_networks(found: dict) -> str:
+    """The part of docs/inference.md on the sbi benchmark."""
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{row['seconds']:.0f}",
+            f"{row['mean']:.3f}",
+            f"{min(row['c2st']):.3f}",
+            f"{max(row['c2st']):.3f}",
+        ]
+        for name, row in found["tasks"].items()
+    ]
+    return f"""C2ST against reference posterior samples over the ten observations of the sbi benchmark (Lueckmann et al. 2021), from an
+MLP trained on {found["simulations"]:,} simulations, `sde-dpm++2m` at {found["nfe"]} calls. 0.5 is perfect. Made by
+`benchmarks/conditional.py inference`.
+
+{table(["task", "seconds of training, one core", "mean", "least", "largest"], rows)}"""
 
 
 def _seconds(entry: dict) -> str:
@@ -384,8 +448,13 @@ def main() -> None:
         DOCS / "fitted.png",
     )
     (DOCS / "fitted.md").write_text(fitted_page(fitted))
-    interop = DOCS / "interop.md"
-    interop.write_text(between_marks(interop.read_text(), posteriors(json.loads((folder / "sbi.json").read_text()))))
+    replaced("interop.md", {"posteriors": posteriors(json.loads((folder / "sbi.json").read_text()))})
+    conditional = json.loads((folder / "conditional.json").read_text())
+    replaced("inverse.md", {"modes": modes(conditional["modes"])})
+    replaced(
+        "guidance.md", {"cost": guidance_cost(conditional["cost"]), "classifiers": classifier_share(conditional["classifiers"])}
+    )
+    replaced("inference.md", {"tasks": small_networks(conditional["inference"])})
 
 
 if __name__ == "__main__":

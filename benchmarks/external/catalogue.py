@@ -73,6 +73,12 @@ def mnist(offset: float, scale: float, padding: int = 0) -> Tensor:
     return (torch.from_numpy(pixels.astype(np.float32) / 255) + offset) * scale
 
 
+def mnist_labels() -> Tensor:
+    """Their classes, `(10000,)`."""
+    with gzip.open(folder() / "data/t10k-labels-idx1-ubyte.gz") as file:
+        return torch.from_numpy(np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64))
+
+
 def cifar() -> tuple[Tensor, Tensor]:
     """The test images, `(10000, 3, 32, 32)` in [-1, 1], and their labels."""
     images = torch.from_numpy(np.load(folder() / "data/cifar10-test-images.npy")).permute(0, 3, 1, 2)

@@ -32,7 +32,6 @@ from ..sde.base import as_time
 from ..solvers.tuned import require_same_process
 from .priors import BoxModel
 
-
 # The smallest eigenvalue of Lambda, in units of 1/r^2.
 LEAST_PRECISION = 0.1
 
@@ -120,12 +119,14 @@ class Composed(DataWrapper):
             p0 = _inverse(factor, jacobian0, r2)
         lam = (1 - n) * p0 + p.sum(1)
         values, basis = torch.linalg.eigh(torch.nan_to_num(lam))
-        # The state alone has the precision 1/r^2, and observations only add to it where all are Gaussian. Far less is an error of the
-        # approximation, which a division by it would blow up.
-        values = torch.maximum(values, LEAST_PRECISION * (1 / r2)[:, 0])
         weighted = (1 - n) * torch.einsum("bij,bj->bi", p0, flatten_events(found0).double())
         weighted = weighted + torch.einsum("bnij,bnj->bi", p.expand(len(z), n, d, d), found.reshape(len(z), n, d).double())
-        solved = torch.einsum("bij,bj,bkj,bk->bi", basis, 1 / values, basis, weighted)
+        mean = found.reshape(len(z), n, d).double().mean(1)
+        # The state alone has the precision 1/r^2, and observations only add to it where all are Gaussian. Far less is an error of the
+        # approximation, which a division would blow up: there the mean of the n predictions takes its place.
+        usual = values > LEAST_PRECISION / r2[:, 0]
+        parts_of = torch.einsum("bji,bj->bi", basis, weighted) / torch.where(usual, values, 1.0)
+        solved = torch.einsum("bij,bj->bi", basis, torch.where(usual, parts_of, torch.einsum("bji,bj->bi", basis, mean)))
         broken = ~lam.isfinite().all(2).all(1)
         return torch.where(broken[:, None], torch.nan, solved).reshape(z.shape).to(z.dtype)
 
