@@ -55,8 +55,8 @@ MUTANTS = (
     Mutant(
         "EDM's output scale",
         "sde/prediction.py",
-        "return sigma / s * scale, -alpha * s * scale",
-        "return sigma * scale, -alpha * s * scale",
+        "return prediction.sign * sigma / s * c_in,",
+        "return prediction.sign * sigma * c_in,",
     ),
     Mutant("index one too high", "models/score_model.py", "return t * sde.steps - 1", "return t * sde.steps"),
     Mutant(
@@ -213,6 +213,121 @@ MUTANTS = (
         "k = math.ceil(len(ratios) * confidence * 0.9)",
     ),
     Mutant("a fit that ignores its theory", "tuning/regression.py", "ridge * size", "0 * size"),
+    # conditions
+    Mutant("guidance: u + w c", "guidance/guided.py", "return u + w * (c - u)", "return u + w * c"),
+    Mutant("guidance: w = 1 runs both", "guidance/guided.py", "if _all(weight, equal=1.0):", "if _all(weight, equal=1.5):"),
+    Mutant(
+        "guidance: negatives are ignored",
+        "guidance/guided.py",
+        "for name, value in self.uncond.items()} | given",
+        "for name, value in self.uncond.items()}",
+    ),
+    Mutant(
+        "guidance: times of a doubled batch",
+        "guidance/guided.py",
+        "time = torch.cat([time, time])",
+        "time = time.repeat_interleave(2)",
+    ),
+    Mutant("guidance: an interval closed below", "guidance/weights.py", "(r > self.low)", "(r >= self.low)"),
+    Mutant("guidance: a ramp of half its length", "guidance/weights.py", "/ self.ramp + 0.5", "/ self.ramp * 2 + 0.5"),
+    Mutant("guidance: CFG++ with alpha of the start", "guidance/cfgpp.py", "tableau.times[k + 1]", "tableau.times[k]"),
+    Mutant(
+        "guidance: rescaling by one number for the batch",
+        "guidance/rules.py",
+        "return flatten_events(a).std(1, correction=0)",
+        "return a.std(correction=0).expand(len(a))",
+    ),
+    Mutant(
+        "guidance: APG from the weak prediction", "guidance/rules.py", "return strong + (weight - 1) *", "return weak + weight *"
+    ),
+    Mutant(
+        "guidance: CFG-Zero* scales the strong part",
+        "guidance/rules.py",
+        "scaled = _along(strong, weak)",
+        "scaled = _along(weak, strong)",
+    ),
+    Mutant("guidance: a product in the first prediction", "guidance/product.py", "if abs(total - 1) < 1e-12 else", "if True else"),
+    Mutant("guidance: a product from the prior", "guidance/product.py", "self.start_scale = total**-0.5", "self.start_scale = 1.0"),
+    Mutant(
+        "guidance: tilt by sigma", "guidance/product.py", "shift = expand(sigma**2 / alpha, z)", "shift = expand(sigma / alpha, z)"
+    ),
+    Mutant("guidance: Feynman-Kac weights upside down", "guidance/feynman_kac.py", "group.add(h * (", "group.add(-h * ("),
+    Mutant(
+        "guidance: tilt without the noise of eta",
+        "guidance/feynman_kac.py",
+        "self.eta**2 / (1 + self.eta**2) * model.scale",
+        "model.scale",
+    ),
+    Mutant(
+        "loops: groups share their weights",
+        "numerics/resampling.py",
+        "log_weights.logsumexp(1, keepdim=True)",
+        "log_weights.logsumexp((0, 1), keepdim=True)",
+    ),
+    Mutant(
+        "inverse: K without the noise",
+        "inverse/posterior.py",
+        "stack.noise(u) + stack.forward(product",
+        "0 * stack.noise(u) + stack.forward(product",
+    ),
+    Mutant("inverse: Tweedie without 1/alpha", "inverse/posterior.py", "sigma**2 / alpha\n", "sigma**2\n"),
+    Mutant(
+        "inverse: PiGDM with r^2",
+        "inverse/covariances.py",
+        "self.variance * at.r2 / (self.variance + at.r2)",
+        "self.variance * at.r2",
+    ),
+    Mutant(
+        "inverse: one vjp for each observation",
+        "inverse/posterior.py",
+        "spend(len(z), vjps=1)",
+        "spend(len(z), vjps=len(self.likelihoods))",
+    ),
+    Mutant("inverse: Poisson without its gain", "inverse/likelihoods.py", "local.adjoint(self.gain *", "local.adjoint(1.0 *"),
+    Mutant(
+        "inverse: denoising without the state's precision",
+        "inverse/denoising.py",
+        "(alpha / sigma) ** 2 + self.std**-2",
+        "self.std**-2",
+    ),
+    Mutant("inverse: twisted weights without the shift", "inverse/twisted.py", "0.5 * shift**2", "0 * shift**2"),
+    Mutant(
+        "inverse: one norm for the batch in DPS",
+        "inverse/loops.py",
+        "norm = torch.where(square > 0, square, 1.0).sqrt()",
+        "norm = square.sum().sqrt()[None]",
+    ),
+    Mutant(
+        "inverse: known entries one level behind",
+        "inverse/loops.py",
+        "self._known(sde, y, s, job.noise), ran.x)",
+        "self._known(sde, y, t, job.noise), ran.x)",
+    ),
+    Mutant("inverse: DAPS anneals by r", "inverse/loops.py", "_ratio(sde, t) ** 2,", "_ratio(sde, t),"),
+    Mutant("inverse: a draw without the noise of y", "inverse/conditional.py", "+ variances.sqrt() * drawn", "+ 0 * drawn"),
+    Mutant("sbi: n times the prior", "sbi/composed.py", "lam = (1 - n) * p0", "lam = -n * p0"),
+    Mutant(
+        "sbi: second moments that are not centred",
+        "sbi/composed.py",
+        "centred = theta - theta.mean(1, keepdim=True)",
+        "centred = theta",
+    ),
+    Mutant(
+        "sbi: the mask the wrong way round", "sbi/masked.py", "return out[~mask.expand_as(out)]", "return out[mask.expand_as(out)]"
+    ),
+    Mutant(
+        "diagnostics: coverage of the wrong side",
+        "diagnostics/posteriors.py",
+        "inside = (samples[:, :, 0] > theta)",
+        "inside = (samples[:, :, 0] < theta)",
+    ),
+    Mutant("train: labels are never left out", "train/trainer.py", "< self.recipe.label_dropout", "< 0"),
+    Mutant(
+        "sampling: network calls of a part",
+        "tableau/executor.py",
+        "network_calls=calls + cost.network / n",
+        "network_calls=calls + cost.network",
+    ),
 )
 
 

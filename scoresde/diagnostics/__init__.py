@@ -9,6 +9,7 @@ equal compute (`estimators`). `c2st` and `sliced_wasserstein` compare two sets o
 from .by_time import Curve, LossByTime, loss_by_time, score_error
 from .estimators import Estimator, EstimatorVariance, estimator_variance, forms, time_samplers
 from .field import DivergenceFreePart, FokkerPlanck, divergence_free_part, fokker_planck_residual
+from .path_density import path_log_density
 from .posteriors import Coverage, Ranks, coverage, sbc_ranks, tarp
 from .range import SampleRange, sample_range
 from .two_samples import Estimate, c2st, sliced_wasserstein
@@ -31,6 +32,7 @@ __all__ = [
     "fokker_planck_residual",
     "forms",
     "loss_by_time",
+    "path_log_density",
     "sample_range",
     "sbc_ranks",
     "score_error",

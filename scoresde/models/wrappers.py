@@ -52,9 +52,9 @@ def graphed(model: Model) -> GraphedModel:
 class GraphedModel(Model):
     """A model whose network call is captured once in a CUDA graph and replayed: the host launches one graph in place of every kernel.
 
-    It serves states of one shape and the conditions of its first call. The state and the time are copied into the graph's own memory, and its
-    result is copied out, so that a solver may keep results. The network must do the same work in every call: no branch on values, nothing
-    drawn on the host.
+    It serves states of one shape, with conditions of the shapes of its first call. State, time and conditions are copied into the graph's own
+    memory, and its result is copied out, so that a solver may keep results. The network must do the same work in every call: no branch on
+    values, nothing drawn on the host.
 
     Raises:
         ValueError: `model` is no `ScoreModel`; in a call: the state is on no CUDA device, its shape or the conditions have changed, or the
@@ -86,19 +86,19 @@ class GraphedModel(Model):
             (t,) = self.prepare([float(t)], z)
         if self._graph is None:
             self._capture(z, t, cond)
-        if (
-            z.shape != self._z.shape
-            or any(cond[name] is not value for name, value in self._cond.items())
-            or len(cond) != len(self._cond)
-        ):
+        if z.shape != self._z.shape or {name: _form(value) for name, value in cond.items()} != self._forms:
             raise ValueError("the shape of the state or the conditions have changed since the graph was captured")
-        self._fill(z, t)
+        self._fill(z, t, cond)
         assert self._graph is not None
         self._graph.replay()
         return self._out.clone()
 
-    def _fill(self, z: Tensor, t: NetworkTime) -> None:
+    def _fill(self, z: Tensor, t: NetworkTime, cond: dict[str, object]) -> None:
         self._z.copy_(z)
+        for name, value in cond.items():
+            held = self._cond[name]
+            if isinstance(value, Tensor) and isinstance(held, Tensor):
+                held.copy_(value)
         self._time.copy_(t.time[:1])
         if t.scale is not None and self._t.scale is not None:
             self._t.scale.copy_(t.scale)
@@ -106,7 +106,8 @@ class GraphedModel(Model):
     def _capture(self, z: Tensor, t: NetworkTime, cond: dict[str, object]) -> None:
         if z.device.type != "cuda":
             raise ValueError(f"cuda_graph=True needs states on a CUDA device, got {z.device}")
-        self._z, self._cond = z.clone(), cond
+        self._z, self._forms = z.clone(), {name: _form(value) for name, value in cond.items()}
+        self._cond = {name: value.to(z.device, copy=True) if isinstance(value, Tensor) else value for name, value in cond.items()}
         # One number repeated without a copy, as the network sees it elsewhere.
         self._time = t.time[:1].clone()
         self._t = NetworkTime(self._time.expand(len(z)), None if t.scale is None else t.scale.clone(), t.dtype)
@@ -115,8 +116,13 @@ class GraphedModel(Model):
         side.wait_stream(torch.cuda.current_stream(z.device))
         with torch.cuda.stream(side):
             for _ in range(3):
-                self.model.output(self._z, self._t, **cond)
+                self.model.output(self._z, self._t, **self._cond)
         torch.cuda.current_stream(z.device).wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._out = self.model.output(self._z, self._t, **cond)
+            self._out = self.model.output(self._z, self._t, **self._cond)
+
+
+def _form(value: object) -> object:
+    """What of a condition a graph holds for good: all of it, or the shape and the dtype of a tensor, whose values are copied."""
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else value

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import analytic, guidance, loops
+from scoresde import guidance, loops
 from scoresde.guidance import FeynmanKac, Guided, product, tilted
 from scoresde.loops.particles import Particles
 from scoresde.numerics import resampling
@@ -107,26 +107,6 @@ def test_the_evidence_is_the_normaliser():
             model, (20_000, 1), FeynmanKac(20_000, ess=ess), steps=200, dtype=torch.float64, generator=generator(), trajectory=True
         )
         assert float(run.log_evidence) == pytest.approx(0.25, abs=0.03)
-
-
-def test_the_density_along_the_sde_is_half_an_order_exact():
-    """log q(z_t) along ancestral sampling with eta = 1, d log q = s.dz + (f d + f z.s - g^2/2 |s|^2) dtau: its error falls as N^(-1/2)."""
-    sde, mixture = SDES["linear"], analytic.GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.tensor([0.1, 0.3]))
-    model, errors = mixture.model(sde), []
-    for steps in (100, 400, 1600):
-        times = ss.grids.half_log_snr(sde, steps, t_end=0.02)
-        z = torch.randn(2000, 1, dtype=torch.float64, generator=generator(1))
-        noise, total = generator(2), torch.zeros(2000, dtype=torch.float64)
-        first = mixture.log_prob(z, float(times[0]), sde)
-        for t, s in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-            score = model.score(z, t)
-            f, g2, h = float(sde.drift_rate(t)), float(sde.diffusion(t) ** 2), t - s
-            move = (-f * z + g2 * score) * h + (g2 * h) ** 0.5 * torch.randn(z.shape, dtype=torch.float64, generator=noise)
-            total = total + (score * move).sum(1) + (f + (f * z * score).sum(1) - 0.5 * g2 * (score**2).sum(1)) * h
-            z = z + move
-        errors.append(float((first + total - mixture.log_prob(z, float(times[-1]), sde)).square().mean().sqrt()))
-    ratios = [errors[0] / errors[1], errors[1] / errors[2]]
-    assert all(abs(ratio - 2) < 0.3 for ratio in ratios), errors
 
 
 def test_groups_do_not_see_each_other():

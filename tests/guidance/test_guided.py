@@ -387,6 +387,26 @@ def test_gradients_densities_compile_and_fingerprints_go_through(monkeypatch):
     )
 
 
+def test_solvers_are_chosen_fitted_and_unrolled_for_a_guided_model():
+    sde = SDES["linear"]
+    guided = Guided(Conditional(sde), 2.0, uncond=NULL)
+    options = {"cond": {"label": labels(32)}, "progress": False}
+    fitted = ss.tuning.fit(guided, 5, shape=(2,), trajectories=32, refine=0, late=False, **options)
+    z, label = states(sde, 64, 7), labels(64)
+    fine = ss.sample(guided, z.shape, "dpm++3m", steps=300, grid="half_log_snr", z=z, label=label)
+    rms = {
+        name: float((ss.sample(guided, z.shape, solver, z=z, label=label, **calls) - fine).square().mean().sqrt())
+        for name, solver, calls in (("fitted", fitted, {}), ("ddim", "ddim", {"nfe": 5}))
+    }
+    assert rms["fitted"] < 0.7 * rms["ddim"], rms
+    network = networks.MLP(2, width=16, classes=3)
+    model = Guided(ss.ScoreModel(network, sde).eval().requires_grad_(False), 2.0)
+    plan = ss.plan(model, "dpm++2m", steps=4)
+    z = torch.randn(6, 2, generator=generator())
+    unrolled = ss.unroll(model, plan)(z, cond={"label": labels(6)})
+    torch.testing.assert_close(unrolled, ss.sample(model, z.shape, plan, z=z, label=labels(6)))
+
+
 def test_wrong_arguments_are_refused_by_name():
     model = Conditional(SDES["ddpm"])
     z, label = states(model.sde), labels(16)

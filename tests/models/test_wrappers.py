@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import networks
+from scoresde import guidance, models, networks
 from scoresde.models import compiled
 
 from ..conftest import SDES, mixture
@@ -44,6 +44,17 @@ def test_cuda_graphs_are_refused_where_there_are_none():
         ss.sample(model, (4, 2), "adaptive", cuda_graph=True)
     with pytest.raises(ValueError, match="captures the network of a ScoreModel"):
         ss.sample(mixture().model(DDPM), (4, 2), "ddim", steps=2, cuda_graph=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_a_guided_model_replays_a_graph_at_twice_the_batch():
+    model = ss.ScoreModel(networks.MLP(2, width=32, classes=3), DDPM).cuda().eval()
+    label = torch.arange(64, device="cuda") % 3
+    ours, theirs = (
+        ss.sample(guidance.Guided(m, 2.0, uncond={"label": -1}), (64, 2), "dpm++2m", steps=12, seeds=range(64), label=label)
+        for m in (models.graphed(model), model)
+    )
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
