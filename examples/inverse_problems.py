@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model, x = trained(30 if options.short else 1500) if options.run is None else loaded(options.run)
-    x, draws, steps = x[:8], 4 if options.short else 16, 5 if options.short else 30
+    x, draws, steps = x[:8], 4 if options.short else 16, 5 if options.short else 60
     size = x.shape[-1]
     seen = torch.ones(size, size)
     seen[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = 0
@@ -57,10 +57,10 @@ def main() -> None:
     for name, operator in problems.items():
         noise = STD * torch.randn(operator(x).shape, generator=torch.Generator().manual_seed(0))
         y = operator(x) + noise
-        posterior = inverse.mmps(model, inverse.Gaussian(operator, STD), iterations=3)
+        posterior = inverse.pigdm(model, inverse.Gaussian(operator, STD))
         # `draws` samples for each of eight observations, one row of the batch each.
         run = ss.sample(
-            posterior, (len(x) * draws, *x.shape[1:]), "dpm++2m", steps=steps, seeds=range(len(x) * draws),
+            posterior, (len(x) * draws, *x.shape[1:]), "sde-dpm++2m", steps=steps, seeds=range(len(x) * draws),
             y=y.repeat_interleave(draws, 0), trajectory=True,
         )  # fmt: skip
         samples = run.x.reshape(len(x), draws, *x.shape[1:])

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..models.base import Model, require_model
+from ..models.score_model import versions
 from ..models.wrapper import Wrapper
 from ..networks.labels import null_label
-from ..numerics.arrays import Time, expand, require_one_each, values_are_known
+from ..numerics.arrays import Time, as_float64, expand, require_one_each, values_are_known
 from ..numerics.cost import spend
 from ..numerics.inputs import as_flag, as_state
 from ..sde.base import as_time
@@ -41,18 +42,28 @@ class PreparedGuidance(NamedTuple):
 
     Attributes:
         t: the time.
-        weight: w there before the interval acts, and `share` the interval's m.
+        weight: w there before the interval acts, and `share` the interval's m; numbers where the time is prepared.
         strong, weak: the time as each model prepared it.
         to_strong, to_weak: factors (c_z, c_out) from each model's output to the guided prediction; None where it is the same.
+        memo: what the calls of one run share: their conditions stay the same.
     """
 
     t: Time
-    weight: Tensor
-    share: Tensor | None
+    weight: Time
+    share: Time | None
     strong: Any
     weak: Any
     to_strong: tuple[Time, Time] | None
     to_weak: tuple[Time, Time] | None
+    memo: dict[str, Any]
+
+
+class Conditions(NamedTuple):
+    """The conditions of c, those of u, and those of one call for both, where that is possible."""
+
+    strong: dict[str, Any]
+    weak: dict[str, Any]
+    both: dict[str, Any] | None
 
 
 class Guided(Wrapper):
@@ -112,13 +123,16 @@ class Guided(Wrapper):
         t = torch.tensor(times, dtype=torch.float64, device="cpu")
         strong = self.model.prepare(times, z)
         weak = strong if self.weak is None else self.weak.prepare(times, z)
-        shares = [None] * len(times) if self.interval is None else self.interval.share(self.sde, t).unbind()
-        columns = zip(times, weight_at(self.sde, t, self.weight).unbind(), shares, strong, weak, strict=True)
-        to = [self._factors(model, t) for model in (self.model, self.weak or self.model)]
-        return [
-            PreparedGuidance(*column, *(None if f is None else (float(f[0][i]), float(f[1][i])) for f in to))
-            for i, column in enumerate(columns)
-        ]
+        shares = [None] * len(times) if self.interval is None else self.interval.share(self.sde, t).tolist()
+        columns = zip(times, weight_at(self.sde, t, self.weight).tolist(), shares, strong, weak, strict=True)
+        memo: dict[str, Any] = {}
+
+        def factors(model: Model) -> list[tuple[Time, Time] | None]:
+            found = self._factors(model, t)
+            return [None] * len(times) if found is None else list(zip(*(f.tolist() for f in found), strict=True))
+
+        to_strong, to_weak = factors(self.model), factors(self.weak or self.model)
+        return [PreparedGuidance(*column, to_c, to_u, memo) for column, to_c, to_u in zip(columns, to_strong, to_weak, strict=True)]
 
     def output(self, z: Tensor, t: Time | PreparedGuidance, **cond: Any) -> Tensor:
         """The guided prediction, of the shape of `z`.
@@ -129,20 +143,21 @@ class Guided(Wrapper):
         z = as_state("z", z)
         at = t if isinstance(t, PreparedGuidance) else self._at(as_time(t))
         weight = self._weight(at, cond.pop("guidance_weight", None))
-        require_one_each(weight, z)
-        strong_cond, weak_cond = self._conditions(z, cond)
+        if isinstance(weight, Tensor):
+            require_one_each(weight, z)
+        given = self._conditions(z, cond, at.memo)
         if isinstance(self.rule, ZeroStar) and self.rule.zero_above is not None and _all(at.t, above=self.rule.zero_above):
             spend(len(z), network=-1)
             return torch.zeros_like(z)
         if _all(weight, equal=1.0):
-            c = self._strong(z, at, strong_cond)
-            return c if self.rule is None else self.rule(c, c, expand(weight, c))
+            c = self._strong(z, at, given.strong)
+            return c if self.rule is None else self.rule(c, c, _factor(weight, c))
         if self.rule is None and _all(weight, equal=0.0):
-            return self._weak(z, at, weak_cond)
-        c, u = self._both(z, at, strong_cond, weak_cond)
-        w = expand(weight, c, torch.promote_types(c.dtype, u.dtype))
+            return self._weak(z, at, given.weak)
+        c, u = self._both(z, at, given)
         if self.rule is None:
-            return u + w * (c - u)
+            return u + (weight if isinstance(weight, float) else _factor(weight, c)) * (c - u)
+        w = _factor(weight, c)
         guided = self.rule(c, u, w)
         if isinstance(self.rule, ZeroStar) and self.rule.zero_above is not None and isinstance(at.t, Tensor):
             guided = torch.where(expand((at.t > self.rule.zero_above).double(), z) > 0, 0.0, guided)
@@ -157,9 +172,8 @@ class Guided(Wrapper):
         if self.rule is not None or self.interval is not None:
             raise ValueError("a guided model with a rule or an interval is no product of powers of densities: leave them out")
         at = self._at(as_time(t))
-        w = self._weight(at, cond.pop("guidance_weight", None)).to(z.device).expand(len(z))
-        strong_cond, weak_cond = self._conditions(z, cond)
-        c, u = self._both(z, at, strong_cond, weak_cond)
+        w = as_float64(self._weight(at, cond.pop("guidance_weight", None))).to(z.device).expand(len(z))
+        c, u = self._both(z, at, self._conditions(z, cond, at.memo))
         c_z, c_out = conversion(self.sde, t, self.prediction, "noise")
         noise = torch.stack([expand(c_z, z) * z + expand(c_out, z) * out for out in (c, u)])
         return torch.stack([w, 1 - w]), noise
@@ -167,19 +181,32 @@ class Guided(Wrapper):
     def _at(self, t: Tensor) -> PreparedGuidance:
         share = None if self.interval is None else self.interval.share(self.sde, t)
         to = (self._factors(self.model, t), self._factors(self.weak or self.model, t))
-        return PreparedGuidance(t, weight_at(self.sde, t, self.weight), share, t, t, *to)
+        return PreparedGuidance(t, weight_at(self.sde, t, self.weight), share, t, t, *to, {})
 
     def _factors(self, model: Model, t: Tensor) -> tuple[Tensor, Tensor] | None:
         """(c_z, c_out) from the output of a model to the guided prediction; None where it is the same."""
         return None if model.prediction == self.prediction else conversion(self.sde, t, model.prediction, self.prediction)
 
-    def _weight(self, at: PreparedGuidance, given: object) -> Tensor:
-        """w of a call, a scalar or `(B,)` in float64."""
+    def _weight(self, at: PreparedGuidance, given: object) -> Time:
+        """w of a call: a number, or a scalar or `(B,)` in float64."""
         weight = at.weight if given is None else torch.as_tensor(given, dtype=torch.float64)
-        return weight if at.share is None else 1 + (weight - 1) * at.share.to(weight.device)
+        if at.share is None:
+            return weight
+        share = at.share.to(weight.device) if isinstance(at.share, Tensor) and isinstance(weight, Tensor) else at.share
+        return 1 + (weight - 1) * share
 
-    def _conditions(self, z: Tensor, cond: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Those of c and those of u."""
+    def _conditions(self, z: Tensor, cond: dict[str, Any], memo: dict[str, Any]) -> Conditions:
+        """Those of c, of u and of both, made once for the calls of a run."""
+        if torch.compiler.is_compiling():
+            return self._new_conditions(z, cond)
+        key = len(z), [(name, id(value)) for name, value in cond.items()], versions(cond)
+        if memo.get("key") != key:
+            # The conditions are held too, so that no other one gets the identity of one of them.
+            memo.update(key=key, held=cond, made=self._new_conditions(z, cond))
+        made: Conditions = memo["made"]
+        return made
+
+    def _new_conditions(self, z: Tensor, cond: dict[str, Any]) -> Conditions:
         strong = {name: value for name, value in cond.items() if not name.startswith(UNCONDITIONAL)}
         given = {name.removeprefix(UNCONDITIONAL): value for name, value in cond.items() if name.startswith(UNCONDITIONAL)}
         changed = {name: like(value, strong.get(name), z) for name, value in self.uncond.items()} | given
@@ -188,7 +215,10 @@ class Guided(Wrapper):
                 "nothing makes the weak prediction different: give Guided(uncond={name: value}) or weak=, or the call a condition "
                 f"{UNCONDITIONAL}<name>"
             )
-        return strong, strong | changed
+        weak = strong | changed
+        together = self.batched and self.weak is None and _stackable(z, strong, weak)
+        both = {name: _twice(value, weak[name], len(z)) for name, value in strong.items()} if together else None
+        return Conditions(strong, weak, both)
 
     def _strong(self, z: Tensor, at: PreparedGuidance, cond: dict[str, Any]) -> Tensor:
         return _converted(self.model.output(z, at.strong, **cond), z, at.to_strong)
@@ -196,17 +226,15 @@ class Guided(Wrapper):
     def _weak(self, z: Tensor, at: PreparedGuidance, cond: dict[str, Any]) -> Tensor:
         return _converted((self.weak or self.model).output(z, at.weak, **cond), z, at.to_weak)
 
-    def _both(self, z: Tensor, at: PreparedGuidance, strong: dict[str, Any], weak: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _both(self, z: Tensor, at: PreparedGuidance, given: Conditions) -> tuple[Tensor, Tensor]:
         """c and u, in one network call at 2B where that is possible."""
         spend(len(z), network=1)
-        if not self.batched or self.weak is not None or not _stackable(z, strong, weak):
-            return self._strong(z, at, strong), self._weak(z, at, weak)
-        both = {name: _twice(value, weak[name], len(z)) for name, value in strong.items()}
+        if given.both is None:
+            return self._strong(z, at, given.strong), self._weak(z, at, given.weak)
         time = at.strong
         if isinstance(time, Tensor) and time.ndim:
             time = torch.cat([time, time])
-        out = self.model.output(torch.cat([z, z]), time, **both)
-        c, u = out.chunk(2)
+        c, u = self.model.output(torch.cat([z, z]), time, **given.both).chunk(2)
         return _converted(c, z, at.to_strong), _converted(u, z, at.to_weak)
 
     def extra_repr(self) -> str:
@@ -302,9 +330,15 @@ def _converted(out: Tensor, z: Tensor, factors: tuple[Time, Time] | None) -> Ten
     return c_z * z.to(dtype) + c_out * out.to(dtype)
 
 
+def _factor(weight: Time, out: Tensor) -> Tensor:
+    """A weight shaped to multiply predictions."""
+    return expand(as_float64(weight), out)
+
+
 def _all(values: Time, *, equal: float | None = None, above: float = 0.0) -> bool:
     """Whether all values are known on the host and `equal` to a number, or else `above` one."""
-    values = torch.as_tensor(values)
+    if isinstance(values, float):
+        return values == equal if equal is not None else values > above
     if not values_are_known(values):
         return False
     return bool(((values == equal) if equal is not None else values > above).all())

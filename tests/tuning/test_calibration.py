@@ -108,14 +108,3 @@ def test_a_cascade_needs_a_tolerance_and_nothing_else_takes_one(cascade):
             ss.sample(model, (2, 2), cascade, tol=0.1, **bad)
     with pytest.raises(ValueError, match="tol must be positive, got 0"):
         ss.sample(model, (2, 2), cascade, tol=0.0)
-
-
-def test_bounds_tell_samples_apart():
-    """Four calls without a late first call: the median bound is far below one number for all samples, the 95 % quantile of the error."""
-    model = mixture().model(SDES["ddpm"])
-    level = solvers.select(model, 4, (2,), noises=64, late=False)
-    (calibrated,) = ss.tuning.calibrate(model, (2,), levels=[level], noises=256).levels
-    z, data = starts(model, (2,), 1000, FRESH), []
-    x = ss.tuning.solve_reference(model, z, steps=128).x
-    out = ss.sample(model, z.shape, calibrated.solver, z=z, callback=lambda n, t, s, d: data.append(d))
-    assert float(calibrated.bound(data).median()) < 0.7 * float(distance(out, x).quantile(0.95))
