@@ -2,8 +2,9 @@
 
 from ..models.thresholding import thresholded
 from .cfgpp import GridWeight, cfgpp
+from .conditions import Conditioned, conditioned
 from .feynman_kac import FeynmanKac
-from .guided import Conditioned, Guided, conditioned
+from .guided import Guided
 from .product import Product, Tilted, product, tilted
 from .rules import APG, Rescaled, Rule, ZeroStar, apg, rescaled, zero_star
 from .weights import Interval, Weight

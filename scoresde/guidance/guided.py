@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from ..models.base import Model, require_model
 from ..models.score_model import versions
@@ -31,6 +30,7 @@ from ..numerics.inputs import as_flag, as_state
 from ..sde.base import as_time
 from ..sde.prediction import Prediction, conversion
 from ..solvers.tuned import require_same_process
+from .conditions import Conditions, like, stackable, twice
 from .rules import Rule, ZeroStar, require_staying
 from .weights import Interval, Weight, as_weight, weight_at
 
@@ -56,14 +56,6 @@ class PreparedGuidance(NamedTuple):
     to_strong: tuple[Time, Time] | None
     to_weak: tuple[Time, Time] | None
     memo: dict[str, Any]
-
-
-class Conditions(NamedTuple):
-    """The conditions of c, those of u, and those of one call for both, where that is possible."""
-
-    strong: dict[str, Any]
-    weak: dict[str, Any]
-    both: dict[str, Any] | None
 
 
 class Guided(Wrapper):
@@ -216,8 +208,8 @@ class Guided(Wrapper):
                 f"{UNCONDITIONAL}<name>"
             )
         weak = strong | changed
-        together = self.batched and self.weak is None and _stackable(z, strong, weak)
-        both = {name: _twice(value, weak[name], len(z)) for name, value in strong.items()} if together else None
+        together = self.batched and self.weak is None and stackable(z, strong, weak)
+        both = {name: twice(value, weak[name], len(z)) for name, value in strong.items()} if together else None
         return Conditions(strong, weak, both)
 
     def _strong(self, z: Tensor, at: PreparedGuidance, cond: dict[str, Any]) -> Tensor:
@@ -242,83 +234,10 @@ class Guided(Wrapper):
         return ", ".join(f"{name}={value}" for name, value in shown.items() if value is not None)
 
 
-class Conditioned(Wrapper):
-    """A model with some conditions given for good: one value for all samples, as a number or a tensor without the batch.
-
-    A product of conditional models needs it, and so does a call that takes no conditions.
-    """
-
-    def __init__(self, model: Model, **cond: object) -> None:
-        super().__init__(model)
-        self.prediction: Prediction = model.prediction
-        self.cond = cond
-
-    def prepare(self, times: Sequence[float], z: Tensor) -> Sequence[Any]:
-        return self.model.prepare(times, z)
-
-    def output(self, z: Tensor, t: Any, **cond: object) -> Tensor:
-        """The output of the model under the given conditions.
-
-        Raises:
-            TypeError: a condition that is given for good comes with the call too.
-        """
-        if twice := set(cond) & set(self.cond):
-            raise TypeError(f"{', '.join(sorted(twice))} is given for good: leave it out of the call")
-        return self.model.output(z, t, **cond, **{name: like(value, None, z) for name, value in self.cond.items()})
-
-    def extra_repr(self) -> str:
-        return f"{self.cond}"
-
-
-def conditioned(model: Model, **cond: object) -> Conditioned:
-    """`model` under conditions that are the same in every call; see `Conditioned`."""
-    return Conditioned(model, **cond)
-
-
-def like(value: object, given: object, z: Tensor) -> object:
-    """One value for all samples as a condition of the batch of `z`, in the form of the condition `given` that it stands for.
-
-    A number becomes a tensor `(B,)`, or one of the shape of `given`. A tensor is repeated for every sample. All else stays as it is.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
-        return value
-    if isinstance(given, Tensor) and given.shape[:1] == z.shape[:1]:
-        made = torch.as_tensor(value, dtype=given.dtype, device=given.device)
-        return made.expand(given.shape)
-    made = value.to(z.device) if isinstance(value, Tensor) else torch.tensor(value, device=z.device)
-    if made.ndim and made.shape[0] == 1:
-        made = made[0]
-    return made.expand(len(z), *made.shape)
-
-
 def _null_label(model: Model) -> dict[str, object]:
     """The label that means none, of a network that has one."""
     null = null_label(model) if isinstance(model, nn.Module) else None
     return {} if null is None else {"label": null}
-
-
-def _stackable(z: Tensor, strong: dict[str, Any], weak: dict[str, Any]) -> bool:
-    """Whether the conditions that differ are tensors of one row a sample, equal in shape and dtype."""
-    if strong.keys() != weak.keys():
-        return False
-    for name, value in strong.items():
-        other = weak[name]
-        if value is other:
-            continue
-        if not (isinstance(value, Tensor) and isinstance(other, Tensor) and value.shape[:1] == z.shape[:1]):
-            return False
-        if value.shape != other.shape or value.dtype != other.dtype or value.device != other.device:
-            return False
-    return True
-
-
-def _twice(strong: Any, weak: Any, count: int) -> Any:
-    """A condition of the batch of c followed by that of u."""
-    if strong is not weak:
-        return torch.cat([strong, weak])
-    return tree_map(
-        lambda value: torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[:1] == (count,) else value, strong
-    )
 
 
 def _converted(out: Tensor, z: Tensor, factors: tuple[Time, Time] | None) -> Tensor:
