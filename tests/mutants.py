@@ -214,7 +214,7 @@ MUTANTS = (
     ),
     Mutant("a fit that ignores its theory", "tuning/regression.py", "ridge * size", "0 * size"),
     # conditions
-    Mutant("guidance: u + w c", "guidance/guided.py", "return u + w * (c - u)", "return u + w * c"),
+    Mutant("guidance: u + w c", "guidance/guided.py", "_factor(weight, c)) * (c - u)", "_factor(weight, c)) * c"),
     Mutant("guidance: w = 1 runs both", "guidance/guided.py", "if _all(weight, equal=1.0):", "if _all(weight, equal=1.5):"),
     Mutant(
         "guidance: negatives are ignored",

@@ -18,6 +18,7 @@ from . import catalogue, networks
 # Their variance-exploding path has sigma(t) = 0.01 * 5000^t; the other one has betas from 0.1 to 20.
 VP = ss.VPSDE(beta_min=0.1, beta_max=20.0)
 LOW, RATIO = 0.01, 5000.0
+HIGHEST = float((-VP.half_log_snr(1.0)).exp()) * (1 - 1e-9)
 
 
 def log_probabilities(kind: str, sde: ss.SDE) -> Callable[[Tensor, Tensor], Tensor]:
@@ -32,7 +33,8 @@ def log_probabilities(kind: str, sde: ss.SDE) -> Callable[[Tensor, Tensor], Tens
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         ratio = 0.5 * sigma / alpha
         if kind == "vp":
-            own = VP.time(-ratio.log())
+            # Noisier states than its path has say nothing of the class.
+            own = VP.time(-ratio.clamp(max=HIGHEST).log())
             scale = VP.alpha(own)
         else:
             own = ((ratio / LOW).log() / math.log(RATIO)).clamp(1e-3, 1.0)

@@ -162,6 +162,26 @@ def test_dps_is_the_code_of_its_paper():
     torch.testing.assert_close(ours, hand, rtol=0, atol=1e-12)
 
 
+def test_daps_is_its_loop_by_hand():
+    """x0 by one call of the flow, x ~ N(x0, r^2) N(y; x, .3^2), z_s ~ q(z_s | x); A is the identity, so that K is a number."""
+    sde, std = SDES["linear"], 0.3
+    model = OwnPrediction(sde, "data")
+    grid = ss.grids.half_log_snr(sde, 6)
+    z = torch.randn(5, 2, dtype=torch.float64, generator=generator())
+    y, stream, hand = torch.tensor([[0.3, -0.2]], dtype=torch.float64), generator(3), z
+
+    def noise():
+        return torch.randn(5, 2, dtype=torch.float64, generator=stream)
+
+    for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
+        r = float(sde.sigma(t) / sde.alpha(t))
+        x = model.data(hand, t) + r * noise()
+        x = x + r**2 / (std**2 + r**2) * (y + std * noise() - x)
+        hand = float(sde.alpha(s)) * x + float(sde.sigma(s)) * noise() if s > 0 else x
+    ours = ss.sample(model, z.shape, DAPS(Gaussian(lambda x: x, std), ode=1), grid=grid, z=z, generator=generator(3), y=y)
+    torch.testing.assert_close(ours, hand, rtol=0, atol=1e-7)
+
+
 def test_draws_of_a_linear_gaussian_are_exact():
     """Perturb and solve against the moments of N(m, v) N(y; A x, S); 2e5 draws: standard errors below .003."""
     a, mean, v = observation_matrix(2, 3), torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64), 0.8
