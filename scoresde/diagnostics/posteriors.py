@@ -1,8 +1,8 @@
 """Are posteriors calibrated? Numbers over many simulated pairs (theta, x), each with samples of the posterior given x.
 
-sbc_ranks    the rank of each coordinate of theta among its samples: uniform for exact posteriors         Talts et al. 2018, arXiv 1804.06788
-coverage     how often theta lies in the region of highest density of each level                          Hermans et al. 2022, arXiv 2110.06581
-tarp         the same for balls about random points, from samples alone                                   Lemos et al. 2023, arXiv 2302.03026
+sbc_ranks    the rank of each coordinate of theta among its samples: uniform if exact        Talts et al. 2018, arXiv 1804.06788
+coverage     how often theta lies in the region of highest density of each level             Hermans et al. 2022, arXiv 2110.06581
+tarp         the same for balls about random points, from samples alone                      Lemos et al. 2023, arXiv 2302.03026
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Are two sets of samples of one distribution? Distances with their standard errors.
 
-c2st                  accuracy of a classifier, by cross-validation: 0.5 for equal distributions, 1 for separate ones     Lopez-Paz and Oquab
-2017 sliced_wasserstein    (E_u W_2(u.a, u.b)^2)^{1/2} over directions u                                                       Rabin et al. 2011
+c2st                  accuracy of a classifier on what it has not seen: 0.5 for equal distributions       Lopez-Paz and Oquab 2017
+sliced_wasserstein    (E_u W_2(u.a, u.b)^2)^{1/2} over directions u                                       Rabin et al. 2011
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 r"""Samplers of posteriors with loops of their own. None of them is exact; each says what it does in place of that.
 
-Replacement    known coordinates are overwritten by fresh draws of q(z_s | y); with `repeats`, RePaint      Song et al. 2021; Lugmayr et al.
-2022 DPS            ancestral steps, then a step of length zeta down the gradient of |y - A D|                   Chung et al. 2023, arXiv
-2209.14687 DAPS           x0 by the flow, x ~ N(x0, r^2 I) p(y|x), z_s ~ q(z_s | x)                                    Zhang et al. 2024, arXiv
-2407.01521 SplitGibbs     v ~ N(v; x, rho^2 I) p(y|v), then x | v by denoising v, in turn                              Wu et al. 2024, arXiv
-2405.18782
+Replacement    known entries become fresh draws of q(z_s | y); with `repeats`, RePaint        Song et al. 2021; Lugmayr et al. 2022
+DPS            ancestral steps, then a step of length zeta against grad |y - A D|             Chung et al. 2023, arXiv 2209.14687
+DAPS           x0 by the flow, x ~ N(x0, r^2 I) p(y|x), z_s ~ q(z_s | x)                      Zhang et al. 2024, arXiv 2407.01521
+SplitGibbs     v ~ N(v; x, rho^2 I) p(y|v), then x | v by denoising v, in turn                Wu et al. 2024, arXiv 2405.18782
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ..sde.base import SDE
 from ..solvers.ancestral import DDIM, Ancestral
 from ..solvers.base import Solver
 from ..solvers.exponential import SDEDPMSolverPP
-from ..tableau.executor import Run, run
+from ..tableau.executor import Callback, Run, run
 from .conditional import draw, observation
 from .likelihoods import Likelihood
 
@@ -80,7 +79,7 @@ class Replacement(GridLoop):
                 if repeat:
                     mean, std = sde.transition(z, s, t)
                     z = mean + std * job.noise.draw(z.shape, z.dtype, z.device)
-                callback = None if job.callback is None or repeat else _numbered(job, n)
+                callback = None if repeat else _numbered(job, n)
                 ran = run(step, model, z, job.noise, cond=cond, callback=callback)
                 calls += ran.nfe
                 z = torch.where(known, y if last else self._known(sde, y, s, job.noise), ran.x)
@@ -181,7 +180,7 @@ class DAPS(GridLoop):
         x = z
         for n, (t, s) in enumerate(_pairs(job.times)):
             flow = DDIM().tableau(sde, _down(sde, self.ode, t))
-            ran = run(flow, model, z, job.noise, cond=cond, callback=None if job.callback is None else _numbered(job, n))
+            ran = run(flow, model, z, job.noise, cond=cond, callback=_numbered(job, n))
             calls += ran.nfe
             x = draw(self.likelihood, ran.x, _ratio(sde, t) ** 2, y, job.noise, self.langevin, self.size)
             z = x if float(sde.sigma(s)) == 0 else _renoised(sde, x, s, job.noise)
@@ -276,12 +275,14 @@ def _renoised(sde: SDE, x: Tensor, s: float, noise: NoiseSource) -> Tensor:
     return float(sde.alpha(s)) * x + noise.draw(x.shape, x.dtype, x.device, float(sde.sigma(s)))
 
 
-class _numbered:
+def _numbered(job: Job, n: int) -> Callback | None:
     """The callback of a job for the first call of an inner run, under the number of the outer step."""
+    callback = job.callback
+    if callback is None:
+        return None
 
-    def __init__(self, job: Job, n: int) -> None:
-        self.job, self.n = job, n
+    def first(k: int, t: float, z: Tensor, data: Tensor) -> None:
+        if k == 0:
+            callback(n, t, z, data)
 
-    def __call__(self, k: int, t: float, z: Tensor, data: Tensor) -> None:
-        if k == 0 and self.job.callback is not None:
-            self.job.callback(self.n, t, z, data)
+    return first

@@ -1,14 +1,14 @@
 """Published posterior methods by their names: each is a `Posterior` with one choice of V and C.
 
-method     V in K                    C          exact when                                              source
-mmps       (sigma^2/alpha) dD/dz     dD/dz      Gaussian prior, linear A                                Rozet et al. 2024, arXiv 2405.13712
-jfps       (S^-1 + 1/r^2)^-1         V          the same with the right S; no backward pass             Rozet et al. 2024, Gaussian prior
-tmpd       diagonal of row sums      dD/dz      as mmps where A V A^T is diagonal                       Boys et al. 2023, arXiv 2310.06721
-pigdm      r_t^2 I                   dD/dz      prior of covariance s I                                 Song et al. 2023, ICLR
-sda        A V A^T -> gamma r^2      dD/dz      never                                                   Rozet and Louppe 2023, arXiv 2306.10574
-diffpir    r^2/lambda I              V          a flat prior                                            Zhu et al. 2023, arXiv 2305.08995
-ddnm       A^+ for all               -          a flat prior, no noise                                  Wang et al. 2022, arXiv 2212.00490
-dps        0                         dD/dz      sigma -> 0; not bounded where sigma_y is small          Chung et al. 2023, arXiv 2209.14687
+method     V in K                    C          exact when                                           source
+mmps       (sigma^2/alpha) dD/dz     dD/dz      Gaussian prior, linear A                             Rozet et al. 2024, arXiv 2405.13712
+jfps       (S^-1 + 1/r^2)^-1         V          the same with the right S; no backward pass          Rozet et al. 2024, Gaussian prior
+tmpd       diagonal of row sums      dD/dz      as mmps where A V A^T is diagonal                    Boys et al. 2023, arXiv 2310.06721
+pigdm      r_t^2 I                   dD/dz      prior of covariance s I                              Song et al. 2023, ICLR
+sda        A V A^T -> gamma r^2      dD/dz      never                                                Rozet and Louppe 2023, 2306.10574
+diffpir    r^2/lambda I              V          a flat prior                                         Zhu et al. 2023, arXiv 2305.08995
+ddnm       A^+ for all               -          a flat prior, no noise                               Wang et al. 2022, arXiv 2212.00490
+dps        0                         dD/dz      sigma -> 0; not bounded where sigma_y is small       Chung et al. 2023, arXiv 2209.14687
 """
 
 from __future__ import annotations

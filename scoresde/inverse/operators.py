@@ -1,5 +1,6 @@
-"""Operators that are ready: what an instrument does to an event. Each is a function of a batch with `adjoint` and, where it is cheap,
-`pinv`.
+"""Operators that are ready: what an instrument does to an event.
+
+Each is a function of a batch with `adjoint` and, where it is cheap, `pinv`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-r"""Twisted diffusion sampling: particles for the posterior, exact as their number grows, with any number of steps (Wu et al. 2023, arXiv
-2306.17775).
+r"""Twisted diffusion sampling (Wu et al. 2023, arXiv 2306.17775): particles for the posterior, exact as their number grows.
 
-The chain p(z_s | z_t) is ancestral sampling under the model. Its proposals come from the approximate posterior, q(z_s | z_t) = N(A z_t + B D_y,
-C^2), and weights make up for the difference, with the twist N(y; A D, K) of that posterior at each state:
+The chain p(z_s | z_t) is ancestral sampling under the model, with any number of steps. Its proposals come from the approximate posterior,
+q(z_s | z_t) = N(A z_t + B D_y, C^2). Weights make up for the difference, with the twist N(y; A D, K) of that posterior at each state:
 
     W <- W  p(z_s | z_t) twist(z_s) / ( q(z_s | z_t) twist(z_t) ),        the last twist is p(y | x) itself.
 """

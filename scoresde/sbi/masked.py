@@ -1,5 +1,4 @@
-"""A network of the joint distribution of parameters and data, under a mask of what is observed (Gloeckler et al. 2024, Simformer, arXiv
-2404.09636).
+"""A network of a joint distribution under a mask of what is observed (Gloeckler et al. 2024, Simformer, arXiv 2404.09636).
 
 The network sees v_obs where the mask is 1 and the noisy state elsewhere, beside the mask itself. States of the masked model hold the free
 entries alone: samples, densities and losses are those of p(v_free | v_observed), in as many dimensions as are free.

@@ -59,8 +59,9 @@ def uniform_prior(low: object, high: object, sde: SDE) -> BoxModel:
 
 
 def _truncated_mean(low: Tensor, high: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The mean of a normal with the standardised edges a < b at `low` and `high`: low + (high - low) (ratio - a)/(b - a), where ratio is
-    (phi(a) - phi(b))/(Phi(b) - Phi(a)).
+    """The mean of a normal truncated to [low, high], with the standardised edges a < b.
+
+    It is low + (high - low) (ratio - a)/(b - a) with ratio = (phi(a) - phi(b))/(Phi(b) - Phi(a)).
 
     Far outside both densities underflow: with a > 0 all is divided by phi(a), which erfcx does exactly. Where the box is narrow in units of
     the standard deviation the difference cancels, and the first terms of its series take over. Every branch is computed where it is finite, so
