@@ -189,7 +189,7 @@ def test_a_ramp_restores_the_order_that_an_interval_costs():
         def end(steps, name="dpm++2m"):
             return ss.sample(guided, z.shape, name, grid=grids.half_log_snr(sde, steps), z=z, label=label)
 
-        fine = end(2560)
+        fine = end(1280)
         return [float((end(steps) - fine).square().mean().sqrt()) for steps in (160, 320)]
 
     constant, jump, ramp = (errors(**o) for o in ({}, {"interval": INTERVAL}, {"interval": INTERVAL, "ramp": 1.0}))
