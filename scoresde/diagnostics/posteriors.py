@@ -57,8 +57,8 @@ def sbc_ranks(theta: Tensor, samples: Tensor) -> Ranks:
 
     ranks = (samples < theta[:, None]).sum(1)
     # Ties have probability 0. A rank stands for an interval of length 1/(L + 1), in which a fixed sequence spreads it.
-    uniform = (ranks + _spread(len(theta))[:, None]) / (samples.shape[1] + 1)
-    p = [float(stats.kstest(column.numpy(), "uniform").pvalue) for column in uniform.T.cpu()]
+    uniform = (ranks.cpu() + _spread(len(theta))[:, None]) / (samples.shape[1] + 1)
+    p = [float(stats.kstest(column.numpy(), "uniform").pvalue) for column in uniform.T]
     return Ranks(ranks, torch.tensor(p, dtype=torch.float64))
 
 
