@@ -159,10 +159,13 @@ class Guided(Wrapper):
         """The weights `(2, B)` and the noise predictions `(2, B, *event)` of c and u, whose product of powers is the tilt.
 
         Raises:
-            ValueError: a rule or an interval, with which the model is no product of powers.
+            ValueError: a rule, an interval or a weight over time. With a rule the model is no product of powers. A weight that changes adds
+                dw/dt log(q_c/q_u) to the rate of the particles' weights, which scores do not know.
         """
-        if self.rule is not None or self.interval is not None:
-            raise ValueError("a guided model with a rule or an interval is no product of powers of densities: leave them out")
+        if self.rule is not None or self.interval is not None or callable(self.weight):
+            raise ValueError(
+                "a guided model with a rule, an interval or a weight over time is no product of fixed powers of densities: leave them out"
+            )
         at = self._at(as_time(t))
         w = as_float64(self._weight(at, cond.pop("guidance_weight", None))).to(z.device).expand(len(z))
         c, u = self._both(z, at, self._conditions(z, cond, at.memo))

@@ -70,11 +70,10 @@ def is_exact(likelihood: Likelihood) -> bool:
 
 def draw(likelihood: Likelihood, mean: Tensor, variance: float, y: Tensor, noise: NoiseSource, steps: int, size: float) -> Tensor:
     """`exact_draw` where it can be, else `langevin_draw`."""
-    with torch.no_grad():
-        if is_exact(likelihood):
-            assert isinstance(likelihood, Gaussian)
-            return exact_draw(likelihood, mean, variance, y, noise)
-        return langevin_draw(likelihood, mean, variance, y, noise, steps, size)
+    if is_exact(likelihood):
+        assert isinstance(likelihood, Gaussian)
+        return exact_draw(likelihood, mean, variance, y, noise)
+    return langevin_draw(likelihood, mean, variance, y, noise, steps, size)
 
 
 def observation(likelihood: Likelihood, cond: dict[str, object], like: Tensor) -> tuple[Tensor, dict[str, object]]:

@@ -122,16 +122,16 @@ class DPS(GridLoop):
         y, cond = observation(self.likelihood, job.cond, z)
         rows = self.solver.tableau(model.sde, job.times).rows
         for n, row in enumerate(rows):
-            t = float(job.times[n])
+            t, outer = float(job.times[n]), torch.is_grad_enabled()
             v = differentiable(z)
             with torch.enable_grad():
                 data = model.data(v, t, **cond)
                 # The gradient of a norm of 0 would be NaN.
                 square = event_sum((y - self.likelihood.A(data)) ** 2)
                 norm = torch.where(square > 0, square, 1.0).sqrt()
-                (gradient,) = torch.autograd.grad(norm.sum(), v, create_graph=torch.is_grad_enabled() and z.requires_grad)
+                (gradient,) = torch.autograd.grad(norm.sum(), v, create_graph=outer)
             spend(len(z), vjps=1)
-            data = data.detach()
+            data = data if outer else data.detach()
             if job.callback is not None:
                 job.callback(n, t, z, data)
             z = row.z.get(n, 0.0) * z + row.data[n] * data - self.zeta * gradient

@@ -251,7 +251,8 @@ class Posterior(DataWrapper):
         for likelihood in self.likelihoods:
             if not isinstance(likelihood, Gaussian) or callable(likelihood.std) or not likelihood.linear:
                 continue
-            ratio = _squared_norm(likelihood, z) / float(torch.as_tensor(likelihood.std).min()) ** 2
+            least = float(torch.as_tensor(likelihood.std).min())
+            ratio = _squared_norm(likelihood, z) / least**2 if least else math.inf
             # V J of data of unit variance: their product with |A|^2/sigma_y^2 is the slope of the correction in z.
             gain = ratio * r2 / (1 + r2) ** 2
             unstable = torch.nonzero(share * gain > 2)

@@ -28,10 +28,12 @@ class Particles:
         log_evidence: log of the mean weight, the product over resamplings, `(G,)` float64.
 
     Raises:
-        ValueError: the batch does not consist of groups of K.
+        ValueError: the batch does not consist of groups of K, or gradients are recorded.
     """
 
     def __init__(self, count: int, k: int, ess: float, device: torch.device) -> None:
+        if torch.is_grad_enabled():
+            raise ValueError("resampling has no gradient: particles need torch.no_grad(), and sample without grad=True")
         if count % k:
             raise ValueError(f"a batch of {count} does not consist of groups of {k} particles")
         self.k, self.ess = k, ess

@@ -133,9 +133,16 @@ def test_only_models_with_a_target_are_taken():
     model = Conditional(sde)
     with pytest.raises(ValueError, match="FeynmanKac needs a Guided, a product or a tilted model"):
         ss.sample(model, (8, 2), FeynmanKac(8), steps=3)
-    ruled = Guided(model, 2.0, uncond={"label": -1}, rule=guidance.apg())
-    with pytest.raises(ValueError, match="no product of powers"):
-        ss.sample(ruled, (8, 2), FeynmanKac(8), steps=3, label=labels(8))
+    null = {"label": -1}
+    for other in (
+        Guided(model, 2.0, uncond=null, rule=guidance.apg()),
+        Guided(model, 2.0, uncond=null, interval=(0.1, 1.0)),
+        Guided(model, lambda sde, t: 1 + t, uncond=null),
+    ):
+        with pytest.raises(ValueError, match="no product of fixed powers"):
+            ss.sample(other, (8, 2), FeynmanKac(8), steps=3, label=labels(8))
+    with pytest.raises(ValueError, match="resampling has no gradient"):
+        ss.sample(Guided(model, 2.0, uncond=null), (8, 2), FeynmanKac(8), steps=3, label=labels(8), grad=True)
     with pytest.raises(ValueError, match="eta must be at least 0"):
         FeynmanKac(8, -1.0)
     assert isinstance(FeynmanKac(8), loops.GridLoop)
@@ -159,6 +166,7 @@ def test_systematic_resampling_keeps_the_expected_numbers():
     assert float(resampling.effective_number(lopsided)) == pytest.approx(1.0)
 
 
+@torch.no_grad()
 def test_weights_far_apart_stay_apart():
     """InverseBench's MCGdiff clamps weights at min + 60 nats, so that its best particles become equal."""
     group = Particles(4, 4, 0.0, torch.device("cpu"))

@@ -35,23 +35,30 @@ def prior_on(device):
     return analytic.GaussianMixture(torch.zeros(1, 2, device=device), torch.ones(1, device=device)).model(SDES["linear"])
 
 
-LABELLED = lambda: networks.MLP(2, width=16, classes=3)  # noqa: E731
+def labelled():
+    return networks.MLP(2, width=16, classes=3)
+
+
+def plain():
+    return networks.MLP(2, width=16)
+
+
 CASES = {
     "guided": (
-        LABELLED,
+        labelled,
         lambda m, d: guidance.Guided(m, 2.0, interval=(0.1, 5.0), ramp=1.0),
         "dpm++2m",
         {"label": torch.arange(8) % 3},
     ),
     "per sample": (
-        LABELLED,
+        labelled,
         lambda m, d: guidance.Guided(m, 1.0, rule=guidance.apg()),
         "dpm++2m",
         {"label": torch.arange(8) % 3, "guidance_weight": torch.linspace(0, 3, 8)},
     ),
-    "particles": (LABELLED, lambda m, d: guidance.Guided(m, 2.0), guidance.FeynmanKac(4), {"label": torch.arange(8) // 4}),
-    "tilted": (lambda: networks.MLP(2, width=16), lambda m, d: guidance.tilted(m, lambda x, t: x.sum(1), "data"), "ddim", {}),
-    "mmps": (lambda: networks.MLP(2, width=16), lambda m, d: inverse.mmps(m, LIK, 1), "dpm++2m", {"y": torch.ones(8, 1)}),
+    "particles": (labelled, lambda m, d: guidance.Guided(m, 2.0), guidance.FeynmanKac(4), {"label": torch.arange(8) // 4}),
+    "tilted": (plain, lambda m, d: guidance.tilted(m, lambda x, t: x.sum(1), "data"), "ddim", {}),
+    "mmps": (plain, lambda m, d: inverse.mmps(m, LIK, 1), "dpm++2m", {"y": torch.ones(8, 1)}),
     "jfps": (
         lambda: networks.MLP(2, width=16),
         lambda m, d: inverse.jfps(m, LIK, torch.eye(2)),
@@ -64,8 +71,8 @@ CASES = {
         inverse.TwistedSMC(4),
         {"y": torch.ones(8, 1)},
     ),
-    "daps": (lambda: networks.MLP(2, width=16), lambda m, d: m, inverse.DAPS(LIK, ode=2), {"y": torch.ones(8, 1)}),
-    "denoising": (lambda: networks.MLP(2, width=16), lambda m, d: inverse.denoising(m, 0.4), "ddim", {"y": torch.ones(8, 2)}),
+    "daps": (plain, lambda m, d: m, inverse.DAPS(LIK, ode=2), {"y": torch.ones(8, 1)}),
+    "denoising": (plain, lambda m, d: inverse.denoising(m, 0.4), "ddim", {"y": torch.ones(8, 2)}),
     "composed": (Given, lambda m, d: sbi.composed(m, prior_on(d), precision=2 * torch.eye(2)), "ddim", {"x": torch.ones(1, 3, 2)}),
     "jac": (Given, lambda m, d: sbi.composed(m, prior_on(d), "jac"), "ddim", {"x": torch.ones(1, 3, 2)}),
 }

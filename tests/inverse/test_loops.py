@@ -182,6 +182,20 @@ def test_daps_is_its_loop_by_hand():
     torch.testing.assert_close(ours, hand, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("make", [lambda lik: DPS(lik, 0.5), lambda lik: DAPS(lik, ode=2), lambda lik: SplitGibbs(lik, inner=2)])
+def test_gradients_flow_through_loops(make):
+    """The noise of every call is the same, so that the end is a function of the start."""
+    solver = make(Gaussian(lambda x: x[:, :1], 0.2))
+    model, y = OwnPrediction(SDES["linear"], "data"), torch.ones(1, 1, dtype=torch.float64)
+
+    def end(z, **options):
+        return ss.sample(model, z.shape, solver, steps=3, z=z, y=y, seeds=range(2), **options)
+
+    z = torch.randn(2, 2, dtype=torch.float64, generator=generator()).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: end(z, grad=True), z, eps=1e-5, atol=1e-3, rtol=1e-3)
+    assert not end(z).requires_grad
+
+
 def test_draws_of_a_linear_gaussian_are_exact():
     """Perturb and solve against the moments of N(m, v) N(y; A x, S); 2e5 draws: standard errors below .003."""
     a, mean, v = observation_matrix(2, 3), torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64), 0.8

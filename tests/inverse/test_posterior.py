@@ -244,6 +244,8 @@ def test_the_likelihood_of_dps_is_refused_where_steps_cannot_follow_it():
     post = inverse.dps(prior.model(ss.VPSDE()), Gaussian(operators.matrix(a), 1e-3))
     with pytest.raises(ValueError, match=r"the gain r\^2 \|A\|\^2/sigma_y\^2 = .* at t="):
         ss.sample(post, (2, 4), "dpm++2m", steps=20, y=y[None])
+    with pytest.raises(ValueError, match="= inf at t="):
+        ss.sample(inverse.dps(prior.model(ss.VPSDE()), post.likelihoods[0].noiseless()), (2, 4), "dpm++2m", steps=20, y=y[None])
     calm = inverse.dps(prior.model(ss.VPSDE()), Gaussian(operators.matrix(a), 3.0))
     assert bool(ss.sample(calm, (2, 4), "dpm++2m", steps=20, y=y[None]).isfinite().all())
 
