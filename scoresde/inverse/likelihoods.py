@@ -55,9 +55,9 @@ class Likelihood(ABC):
         if self.linear and given is not None:
             return LocalOperator(self.A(x), self.A, lambda u: given(u).reshape(x.shape))
         outer = torch.is_grad_enabled()
+        # A linear operator has the same derivative everywhere. That of another one depends on x, also for a caller who differentiates.
+        point = differentiable(torch.zeros_like(x) if self.linear else x)
         with torch.enable_grad():
-            # A linear operator has the same derivative everywhere.
-            point = differentiable(torch.zeros_like(x) if self.linear else x.detach())
             value = self.A(point)
 
         def adjoint(u: Tensor) -> Tensor:

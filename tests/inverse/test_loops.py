@@ -182,10 +182,16 @@ def test_daps_is_its_loop_by_hand():
     torch.testing.assert_close(ours, hand, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("make", [lambda lik: DPS(lik, 0.5), lambda lik: DAPS(lik, ode=2), lambda lik: SplitGibbs(lik, inner=2)])
-def test_gradients_flow_through_loops(make):
+LINEAR = Gaussian(lambda x: x[:, :1], 0.2)
+SQUARE = Gaussian(lambda x: x[:, :1] ** 2, 0.5, linear=False)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [DPS(LINEAR, 0.5), DPS(SQUARE, 0.5), DAPS(LINEAR, ode=2), DAPS(SQUARE, ode=2, langevin=3), SplitGibbs(LINEAR, inner=2)],
+)
+def test_gradients_flow_through_loops(solver):
     """The noise of every call is the same, so that the end is a function of the start."""
-    solver = make(Gaussian(lambda x: x[:, :1], 0.2))
     model, y = OwnPrediction(SDES["linear"], "data"), torch.ones(1, 1, dtype=torch.float64)
 
     def end(z, **options):
