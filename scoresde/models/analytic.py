@@ -19,9 +19,11 @@ import torch
 from torch import Generator, Tensor
 
 from ..numerics.arrays import Time, flatten_events, values_are_known
+from ..numerics.coefficients import root
 from ..numerics.inputs import as_count, as_dtype, as_numbers, as_state
 from ..numerics.random import as_generator
 from ..sde.base import SDE, as_time
+from ..sde.linear import LinearSDE
 from ..sde.prediction import Prediction
 from .base import Model
 
@@ -108,10 +110,18 @@ class GaussianMixture:
             raise ValueError("a variance is 0, and a point mass has no density: give t and sde")
         if (t is None) != (sde is None):
             raise ValueError("log_prob at a time needs both t and the sde")
+        if t is not None and isinstance(sde, LinearSDE):
+            return LinearMixtureModel(self, sde).log_prob(z, t)
         one = torch.ones((), dtype=torch.float64, device="cpu")
         alpha, sigma = (one, 0 * one) if t is None or sde is None else (sde.alpha(t), sde.sigma(t))
         log_joint, _ = self._components(z, alpha, sigma)
         return log_joint.logsumexp(1).to(z.dtype)
+
+    def full_covariances(self) -> Tensor:
+        """The covariance of each component over the flattened event, `(K, d, d)`."""
+        if self.basis is None:
+            return torch.diag_embed(self.variances)
+        return self.basis @ (self.variances[:, :, None] * self.basis.mT)
 
     def posterior_mean(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[x | z] in float64, of the shape of `z`, for scales that are scalar or `(B,)`."""
@@ -120,7 +130,7 @@ class GaussianMixture:
 
     def model(self, sde: SDE) -> MixtureModel:
         """The exact score model of this distribution under `sde`."""
-        return MixtureModel(self, sde)
+        return LinearMixtureModel(self, sde) if isinstance(sde, LinearSDE) else MixtureModel(self, sde)
 
     def _components(self, z: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """log w_k N(z; alpha mu_k, alpha^2 S_k + sigma^2), shape (B, K), and E[x | z, k], shape (B, K, d)."""
@@ -178,6 +188,51 @@ class MixtureModel(Model):
     def device(self) -> torch.device:
         """Where the mixture is."""
         return self.mixture.means.device
+
+
+class LinearMixtureModel(MixtureModel):
+    """The same on a `LinearSDE`: with z | x ~ N(A x, Sigma) over the whole event, in any basis,
+
+        q(z) = sum_k w_k N(A mu_k, A S_k A^T + Sigma),       E[x | z, k] = mu_k + S_k A^T (A S_k A^T + Sigma)^{-1} (z - A mu_k).
+
+    The matrices are full: one of size m d for each component and time.
+    """
+
+    sde: LinearSDE
+
+    def __init__(self, mixture: GaussianMixture, sde: LinearSDE) -> None:
+        super().__init__(mixture, sde)
+
+    def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
+        if cond:
+            raise TypeError(f"the exact model of a mixture takes no conditions, got {', '.join(cond)}")
+        log_joint, x = self._joint(self.sde.as_state("z", z), as_time(t))
+        return torch.einsum("bk,bkd->bd", log_joint.softmax(1), x).reshape(len(z), *self.mixture.event_shape)
+
+    def log_prob(self, z: Tensor, t: Time) -> Tensor:
+        """log q(z_t = z) of each state in nats, `(B,)`."""
+        return self._joint(self.sde.as_state("z", z), as_time(t))[0].logsumexp(1).to(z.dtype)
+
+    def _joint(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """log w_k N(z; ...), `(B, K)`, and E[x | z, k], `(B, K, d)`, in float64."""
+        if t.ndim:
+            parts = [self._joint(z[i : i + 1], t[i]) for i in range(len(z))]
+            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        mixture, d = self.mixture, self.mixture.means.shape[1]
+        unit = torch.eye(d, dtype=torch.float64, device=z.device).reshape(d, *mixture.event_shape)
+        # Images of the unit vectors are the columns of A and of a root of Sigma.
+        a = flatten_events(self.sde.times(self.sde.signal(t[None]), unit)).T
+        states = torch.eye(len(a), dtype=torch.float64, device=z.device).reshape(len(a), *z.shape[1:])
+        r = flatten_events(self.sde.times(root(self.sde.covariance(t[None])), states)).T
+        cross = mixture.full_covariances().to(z.device) @ a.T
+        covariance = a @ cross + r @ r.T
+        offset = flatten_events(z.double())[:, None] - mixture.means.to(z.device) @ a.T
+        factor = torch.linalg.cholesky(covariance)
+        white = torch.linalg.solve_triangular(factor, offset.permute(1, 2, 0), upper=False)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_normal = -0.5 * white.square().sum(1) - log_det[:, None] - 0.5 * len(a) * math.log(2 * math.pi)
+        x = mixture.means.to(z.device)[:, :, None] + cross @ torch.linalg.solve_triangular(factor.mT, white, upper=True)
+        return (mixture.weights.to(z.device).log()[:, None] + log_normal).T, x.permute(2, 0, 1)
 
 
 class ZeroModel(Model):

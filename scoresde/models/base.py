@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..numerics.arrays import Time, expand, require_one_each
 from ..numerics.inputs import as_state
-from ..sde.base import SDE
+from ..sde.base import SDE, as_time
+from ..sde.linear import LinearSDE
+from ..sde.linear_prediction import linear_conversion
 from ..sde.prediction import Prediction, conversion
 
 
@@ -72,12 +74,24 @@ class Model(ABC):
         return self._read("velocity", z, t, cond)
 
     def _read(self, target: Prediction, z: Tensor, t: Time, cond: dict[str, object]) -> Tensor:
+        if isinstance(self.sde, LinearSDE):
+            return self._read_blocks(self.sde, target, z, t, cond)
         z = as_state("z", z)
         c_z, c_out = conversion(self.sde, t, self.prediction, target)
         require_one_each(c_out, z)
         out = self.output(z, t, **cond)
         dtype = torch.promote_types(z.dtype, out.dtype)
         return (expand(c_z, z, dtype) * z.to(dtype) + expand(c_out, z, dtype) * out.to(dtype)).to(z.dtype)
+
+    def _read_blocks(self, sde: LinearSDE, target: Prediction, z: Tensor, t: Time, cond: dict[str, object]) -> Tensor:
+        """`_read` on a path with coefficients for each block."""
+        z = sde.as_state("z", z)
+        t = as_time(t)
+        c_z, c_out = linear_conversion(sde, t.reshape(-1), self.prediction, target)
+        require_one_each(t, z)
+        out = self.output(z, t, **cond)
+        dtype = torch.promote_types(z.dtype, out.dtype)
+        return (sde.times(c_z, z.to(dtype)) + sde.times(c_out, out.to(dtype))).to(z.dtype)
 
 
 def require_model(model: Any, *calls: str) -> None:

@@ -12,6 +12,7 @@ from .. import deprecation
 from ..numerics.arrays import Time, expand, require_one_each, to_device
 from ..numerics.inputs import as_one_of
 from ..sde.base import SDE, as_time
+from ..sde.linear import LinearSDE
 from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Direction, Preconditioned, Prediction
 from ..sde.vp import VPChain
 from .base import Model
@@ -121,8 +122,10 @@ class ScoreModel(nn.Module, Model):
             ValueError: the network's output has another shape than `z`, or the network changed a condition in place.
         """
         out: Tensor = self(z, t, **cond)
-        if out.shape != z.shape:
-            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}")
+        shape = self.sde.data_shape(z.shape) if isinstance(self.sde, LinearSDE) else z.shape
+        if out.shape != shape:
+            wanted = "" if shape == z.shape else f" and data of shape {tuple(shape)}"
+            raise ValueError(f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(z.shape)}{wanted}")
         return out
 
     def forward(self, z: Tensor, t: Time | NetworkTime, **cond: object) -> Tensor:
@@ -162,7 +165,7 @@ class ScoreModel(nn.Module, Model):
         # Half precision would round the index 999 to 1000. A copy: the function may hand back the caller's own times.
         precise = torch.promote_types(dtype, torch.float32) if time.is_floating_point() else time.dtype
         time = to_device(time.to(precise, copy=True), z.device)
-        if not isinstance(self.prediction, Preconditioned):
+        if not isinstance(self.prediction, Preconditioned) or isinstance(self.sde, LinearSDE):
             return time, None, dtype
         scale = self.prediction.input_scale(self.sde.alpha(t), self.sde.sigma(t))
         return time, to_device(scale.to(torch.promote_types(z.dtype, torch.float32)), z.device), dtype

@@ -84,6 +84,19 @@ def lagrange(nodes: Tensor, at: Tensor) -> Tensor:
     return torch.stack(values)
 
 
+def lagrange_slopes(nodes: Tensor, at: Tensor) -> Tensor:
+    """The derivatives of the Lagrange polynomials of `nodes` `(K,)` at the points `at` `(n,)`, `(K, n)`."""
+    slopes = []
+    for j in range(len(nodes)):
+        others = [i for i in range(len(nodes)) if i != j]
+        total = torch.zeros_like(at)
+        for i in others:
+            rest = [(at - nodes[k]) / (nodes[j] - nodes[k]) for k in others if k != i]
+            total = total + torch.stack([torch.ones_like(at), *rest]).prod(0) / (nodes[j] - nodes[i])
+        slopes.append(total)
+    return torch.stack(slopes)
+
+
 # Adams-Bashforth weights of a uniform grid, newest value first.
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 

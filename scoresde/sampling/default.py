@@ -23,12 +23,14 @@ from functools import partial
 
 from .. import grids
 from ..sde.base import SDE, as_time
+from ..sde.linear import LinearSDE
 from ..sde.prediction import Preconditioned, Prediction
 from ..solvers.adams import IPNDM
 from ..solvers.ancestral import DDIM
 from ..solvers.base import Solver
 from ..solvers.composed import LateFirstCall
 from ..solvers.exponential import UniPC
+from ..solvers.gddim import GDDIM
 from ..solvers.velocity import VelocityAdams
 
 # Coordinates of an event from which a network is taken for one on images.
@@ -48,6 +50,8 @@ def default(
         event: the shape of a sample; None, where nobody knows it, is taken for a small one.
         t_start: the time of the first state.
     """
+    if isinstance(sde, LinearSDE):
+        return GDDIM(order=2), grids.trailing
     few = calls <= FEW_CALLS
     # The preconditioning of Karras et al. gives the network log sigma as its time, in which it is smooth.
     large = event is not None and math.prod(event) >= LARGE

@@ -24,6 +24,8 @@ from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
 from ..models.base import Model
 from ..numerics.inputs import as_function, as_number
 from ..sde.base import SDE
+from ..sde.bridge import Bridge
+from ..sde.linear import LinearSDE
 from ..sde.prediction import Prediction
 from ..solvers.base import Solver
 from ..solvers.composed import LateFirstCall
@@ -209,6 +211,10 @@ def plan(
         raise ValueError("a cascade needs tol=, the error to stay below, and no other solver takes it")
     if isinstance(solver, Cascade):
         solver = solver.within(as_number("tol", tol, above=0.0))
+    if isinstance(solver, LoopSolver) and isinstance(sde, LinearSDE | Bridge):
+        raise ValueError(
+            f"{solver} is a loop for paths of numbers from noise to data, and {sde!r} is none: take a solver that is a table, such as 'gddim2'"
+        )
     if isinstance(solver, AdaptiveLoop):
         return _adaptive(sde, solver, request)
     if isinstance(solver, GridLoop):

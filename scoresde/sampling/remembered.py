@@ -14,7 +14,9 @@ from collections.abc import Hashable
 from torch import Tensor
 
 from ..sde.base import SDE
+from ..sde.bases import Basis
 from ..solvers.base import Solver
+from ..solvers.blocks import table as table_of
 from ..tableau.tableau import Tableau
 
 KEPT = 16
@@ -23,15 +25,15 @@ _tables: OrderedDict[Hashable, Tableau] = OrderedDict()
 
 
 def remembered_tableau(solver: Solver, sde: SDE, times: Tensor) -> Tableau:
-    """`solver.tableau(sde, times)`, made anew only if it is not among the last `KEPT`."""
+    """`solvers.blocks.table(solver, sde, times)`, made anew only if it is not among the last `KEPT`."""
     try:
         # The table holds its path, so that the number of a path that is gone is not given to another.
         key = (_values(solver), id(sde), _values(sde), times.numpy().tobytes())
     except (TypeError, RuntimeError):  # RuntimeError: tensors of inference mode do not count their changes
-        return solver.tableau(sde, times)
+        return table_of(solver, sde, times)
     table = _tables.pop(key, None)
     if table is None:
-        table = solver.tableau(sde, times)
+        table = table_of(solver, sde, times)
     _tables[key] = table
     while len(_tables) > KEPT:
         _tables.popitem(last=False)
@@ -52,6 +54,6 @@ def _values(value: object) -> Hashable:
         return tuple(map(_values, value))
     if isinstance(value, dict):
         return tuple((str(key), _values(entry)) for key, entry in value.items())
-    if isinstance(value, Solver | SDE) and type(value).__module__.startswith("scoresde."):
+    if isinstance(value, Solver | SDE | Basis) and type(value).__module__.startswith("scoresde."):
         return type(value), _values(vars(value))
     raise TypeError(f"no values of {value!r}")

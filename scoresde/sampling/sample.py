@@ -21,6 +21,7 @@ from ..tableau.executor import Callback, Run
 from ..tableau.tableau import Tableau
 from .auto import AUTO, auto
 from .monitor import monitor, raise_non_finite
+from .frames import frame_of
 from .planning import AnySolver, Plan, plan
 from .request import GridLike
 from .start import Start
@@ -137,11 +138,15 @@ def sample(
     def solve(on_step: Callback | None) -> Run:
         def solve_part(part: slice) -> Run:
             stream = noise if len(parts) == 1 else noise.part(part.start, part.stop, shape[0])
-            runner = graphed(network) if cuda_graph else network
-            state, part_cond = start.draw(part, stream), index_cond(cond, part, shape[0])
+            part_cond = index_cond(cond, part, shape[0])
+            frame = frame_of(graphed(network) if cuda_graph else network, part_cond)
+            state = start.draw(part, stream, frame)
+            job = Job(
+                frame.model, state, stream, planned.times, planned.max_steps, frame.outside(on_step), trajectory, part_cond
+            )
             with counted() as cost:
-                ran = planned.run(Job(runner, state, stream, planned.times, planned.max_steps, on_step, trajectory, part_cond))
-            return ran.with_cost(cost)
+                ran = planned.run(job)
+            return frame.leave_run(ran).with_cost(cost)
 
         return Run.joined([solve_part(part) for part in parts])
 

@@ -8,23 +8,32 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
+from ..numerics.coefficients import Coefficient, apply, root
 from ..numerics.inputs import as_device, as_dtype, as_state
 from ..numerics.random import NoiseSource
 from ..sde.base import SDE
+from ..sde.linear import LinearSDE, at_state
+from .frames import Frame
+
+
+# The largest alpha/sigma at which a state is taken for noise.
+LARGEST_SIGNAL = 0.1
 
 
 @dataclass(frozen=True)
 class Start:
-    """The given state `z`, or noise of standard deviation `std`.
+    """The given state `z`, or noise of standard deviation `std`, which on a `LinearSDE` is a root of its covariance in the basis.
 
     Attributes:
-        shape: `(B, *event)`.
+        shape: of the states, `(B, *event)`.
+        t: their time.
         dtype, device: of the states; None keeps those of `z`.
     """
 
     shape: tuple[int, ...]
+    t: float
     z: Tensor | None
-    std: float
+    std: Coefficient
     dtype: torch.dtype | None
     device: torch.device | None
 
@@ -45,21 +54,37 @@ class Start:
             ValueError: `z` has another shape, or none is given where a state still depends on the data.
         """
         dtype, device = as_dtype("dtype", dtype), as_device("device", device)
+        shape = model.sde.state_shape(shape) if isinstance(model.sde, LinearSDE) else shape
         if z is not None:
             z = as_state("z", z)
             if z.shape != shape:
                 raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
-            return cls(shape, z, 0.0, dtype, device)
-        std = start_std(model.sde, t) * getattr(model, "start_scale", 1.0)
-        return cls(shape, None, std, dtype or model.dtype, device or model.device)
+            return cls(shape, t, z, 0.0, dtype, device)
+        scale = getattr(model, "start_scale", 1.0)
+        std = scale * (start_root(model.sde, t) if isinstance(model.sde, LinearSDE) else start_std(model.sde, t))
+        return cls(shape, t, None, std, dtype or model.dtype, device or model.device)
 
-    def draw(self, part: slice, noise: NoiseSource) -> Tensor:
-        """The states of a part of the batch, a new tensor."""
+    def draw(self, part: slice, noise: NoiseSource, frame: Frame) -> Tensor:
+        """The states of a part of the batch in the frame of the solver, a new tensor."""
         if self.z is not None:
-            return self.z[part].to(device=self.device, dtype=self.dtype, copy=True)
+            return frame.enter(self.z[part].to(device=self.device, dtype=self.dtype, copy=True), self.t)
         assert self.dtype is not None
         assert self.device is not None
-        return self.std * noise.draw((part.stop - part.start, *self.shape[1:]), self.dtype, self.device)
+        drawn = noise.draw((part.stop - part.start, *self.shape[1:]), self.dtype, self.device)
+        return apply(at_state(self.std, drawn) if isinstance(self.std, Tensor) else self.std, drawn)
+
+
+def start_root(sde: LinearSDE, t: float) -> Tensor:
+    """A root of the covariance of the noise to start from at t, in the basis.
+
+    Raises:
+        ValueError: the data has not all but vanished at t.
+    """
+    at = torch.tensor([t], dtype=torch.float64, device="cpu")
+    ratio = float(sde.half_log_snr(at).exp())
+    if t != 1 and ratio > LARGEST_SIGNAL:
+        raise ValueError(f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z=")
+    return root(sde.covariance(at))[0]
 
 
 def start_std(sde: SDE, t: float) -> float:
@@ -71,7 +96,7 @@ def start_std(sde: SDE, t: float) -> float:
     if t == 1:
         return sde.prior_std
     ratio = float(sde.alpha(t) / sde.sigma(t))
-    if ratio > 0.1:
+    if ratio > LARGEST_SIGNAL:
         raise ValueError(
             f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z=, for instance "
             "sde.perturb(x, t)[0]"

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .base import SDE
+from .linear import LinearSDE
 
 # Processes are compared at these times. t = 0 is left out, as sigma is 0 there for every process.
 PROBE_TIMES = torch.arange(1, 33, dtype=torch.float64, device="cpu") / 32
@@ -13,4 +14,8 @@ PROBE_TIMES = torch.arange(1, 33, dtype=torch.float64, device="cpu") / 32
 
 def schedule_fingerprint(sde: SDE) -> Tensor:
     """(alpha, sigma) at 32 times, `(2, 32)` float64 on the CPU. Processes with the same numbers are taken for one."""
+    if isinstance(sde, LinearSDE):
+        # Two numbers for each time, from all the blocks: sums with weights that no symmetry cancels.
+        both = sde.signal(PROBE_TIMES).flatten(1), sde.covariance(PROBE_TIMES).flatten(1)
+        return torch.stack([(c * torch.cos(1.0 + torch.arange(c.shape[1], dtype=torch.float64))).mean(1) for c in both]).cpu()
     return torch.stack([sde.alpha(PROBE_TIMES), sde.sigma(PROBE_TIMES)]).cpu()

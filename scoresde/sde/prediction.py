@@ -161,6 +161,15 @@ def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Pred
     raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
 
 
+def convert(
+    alpha: Tensor, sigma: Tensor, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(c_z, c_out) with a' x + b' eps = c_z z + c_out (a x + b eps), where `source` is (a, b) and `target` (a', b')."""
+    (a, b), (a_target, b_target) = source, target
+    determinant = alpha * b - sigma * a
+    return (a_target * b - b_target * a) / determinant, (alpha * b_target - sigma * a_target) / determinant
+
+
 def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tuple[Tensor, Tensor]:
     """(c_z, c_out) in float64 with target = c_z z + c_out source, at each entry of `t`.
 
@@ -174,9 +183,7 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
         return torch.zeros_like(alpha), -sigma if target == "noise" else -1 / sigma
     a, b = _direction(sde, t, alpha, sigma, source)
     a_target, b_target = _direction(sde, t, alpha, sigma, target)
-    determinant = alpha * b - sigma * a
-    c_z = (a_target * b - b_target * a) / determinant
-    c_out = (alpha * b_target - sigma * a_target) / determinant
+    c_z, c_out = convert(alpha, sigma, (a, b), (a_target, b_target))
     if values_are_known(c_out) and not bool((c_z + c_out).isfinite().all()):
         where = as_time(t).broadcast_to(c_out.shape)[~(c_z + c_out).isfinite()].flatten()[0].item()
         raise ValueError(

@@ -56,13 +56,15 @@ class TableauBuilder:
     def steps(self) -> Iterator[tuple[int, GridPoint, GridPoint]]:
         """`(n, s, t)` for every step that a solver has to fill in: from `s` down to `t`, with n = 0, 1, ...
 
-        A step to sigma = 0 is the same for every solver, the plain data prediction without noise, and is written here.
+        Two steps are the same for every solver and are written here. That to sigma = 0 is the plain data prediction without noise. That from
+        alpha = sigma = 0, the end of a `Bridge`, is the transition z_t = alpha_t D + sigma_t xi.
         """
         for n, (s, t) in enumerate(zip(self.grid[:-1], self.grid[1:], strict=True)):
-            if t.sigma > 0:
+            if t.sigma > 0 and (s.alpha, s.sigma) != (0, 0):
                 yield n, s, t
             else:
-                self.append(t, data={self.step_evals[-1]: t.alpha})
+                xi = {self.fresh_noise(): t.sigma} if t.sigma > 0 else {}
+                self.append(t, data={self.step_evals[-1]: t.alpha}, xi=xi)
                 self.end_step()
 
     def point_at(self, half_log_snr: float) -> GridPoint:

@@ -13,6 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
+from ..numerics.coefficients import Coefficient
+from ..numerics.arrays import to_device
+
 Operand = tuple[Literal["z", "data", "xi"], int]
 
 
@@ -32,9 +38,9 @@ class Instruction(NamedTuple):
 
     evaluate: tuple[Operand, Operand] | None
     keep: bool
-    convert: tuple[float, float] | None
+    convert: tuple[Coefficient, Coefficient] | None
     draw: tuple[tuple[Operand, float], ...]
-    terms: tuple[tuple[Operand, float], ...]
+    terms: tuple[tuple[Operand, Coefficient], ...]
     in_place: bool
     release: tuple[Operand, ...]
     result: Operand
@@ -44,7 +50,9 @@ Program = tuple[Instruction, ...]
 
 
 def compile_rows(
-    rows: Sequence[Mapping[Operand, float]], evaluated: Collection[int], conversions: Mapping[int, tuple[float, float]]
+    rows: Sequence[Mapping[Operand, Coefficient]],
+    evaluated: Collection[int],
+    conversions: Mapping[int, tuple[Coefficient, Coefficient]],
 ) -> Program:
     """The program of `rows`, the terms of each, with the network called at the states `evaluated`.
 
@@ -62,17 +70,17 @@ def compile_rows(
     drawn = set[Operand]()
     program = []
     for k, terms in enumerate(rows):
-        draw, single_use = list[tuple[Operand, float]](), dict[Operand, float]()
+        draw, single_use = list[tuple[Operand, float]](), dict[Operand, Coefficient]()
         for operand, c in terms.items():
             if operand[0] != "xi":
                 continue
             is_new, is_last = operand not in drawn, last_use[operand] == k
-            scaled = is_new and is_last and c > 0
+            std = c if is_new and is_last and not isinstance(c, Tensor) and c > 0 else None
             if is_new:
-                draw.append((operand, c if scaled else 1.0))
+                draw.append((operand, 1.0 if std is None else std))
                 drawn.add(operand)
             if is_last:
-                single_use[operand] = 1.0 if scaled else c
+                single_use[operand] = c if std is None else 1.0
         ordered = single_use | {operand: c for operand, c in terms.items() if operand not in single_use}
         evaluate: tuple[Operand, Operand] | None = (("z", k), ("data", k)) if k in evaluated else None
         program.append(
@@ -88,3 +96,18 @@ def compile_rows(
             )
         )
     return tuple(program)
+
+
+def place(program: Program, dtype: torch.dtype, device: torch.device) -> Program:
+    """`program` with its tensors in the dtype and on the device of the states."""
+
+    def placed(c: Coefficient) -> Coefficient:
+        return to_device(c.to(dtype), device) if isinstance(c, Tensor) else c
+
+    return tuple(
+        step._replace(
+            convert=None if step.convert is None else (placed(step.convert[0]), placed(step.convert[1])),
+            terms=tuple((operand, placed(c)) for operand, c in step.terms),
+        )
+        for step in program
+    )

@@ -19,8 +19,12 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
+from ..numerics.coefficients import Coefficient, apply
 from ..numerics.cost import Cost
 from ..numerics.random import NoiseSource
+from ..sde.base import as_time
+from ..sde.linear import LinearSDE, at_state
+from ..sde.linear_prediction import linear_conversion
 from ..sde.prediction import Prediction, conversion
 from .compile import Operand
 from .tableau import Tableau
@@ -114,7 +118,8 @@ def execute(
     """
     shape, dtype, device, layout = z.shape, z.dtype, z.device, channels_last(z)
     held: dict[Operand, Tensor] = {("z", 0): z}
-    for k, (evaluate, keep, convert, draw, terms, in_place, release, result) in enumerate(tableau.program(prediction)):
+    program = tableau.placed(prediction, dtype, device)
+    for k, (evaluate, keep, convert, draw, terms, in_place, release, result) in enumerate(program):
         if evaluate:
             at, out = evaluate
             held[out] = yield Call(k, held[at])
@@ -185,12 +190,26 @@ def run(
             k, state = loop.send(out)
     except StopIteration as end:
         x: Tensor = end.value
-    return Run(x, torch.stack(path) if path is not None else None, tableau.grid, tableau.nfe)
+    return Run(x, stacked_path(path) if path is not None else None, tableau.grid, tableau.nfe)
+
+
+def stacked_path(states: Sequence[Tensor]) -> Tensor:
+    """The states of a path as one tensor. Where a block has several channels, the data at its end get zeros for the others, their mean."""
+    *before, last = states
+    if last.shape != states[0].shape:
+        last = torch.cat([last[:, None], torch.zeros_like(states[0][:, 1:])], 1)
+    return torch.stack([*before, last])
 
 
 def data_prediction(model: Model, t: float, z: Tensor, out: Tensor) -> Tensor:
     """The data prediction that the model's output `out` at `(z, t)` stands for, in the dtype of `z`."""
-    c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
+    c_z: Coefficient
+    c_out: Coefficient
+    if isinstance(model.sde, LinearSDE):
+        pair = linear_conversion(model.sde, as_time(t).reshape(1), model.prediction, "data")
+        c_z, c_out = (at_state(c, z) for c in pair)
+    else:
+        c_z, c_out = (float(c) for c in conversion(model.sde, t, model.prediction, "data"))
     return combine([(z, c_z), (out, c_out)], z.dtype)
 
 
@@ -200,17 +219,22 @@ def channels_last(z: Tensor) -> torch.memory_format | None:
     return layout if layout and not z.is_contiguous() and z.is_contiguous(memory_format=layout) else None
 
 
-def combine(terms: Sequence[tuple[Tensor, float]], dtype: torch.dtype, in_place: bool = False) -> Tensor:
+def combine(terms: Sequence[tuple[Tensor, Coefficient]], dtype: torch.dtype, in_place: bool = False) -> Tensor:
     """The linear combination of the terms, in `dtype`; with `in_place` the sum takes the memory of the first term."""
     total, coefficient = terms[0]
     # A conversion that changes nothing still costs 1 us, a third of adding a small state.
     if total.dtype != dtype:
         total = total.to(torch.promote_types(total.dtype, dtype))
-    if not in_place:
+    if isinstance(coefficient, Tensor):
+        total = apply(coefficient, total)
+    elif not in_place:
         total = total * coefficient
     elif coefficient != 1:
         total.mul_(coefficient)
     # In place, on a tensor that nobody else holds: the gradient of a sum needs no old value.
     for tensor, coefficient in terms[1:]:
-        total.add_(tensor, alpha=coefficient)
+        if isinstance(coefficient, Tensor):
+            total = total + apply(coefficient, tensor.to(total.dtype))
+        else:
+            total.add_(tensor, alpha=coefficient)
     return total if total.dtype == dtype else total.to(dtype)

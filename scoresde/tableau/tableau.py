@@ -4,12 +4,12 @@ With z_j the states, D_j = E[x | z_j] the data prediction at state j and xi_j fr
 
     z_{k+1} = sum_j A[k,j] z_j + sum_j B[k,j] D_j + sum_j C[k,j] xi_j        (j <= k),
 
-an explicit general linear method (Butcher 2016, chapter 5) for a Gaussian path. Rows are sparse and in float64.
+an explicit general linear method (Butcher 2016, chapter 5) for a Gaussian path. Rows are sparse and in float64. On a `LinearSDE` a coefficient
+is a number for each block of the basis, or a matrix (`numerics.coefficients`), and the states are in the basis.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,31 +20,34 @@ import torch
 from torch import Tensor
 
 from .. import deprecation
+from ..numerics.coefficients import Coefficient, add, compose, is_finite
 from ..sde.base import SDE
+from ..sde.linear import LinearSDE
+from ..sde.linear_prediction import linear_conversion
 from ..sde.prediction import Prediction, conversion
 from . import analysis
-from .compile import Operand, Program, compile_rows
+from .compile import Operand, Program, compile_rows, place
 
-NO_TERMS: Mapping[int, float] = MappingProxyType({})
+NO_TERMS: Mapping[int, Coefficient] = MappingProxyType({})
 
 
 class Row(NamedTuple):
     """One row: coefficients of earlier states (A), data predictions (B) and noises (C), by their index."""
 
-    z: Mapping[int, float] = NO_TERMS
-    data: Mapping[int, float] = NO_TERMS
-    xi: Mapping[int, float] = NO_TERMS
+    z: Mapping[int, Coefficient] = NO_TERMS
+    data: Mapping[int, Coefficient] = NO_TERMS
+    xi: Mapping[int, Coefficient] = NO_TERMS
 
     @property
-    def noise(self) -> Mapping[int, float]:
+    def noise(self) -> Mapping[int, Coefficient]:
         """Deprecated: `xi`."""
         deprecation.warn("Row.noise", "Row.xi")
         return self.xi
 
-    def terms(self) -> dict[Operand, float]:
+    def terms(self) -> dict[Operand, Coefficient]:
         """All coefficients, by what they multiply."""
-        z: dict[Operand, float] = {("z", j): c for j, c in self.z.items()}
-        data: dict[Operand, float] = {("data", j): c for j, c in self.data.items()}
+        z: dict[Operand, Coefficient] = {("z", j): c for j, c in self.z.items()}
+        data: dict[Operand, Coefficient] = {("data", j): c for j, c in self.data.items()}
         return z | data | {("xi", j): c for j, c in self.xi.items()}
 
 
@@ -131,26 +134,32 @@ class Tableau:
         at = self.conversions(prediction)
 
         def fold(row: Row) -> Row:
-            z, data = dict(row.z), {}
+            z, data = dict(row.z), dict[int, Coefficient]()
             for j, b in row.data.items():
                 c_z, c_out = at[j]
-                z[j] = z.get(j, 0.0) + b * c_z
+                added = compose(b, c_z)
+                z[j] = add(z.get(j, 0.0), added)
                 # Coefficients that cancel up to rounding are dropped: they would keep a state alive.
-                if abs(z[j]) <= 1e-14 * abs(b * c_z):
+                if not isinstance(added, Tensor) and abs(z[j]) <= 1e-14 * abs(added):
                     del z[j]
-                data[j] = b * c_out
+                data[j] = compose(b, c_out)
             return Row(z, data, row.xi)
 
         return replace(self, rows=tuple(fold(row) for row in self.rows), prediction=prediction)
 
-    def conversions(self, prediction: Prediction) -> dict[int, tuple[float, float]]:
+    def conversions(self, prediction: Prediction) -> dict[int, tuple[Coefficient, Coefficient]]:
         """(c_z, c_out) at every evaluated state: the B coefficients multiply c_z z + c_out out for an output `prediction`."""
         times = torch.tensor([self.times[j] for j in self.evaluated], dtype=torch.float64, device="cpu")
+        if isinstance(self.sde, LinearSDE):
+            pairs = zip(*linear_conversion(self.sde, times, prediction, self.prediction), strict=True)
+            return dict(zip(self.evaluated, pairs, strict=True))
         columns = (c.tolist() for c in conversion(self.sde, times, prediction, self.prediction))
         return dict(zip(self.evaluated, zip(*columns, strict=True), strict=True))
 
     def moments(self, mean: float = 0.0, std: float = 0.5, start: tuple[float, float] | None = None) -> tuple[float, float]:
         """Mean and standard deviation of the result when every data coordinate is N(mean, std^2), without sampling.
+
+        On a `LinearSDE` ask `tableau.analysis.block_moments`, which has them for each block.
 
         Args:
             mean: of the data.
@@ -163,7 +172,12 @@ class Tableau:
         return float(means), float(stds)
 
     def gaussian_w2(self, spectrum: Tensor) -> float:
-        """The Wasserstein distance W_2 between the result and data N(0, C), where C has the eigenvalues `spectrum` `(d,)`."""
+        """The Wasserstein distance W_2 between the result and data N(0, C), where C has the eigenvalues `spectrum` `(d,)`.
+
+        On a `LinearSDE` the spectrum is that of the data in its basis, `(K,)`.
+        """
+        if isinstance(self.sde, LinearSDE):
+            return analysis.block_w2(self, spectrum)
         return analysis.gaussian_w2(self, spectrum)
 
     def gaussian_kl(self, spectrum: Tensor) -> float:
@@ -181,14 +195,32 @@ class Tableau:
         """
         if prediction not in self._programs:
             folded = self.folded(prediction)
-            at: dict[int, tuple[float, float]] = {}
+            at: dict[int, tuple[Coefficient, Coefficient]] = {}
             if folded is not self and folded.coefficients >= self.coefficients + 2 * self.nfe:
                 folded, at = self, self.conversions(prediction)
             self._programs[prediction] = compile_rows([row.terms() for row in folded.rows], folded.evaluated, at)
         return self._programs[prediction]
 
+    def placed(self, prediction: Prediction, dtype: torch.dtype, device: torch.device) -> Program:
+        """`program` with the tensors among its coefficients cast and moved, once for all runs."""
+        if not self.has_blocks:
+            return self.program(prediction)
+        key = prediction, dtype, device
+        if key not in self._placed:
+            self._placed[key] = place(self.program(prediction), dtype, device)
+        return self._placed[key]
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether any coefficient is a tensor."""
+        return any(isinstance(c, Tensor) for row in self.rows for part in row for c in part.values())
+
     @cached_property
     def _programs(self) -> dict[Prediction, Program]:
+        return {}
+
+    @cached_property
+    def _placed(self) -> dict[tuple[Prediction, torch.dtype, torch.device], Program]:
         return {}
 
 
@@ -209,7 +241,7 @@ def check_rows(rows: tuple[Row, ...], times: tuple[float, ...]) -> None:
             raise ValueError(f"row {k} uses noise {min(row.xi)}: noises are counted from 0")
         for part in row:
             for j, c in part.items():
-                if not math.isfinite(c):
+                if not is_finite(c):
                     raise ValueError(f"row {k}, to t={times[k + 1]:g}, has the coefficient {c} at index {j}")
 
 
