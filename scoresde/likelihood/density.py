@@ -29,13 +29,16 @@ from torch import Generator, Tensor
 
 from ..models.base import Model
 from ..models.training_mode import warn_if_training
-from ..numerics.arrays import event_sum, flatten_events
+from ..numerics.arrays import event_sum
+from ..numerics.coefficients import apply
 from ..numerics.dormand_prince import StepControl, integrate, rms
 from ..numerics.inputs import as_count, as_state
 from ..numerics.jacobian import Divergence, Exact, Hutchinson, HutchPlusPlus, Linearisation, differentiable_attention
 from ..numerics.random import NoiseSource, noise_source
 from ..sde.base import SDE
-from .flow import AngleODE, at_least_float32, flows
+from ..sde.linear import LinearSDE, at_state
+from .flow import at_least_float32, flows
+from .ode import FlowODE
 
 
 @dataclass(frozen=True)
@@ -110,33 +113,40 @@ def log_likelihood(
     warn_if_training(model)
     chunk, probes = as_count("chunk", chunk), as_count("probes", probes)
     x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)
-    trace = _divergence(divergence, probes, probe_law, noise_source(generator, seeds, len(x)), x)
+    trace = _divergence(divergence, probes, probe_law, noise_source(generator, seeds, len(x)), x, model.sde)
     with torch.set_grad_enabled(grad), differentiable_attention() if grad else nullcontext():
-        parts = [solve(flow, part, trace, control, chunk, grad) for flow, part in flows(model, x, t_end, batch_size, cond)]
+        parts = [solve(flow, part, trace, control, chunk, grad) for flow, part in flows(model, x, x.shape[1:], t_end, batch_size, cond)]
     return Likelihood(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Likelihood)))
 
 
 def prior_mismatch(sde: SDE, x: Tensor) -> Tensor:
     """KL( q(z_1 | x) || N(0, s^2 I) ) of each sample in nats, `(B,)`, where s = `sde.prior_std`, in closed form:
 
-        d/2 ( r - 1 - log r ) + alpha_1^2 |x|^2 / (2 s^2),      r = (sigma_1/s)^2.
+        d/2 ( r - 1 - log r ) + alpha_1^2 |x|^2 / (2 s^2),      r = (sigma_1/s)^2,
+
+    and x^T A^T Sigma^{-1} A x/2 at t = 1 on a `LinearSDE`.
 
     Its mean over the data is an upper bound of KL( q(z_1) || prior ). The mean log density of the data is too low by that divergence, even with
     the exact score. On a VE path the prior is centred at 0, so that data with another mean increase it.
     """
     x = as_state("x", x)
+    if isinstance(sde, LinearSDE):
+        # Both have the covariance Sigma(1), and A(1) x is measured by it.
+        spread = sde.spread(torch.ones(1, dtype=torch.float64, device="cpu"))
+        return 0.5 * event_sum(apply(at_state(1 / spread, x), sde.basis.to(x)).square())
     ratio = float(sde.sigma(1.0) / sde.prior_std) ** 2
     shift = float(sde.alpha(1.0) / sde.prior_std) ** 2
     return 0.5 * (x.shape[1:].numel() * (ratio - 1 - math.log(ratio)) + shift * event_sum(x.square()))
 
 
-def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor) -> Divergence:
+def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor, sde: SDE) -> Divergence:
     """The divergence of that name, with probes for the whole batch."""
     if law not in ("rademacher", "gaussian"):
         raise ValueError(f"probe_law must be 'rademacher' or 'gaussian', got {law!r}")
 
     def draw() -> Tensor:
-        return noise.draw((len(x), probes, math.prod(x.shape[1:])), x.dtype, x.device)
+        channels = sde.channels if isinstance(sde, LinearSDE) else 1
+        return noise.draw((len(x), probes, channels * math.prod(x.shape[1:])), x.dtype, x.device)
 
     if name == "exact":
         if probes != 1:
@@ -149,9 +159,10 @@ def _divergence(name: str, probes: int, law: str, noise: NoiseSource, x: Tensor)
     raise ValueError(f"divergence must be 'exact', 'hutchinson' or 'hutch++', got {name!r}")
 
 
-def solve(flow: AngleODE, x: Tensor, divergence: Divergence, control: StepControl, chunk: int, grad: bool) -> Likelihood:
+def solve(flow: FlowODE, x: Tensor, divergence: Divergence, control: StepControl, chunk: int, grad: bool) -> Likelihood:
     """`Likelihood` of a part of the batch. The state is v and the integral of each column of the divergence, per dimension."""
-    d, unchecked = math.prod(x.shape[1:]), grad
+    v, unchecked = flow.from_data(x), grad
+    d = v.shape[1]
 
     def slope(theta: Tensor, y: Tensor, active: Tensor | None) -> Tensor:
         nonlocal unchecked
@@ -164,16 +175,16 @@ def solve(flow: AngleODE, x: Tensor, divergence: Divergence, control: StepContro
 
     y, _, calls = integrate(
         slope,
-        flow.theta_end,
-        flow.theta_1,
-        torch.cat([flow.cos_end * flatten_events(x), x.new_zeros(len(x), divergence.columns)], 1),
+        flow.start,
+        flow.end,
+        torch.cat([v, x.new_zeros(len(x), divergence.columns)], 1),
         control,
         time=flow.time,
         # The larger error counts: in a common mean the state of many dimensions would hide the error of the density.
         norm=lambda error: torch.maximum(rms(error[:, :d]), rms(error[:, d:])),
     )
-    z, integrals = (flow.rho_1 * y[:, :d]).reshape(x.shape), d * y[:, d:]
-    nats = flow.model.sde.prior_log_prob(z) + d * (math.log(flow.rho_1) + math.log(flow.cos_end)) + integrals.mean(1)
+    z, integrals = flow.to_noise(y[:, :d]), d * y[:, d:]
+    nats = flow.model.sde.prior_log_prob(z) + flow.log_volume + integrals.mean(1)
     return Likelihood(
         nats, divergence.stderr(integrals.detach()), calls.to(x.device), prior_mismatch(flow.model.sde, x.detach()), z
     )

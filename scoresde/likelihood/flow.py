@@ -24,82 +24,73 @@ from torch import Tensor
 from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import Time, expand, flatten_events, values_are_known
-from ..numerics.batching import Index, batches, index_cond
-from ..numerics.dormand_prince import StepControl, integrate
+from ..numerics.batching import batches, index_cond
+from ..numerics.dormand_prince import StepControl
 from ..numerics.inputs import as_count, as_state
-from ..sde.base import end_time
+from ..sde.bridge import Bridge
+from ..sde.linear import LinearSDE
+from .linear_flow import LinearODE
+from .ode import FlowODE
 
 
-class AngleODE:
-    """dv/dtheta of a model between the times `t_end` and 1, for consecutive samples of a batch, as flat vectors.
-
-    Args:
-        part: the samples, a slice of the batch.
-        batch, event_shape: `(B, *event)` of the whole batch.
-        t_end: the smallest time; None for `model.sde.t_min`.
-        cond: conditions of the whole batch.
-
-    Attributes:
-        theta_end, theta_1: the angles of `t_end` and of 1.
-        cos_end, rho_1: v = cos_end x at `t_end`, and v = z/rho_1 at 1.
-
-    Raises:
-        ValueError: `t_end` outside (0, 1).
-    """
+class AngleODE(FlowODE):
+    """dv/dtheta; the clock is theta."""
 
     def __init__(
         self, model: Model, part: slice, batch: int, event_shape: torch.Size, t_end: float | None, cond: dict[str, object]
     ) -> None:
-        self.model, self.part, self.batch, self.event_shape, self.cond = model, part, batch, event_shape, cond
-        self.t_end = end_time(model.sde, t_end)
-        self.theta_end, self.theta_1 = (float(torch.atan2(model.sde.sigma(t), model.sde.alpha(t))) for t in (self.t_end, 1.0))
-        self.cos_end, self.rho_1 = math.cos(self.theta_end), float(self.rho(1.0))
+        super().__init__(model, part, batch, event_shape, t_end, cond)
+        self.start, self.end = (float(torch.atan2(model.sde.sigma(t), model.sde.alpha(t))) for t in (self.t_end, 1.0))
+        # v = cos_end x at t_end, and v = z/rho_1 at 1.
+        self.cos_end, self.rho_1 = math.cos(self.start), float(self.rho(1.0))
+        self.log_volume = event_shape.numel() * (math.log(self.rho_1) + math.log(self.cos_end))
 
     def rho(self, t: Time) -> Tensor:
         """sqrt(alpha^2 + sigma^2)."""
         return torch.hypot(self.model.sde.alpha(t), self.model.sde.sigma(t))
 
-    def time(self, theta: Tensor) -> Tensor:
-        """The time of an angle, t(lambda) with e^{-lambda} = tan(theta); exact at both ends."""
-        inside = self.model.sde.time(-theta.tan().log())
-        return torch.where(theta == self.theta_end, self.t_end, torch.where(theta == self.theta_1, 1.0, inside))
+    def time(self, clock: Tensor) -> Tensor:
+        """The time of an angle, t(lambda) with e^{-lambda} = tan(theta)."""
+        inside = self.model.sde.time(-clock.tan().log())
+        return torch.where(clock == self.start, self.t_end, torch.where(clock == self.end, 1.0, inside))
 
-    def in_batch(self, active: Tensor | None) -> Index:
-        """Where the samples `active` of this part are in the whole batch; None for all of the part."""
-        return self.part if active is None else active + self.part.start
-
-    def slope(self, theta: Tensor, v: Tensor, active: Tensor | None) -> Tensor:
-        """dv/dtheta, `(b, d)`, of the samples `active` of this part at the angles `theta`, `(b,)`."""
-        t = self.time(theta)
+    def slope(self, clock: Tensor, v: Tensor, active: Tensor | None) -> Tensor:
+        t = self.time(clock)
         z = (expand(self.rho(t), v) * v).reshape(len(v), *self.event_shape)
         data = self.model.data(z, t, **index_cond(self.cond, self.in_batch(active), self.batch)).reshape(v.shape)
-        return (expand(theta.cos(), v) * v - data) * expand(1 / theta.sin(), v)
+        return (expand(clock.cos(), v) * v - data) * expand(1 / clock.sin(), v)
 
-    def encode(self, x: Tensor, control: StepControl) -> Tensor:
-        """z_1 from x, both `(b, *event)`."""
-        return self.rho_1 * self._solve(self.cos_end * x, self.theta_end, self.theta_1, control)
+    def from_data(self, x: Tensor) -> Tensor:
+        return self.cos_end * flatten_events(x)
 
-    def decode(self, z: Tensor, control: StepControl) -> Tensor:
-        """x from z_1, both `(b, *event)`."""
-        return self._solve(z / self.rho_1, self.theta_1, self.theta_end, control) / self.cos_end
+    def to_data(self, v: Tensor) -> Tensor:
+        return v.reshape(len(v), *self.event_shape) / self.cos_end
 
-    def _solve(self, v: Tensor, start: float, end: float, control: StepControl) -> Tensor:
-        """v at the angle `end`, `(b, *event)`, from v at `start`."""
-        return integrate(self.slope, start, end, flatten_events(v), control, time=self.time).y.reshape(v.shape)
+    def from_noise(self, z: Tensor) -> Tensor:
+        return flatten_events(z) / self.rho_1
+
+    def to_noise(self, v: Tensor) -> Tensor:
+        return self.rho_1 * v.reshape(len(v), *self.event_shape)
 
 
 def flows(
-    model: Model, x: Tensor, t_end: float | None, batch_size: int | None, cond: dict[str, object]
-) -> Iterator[tuple[AngleODE, Tensor]]:
+    model: Model, x: Tensor, event: torch.Size, t_end: float | None, batch_size: int | None, cond: dict[str, object]
+) -> Iterator[tuple[FlowODE, Tensor]]:
     """The ODE and the samples of each part of the batch `x`.
+
+    Args:
+        event: the shape of the data.
 
     Raises:
         TypeError: `model` is no model.
-        ValueError: `batch_size` is below 1.
+        ValueError: `batch_size` is below 1, or the model is on a bridge, which ends in a point and not in noise.
     """
     require_model(model, "data")
+    if isinstance(model.sde, Bridge):
+        raise ValueError("a bridge ends at its known y and not in noise: its flow neither encodes nor has a density at t = 1")
     for part in batches(len(x), None if batch_size is None else as_count("batch_size", batch_size)):
-        yield AngleODE(model, part, len(x), x.shape[1:], t_end, cond), x[part]
+        kind = LinearODE if isinstance(model.sde, LinearSDE) else AngleODE
+        yield kind(model, part, len(x), event, t_end, cond), x[part]
 
 
 def encode(
@@ -140,7 +131,7 @@ def encode(
     warn_if_training(model)
     x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)
     with torch.set_grad_enabled(grad):
-        return torch.cat([flow.encode(part, control) for flow, part in flows(model, x, t_end, batch_size, cond)])
+        return torch.cat([flow.encode(part, control) for flow, part in flows(model, x, x.shape[1:], t_end, batch_size, cond)])
 
 
 def decode(
@@ -162,7 +153,8 @@ def decode(
     warn_if_training(model)
     z, control = at_least_float32("z", z), StepControl.of(rtol, atol, steps)
     with torch.set_grad_enabled(grad):
-        return torch.cat([flow.decode(part, control) for flow, part in flows(model, z, t_end, batch_size, cond)])
+        event = torch.Size(model.sde.data_shape(z.shape)[1:]) if isinstance(model.sde, LinearSDE) else z.shape[1:]
+        return torch.cat([flow.decode(part, control) for flow, part in flows(model, z, event, t_end, batch_size, cond)])
 
 
 def at_least_float32(name: str, x: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ from ..numerics.arrays import Time, event_mean, expand
 from ..numerics.inputs import as_state
 from ..numerics.random import as_generator, randn
 from ..sde.base import as_time
+from ..sde.linear import LinearSDE
 from ..sde.prediction import direction
+from .blocks import block_loss
 from .times import TimeSampler, draw_times
 from .weightings import WeightingLike, output_weight
 
@@ -53,7 +55,7 @@ def denoising(
             `(sde, n, generator) -> times`, or `Times(times, weights)`. By default "discrete" on a chain and "uniform" elsewhere.
         generator: the source of times and noise.
         t: times `(B,)` in place of random ones.
-        noise: noise of the shape of `x` in place of random noise; or "antithetic": the mean of the losses at eps and at -eps, for two network
+        noise: noise of the shape of `x` (of the state, on a `LinearSDE` of several channels) in place of random noise; or "antithetic": the mean of the losses at eps and at -eps, for two network
             calls. Terms odd in eps cancel; |eps|^2 is even and stays.
         **cond: passed to the network.
 
@@ -74,12 +76,15 @@ def denoising(
     if isinstance(noise, str):
         if noise != "antithetic":
             raise ValueError(f"noise must be a tensor or 'antithetic', got {noise!r}")
-        eps = randn(x.shape, generator, dtype=x.dtype, device=x.device)
+        shape = model.sde.state_shape(x.shape) if isinstance(model.sde, LinearSDE) else x.shape
+        eps = randn(shape, generator, dtype=x.dtype, device=x.device)
         return 0.5 * (
             denoising(model, x, weighting, t=t, noise=eps, **cond) + denoising(model, x, weighting, t=t, noise=-eps, **cond)
         )
     t = as_time(t)
     z, noise = model.sde.perturb(x, t, generator, noise)
+    if isinstance(model.sde, LinearSDE):
+        return block_loss(model, model.sde, x, t, z, noise, weighting, cond)
     a, b = direction(model.sde, t, model.prediction)
     target = expand(a, x) * x + expand(b, x) * noise
     error = model.output(z, t, **cond) - target

@@ -117,7 +117,12 @@ WEIGHTINGS: dict[str, Weighting] = {
 }
 
 
-def _resolve(weighting: WeightingLike, prediction: Prediction) -> Weighting:
+def resolve(weighting: WeightingLike, prediction: Prediction) -> Weighting:
+    """The weighting of that name, or around a function of one's own.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if isinstance(weighting, Weighting):
         return weighting
     if callable(weighting):
@@ -136,7 +141,7 @@ def output_weight(sde: SDE, t: Time, prediction: Prediction, weighting: Weightin
         TypeError: the weighting is a function that returns no numbers.
         ValueError: an unknown weighting, or a factor that is infinite or negative at some t, where it is known (`values_are_known`).
     """
-    resolved = _resolve(weighting, prediction)
+    resolved = resolve(weighting, prediction)
     _, slope = conversion(sde, t, prediction, resolved.quantity)
     t = as_time(t)
     # A copy: a function of the user may work in place.

@@ -242,4 +242,4 @@ class ZeroModel(Model):
         self.sde, self.prediction = sde, prediction
 
     def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
-        return torch.zeros_like(z)
+        return z.new_zeros(self.sde.data_shape(z.shape) if isinstance(self.sde, LinearSDE) else z.shape)

@@ -47,6 +47,12 @@ class DiagonalSDE(LinearSDE):
         alpha, sigma, alpha_rate, sigma_rate = self.rates(t)
         return (2 * sigma * (sigma_rate - alpha_rate / alpha * sigma)).clamp(min=0)
 
+    def flow_rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """sigma'/sigma and alpha' - alpha sigma'/sigma, finite where no signal is left. What is known does not flow."""
+        alpha, sigma, alpha_rate, sigma_rate = self.rates(t)
+        pull = torch.where(sigma > 0, sigma_rate / torch.where(sigma > 0, sigma, 1.0), 0.0)
+        return pull, alpha_rate - alpha * pull
+
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
         return self.signal(t) / self.signal(s)
 

@@ -86,6 +86,17 @@ class LinearSDE(SDE):
     def backward(self, s: Tensor, t: Tensor, eta: float = 0.0) -> Tensor:
         """Psi_eta(t, s) for t < s, entry by entry."""
 
+    def reverse_rates(self, t: Tensor, eta: float = 0.0) -> Tensor:
+        """P = F + (1 + eta^2)/2 G G^T Sigma^{-1}."""
+        noise, covariance = self.noise_rates(t), self.covariance(t)
+        pull = torch.linalg.solve(covariance, noise.mT).mT if is_matrix(noise) else noise / covariance
+        return self.drift_rates(t) + 0.5 * (1 + eta**2) * pull
+
+    def flow_rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """P and (F - P) A at eta = 0, what multiplies the state and D in the probability flow dz/dt."""
+        p = self.reverse_rates(t)
+        return p, times(self.drift_rates(t) - p, self.signal(t))
+
     def half_log_snr(self, t: Time) -> Tensor:
         """The clock of the path: the mean over blocks of log(A^T Sigma^{-1} A)/2, which for numbers is lambda = log(alpha/sigma).
 
@@ -201,9 +212,15 @@ class LinearSDE(SDE):
         return self.times(root(self.covariance(_end())), noise)
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
-        """log N(z; 0, Sigma(1)) of each sample in nats, shape `(B,)`."""
+        """log N(z; 0, Sigma(1)) of each sample in nats, shape `(B,)`.
+
+        Raises:
+            ValueError: coordinates that are known at t = 1 have no density.
+        """
         z = self.as_state("z", z)
         factor = root(self.covariance(_end()))
+        if not bool(log_det(factor).isfinite().all()):
+            raise ValueError(f"{self!r} leaves some coordinates without noise at t = 1, so that its states have no density there")
         white = apply(at_state(inverse(factor), z), self.basis.to(z))
         d = z.shape[1:].numel()
         return -0.5 * event_sum(white**2) - 0.5 * d * math.log(2 * math.pi) - self.summed(log_det(factor), z)

@@ -60,12 +60,6 @@ def propagators(rates, start: Tensor, end: Tensor, steps: int) -> Tensor:  # typ
 class BackwardByMagnus(LinearSDE):
     """A path whose Psi is solved for."""
 
-    def reverse_rates(self, t: Tensor, eta: float) -> Tensor:
-        """P = F + (1 + eta^2)/2 G G^T Sigma^{-1}."""
-        noise, covariance = self.noise_rates(t), self.covariance(t)
-        pull = torch.linalg.solve(covariance, noise.mT).mT if noise.ndim > 2 else noise / covariance
-        return self.drift_rates(t) + 0.5 * (1 + eta**2) * pull
-
     def backward(self, s: Tensor, t: Tensor, eta: float = 0.0) -> Tensor:
         def rates(u: Tensor) -> Tensor:
             at = u.exp()

@@ -15,12 +15,14 @@ from ..models.score_model import ScoreModel
 from ..numerics.files import json_object, reading
 from ..numerics.inputs import as_count, as_event, as_flag, as_one_of
 from ..numerics.random import derive_seed, global_seed
+from ..sde.base import SDE
+from ..sde.linear import LinearSDE
 from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Prediction
-from ..sde.vp import VPSDE, VPChain
 from . import data
 from .checkpoint import CHECKPOINT, load_averaged
 from .data import Data
 from .identity import difference_of
+from .processes import PROCESSES
 from .recipe import Recipe
 from .trainer import Trainer
 
@@ -34,8 +36,9 @@ class Experiment:
     Attributes:
         data: name or path of the data set, as in `data.load`.
         held_out: number of samples excluded from training.
-        process: "linear" (Ho et al. 2020: betas from 1e-4 to 0.02 at 1000 steps) or "cosine" (Nichol and Dhariwal 2021).
-        steps: length T of the chain.
+        process: one of `processes.PROCESSES`: the chains "linear" (Ho et al. 2020) and "cosine" (Nichol and Dhariwal 2021), the paths "vp",
+            "sub-vp", "ve", "edm" and "flow", or a linear SDE, "blur", "coloured", "cld" or "hold".
+        steps: length T of a chain; other processes have none.
         prediction: what the network returns.
         width, multipliers, patch: of the U-Net. Data that are no images get an MLP of this `width`.
         conditional: train with class labels.
@@ -91,20 +94,13 @@ class Experiment:
         """(training, held-out) data."""
         return data.load(self.data).split(self.held_out)
 
-    def sde(self) -> VPChain:
-        """The chain, as an SDE. Linear betas are scaled by 1000/T, so that the path hardly depends on T.
+    def sde(self) -> SDE:
+        """The process for events of this shape.
 
         Raises:
             ValueError: an unknown process, or a linear chain of 20 steps or fewer, whose last beta would reach 1.
         """
-        if self.process == "cosine":
-            return VPSDE.cosine(self.steps)
-        if self.process == "linear":
-            scale = 1000 / self.steps
-            if scale * 0.02 >= 1:
-                raise ValueError(f"the linear chain needs more than 20 steps, got {self.steps}")
-            return VPSDE.from_betas(torch.linspace(scale * 1e-4, scale * 0.02, self.steps, dtype=torch.float64))
-        raise ValueError(f"process must be 'linear' or 'cosine', got {self.process!r}")
+        return PROCESSES[as_one_of("process", self.process, PROCESSES)](self.event, self.steps)
 
     def on(self, example: Data) -> Experiment:
         """This experiment with the event shape and the classes of `example`, and with an absolute path to the data."""
@@ -121,12 +117,14 @@ class Experiment:
         if self.conditional and classes is None:
             raise ValueError(f"{self.data} has no labels to condition on")
         network: nn.Module
+        sde = self.sde()
+        m = sde.channels if isinstance(sde, LinearSDE) else 1
         with global_seed(derive_seed(self.recipe.seed, "weights")):
             if len(self.event) == 3:
-                network = networks.UNet(self.event[0], self.width, self.multipliers, patch=self.patch, classes=classes)
+                network = networks.UNet(m * self.event[0], self.width, self.multipliers, patch=self.patch, classes=classes)
             else:
-                network = networks.MLP(self.event, self.width, classes=classes)
-        return ScoreModel(network, self.sde(), self.prediction)
+                network = networks.MLP(self.event if m == 1 else (m, *self.event), self.width, classes=classes)
+        return ScoreModel(network if m == 1 else networks.SideBySide(network), sde, self.prediction)
 
     def condition(self, part: Data) -> dict[str, torch.Tensor]:
         """The conditions of the samples, as keyword arguments for the network: `label` `(N,)`, or nothing."""

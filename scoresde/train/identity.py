@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from .. import losses
+from ..losses.blocks import block_weights
 from ..losses.times import TimeSampler
 from ..models.score_model import ScoreModel
 from ..numerics.random import cpu_generator, global_seed
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
+from ..sde.linear import LinearSDE
 from .recipe import Recipe
 
 # `DataParallel`, `DistributedDataParallel` and `torch.compile` put a network one level deeper, under these names.
@@ -105,13 +107,21 @@ def try_loss(model: ScoreModel, recipe: Recipe, sampler: TimeSampler | None) -> 
     # Also for a time sampler that draws from the global state.
     with global_seed(0):
         t, importance = losses.draw_times(model.sde, TRIED, sampler, cpu_generator(0))
-    weight = losses.output_weight(model.sde, t, model.prediction, recipe.weighting)
+    weight = _loss_weight(model, t, recipe)
     for name, values in (("time_sampler", t), ("time_sampler", importance), ("weighting", weight)):
         if not isinstance(values, Tensor):
             raise TypeError(f"{name} must return tensors, got a {type(values).__name__}")
         if values.shape != (TRIED,) or not bool(values.isfinite().all()):
             raise ValueError(f"{name} must return one finite number for each of {TRIED} times, got {values}")
     return torch.stack([values.detach().double().cpu() for values in (t, importance, weight)])
+
+
+def _loss_weight(model: ScoreModel, t: Tensor, recipe: Recipe) -> Tensor:
+    """The weight of the squared error of the network's output at each time; on a `LinearSDE` the mean over its blocks."""
+    if isinstance(model.sde, LinearSDE):
+        on_error, factor = block_weights(model.sde, t, model.prediction, recipe.weighting)
+        return on_error.square().mean(1) * factor
+    return losses.output_weight(model.sde, t, model.prediction, recipe.weighting)
 
 
 def _described(part: Any) -> Any:

@@ -12,6 +12,7 @@ from ...losses.weightings import WEIGHTINGS
 from ...numerics.inputs import as_one_of
 from ...sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE
 from ...train.experiment import Experiment
+from ...train.processes import PROCESSES
 from ...train.recipe import Recipe
 from ..options import DeviceOption, default_device, path, usable_device
 
@@ -26,9 +27,15 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate, after the warm-up.")] = 2e-3,
     ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the moving average of the weights.")] = 0.995,
-    process: Annotated[str, typer.Option(help="Betas of the chain: linear or cosine.")] = "linear",
-    steps: Annotated[int, typer.Option(min=2, help="Length T of the chain.")] = 1000,
-    prediction: Annotated[str, typer.Option(help="What the network returns: noise, velocity, data or score.")] = "noise",
+    process: Annotated[
+        str,
+        typer.Option(
+            help="What turns data into noise: the chains linear and cosine; the paths vp, sub-vp, ve, edm and flow; or blur, coloured, cld and "
+            "hold, whose blocks of coordinates have noise of their own."
+        ),
+    ] = "linear",
+    steps: Annotated[int, typer.Option(min=2, help="Length T of a chain; other processes have none.")] = 1000,
+    prediction: Annotated[str, typer.Option(help="What the network returns: noise, velocity, data, score or edm.")] = "noise",
     weighting: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(WEIGHTINGS)}; by default the plain squared error of the prediction."),
@@ -58,6 +65,7 @@ def train(
 
     Images get a U-Net, other data an MLP. The same command continues an interrupted run.
     """
+    as_one_of("--process", process, PROCESSES)
     as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
     if weighting is None:
         weighting = "sigma2" if prediction == "score" else prediction
