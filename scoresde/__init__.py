@@ -17,9 +17,28 @@ from . import (
     tuning,
 )
 from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
-from .models import LearnedVariance, Model, ScoreModel, analytic
+from .models import BridgeModel, LearnedVariance, Model, ScoreModel, analytic
 from .sampling import plan, sample, unroll
-from .sde import EDM, SDE, VESDE, VPSDE, CoefficientsSDE, Preconditioned, RectifiedFlow, ScalesSDE, SubVPSDE, zero_terminal_snr
+from .sde import (
+    CLD,
+    EDM,
+    HOLD,
+    OUSDE,
+    SDE,
+    VESDE,
+    VPSDE,
+    BlurringSDE,
+    Bridge,
+    CoefficientsSDE,
+    ColouredSDE,
+    LinearSDE,
+    Preconditioned,
+    RectifiedFlow,
+    ScalesSDE,
+    SubVPSDE,
+    TimesSDE,
+    zero_terminal_snr,
+)
 from .sharing.pretrained import from_pretrained, save_pretrained
 
 __version__ = "0.1.0"
@@ -28,20 +47,29 @@ deprecation.install()
 __getattr__ = deprecation.moved_names(__name__)
 
 __all__ = [
+    "CLD",
     "EDM",
+    "HOLD",
+    "OUSDE",
     "SDE",
     "VESDE",
     "VPSDE",
+    "BlurringSDE",
+    "Bridge",
+    "BridgeModel",
     "CoefficientsSDE",
+    "ColouredSDE",
     "Dequantised",
     "LearnedVariance",
     "Likelihood",
+    "LinearSDE",
     "Model",
     "Preconditioned",
     "RectifiedFlow",
     "ScalesSDE",
     "ScoreModel",
     "SubVPSDE",
+    "TimesSDE",
     "analytic",
     "bits_per_dim",
     "decode",

@@ -79,4 +79,4 @@ def cfgpp(sde: SDE, grid: Tensor, scale: float, solver: str | Solver = "ddim") -
 
 def _weight(tableau: Tableau, k: int, row: Row, scale: float) -> float:
     """lam alpha_s/B of the row to the state k + 1."""
-    return scale * float(tableau.sde.alpha(tableau.times[k + 1])) / row.data[k]
+    return scale * float(tableau.sde.alpha(tableau.times[k + 1])) / float(row.data[k])

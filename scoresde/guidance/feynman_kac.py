@@ -88,7 +88,7 @@ class FeynmanKac(GridLoop):
                 job.callback(n, t, z, data)
             z = row.z.get(n, 0.0) * z + row.data[n] * data
             for std in row.xi.values():
-                z = z + job.noise.draw(z.shape, z.dtype, z.device, std)
+                z = z + job.noise.draw(z.shape, z.dtype, z.device, float(std))
             (z,) = group.resampled(job.noise, z, always=n == len(rows) - 1)
             if path is not None:
                 path.append(z)

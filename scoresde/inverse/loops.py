@@ -136,7 +136,7 @@ class DPS(GridLoop):
                 job.callback(n, t, z, data)
             z = row.z.get(n, 0.0) * z + row.data[n] * data - self.zeta * gradient
             for std in row.xi.values():
-                z = z + job.noise.draw(z.shape, z.dtype, z.device, std)
+                z = z + job.noise.draw(z.shape, z.dtype, z.device, float(std))
             if path is not None:
                 path.append(z)
         return Run(z, stack_or_none(path), job.times, len(rows))

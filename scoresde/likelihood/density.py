@@ -115,7 +115,9 @@ def log_likelihood(
     x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)
     trace = _divergence(divergence, probes, probe_law, noise_source(generator, seeds, len(x)), x, model.sde)
     with torch.set_grad_enabled(grad), differentiable_attention() if grad else nullcontext():
-        parts = [solve(flow, part, trace, control, chunk, grad) for flow, part in flows(model, x, x.shape[1:], t_end, batch_size, cond)]
+        parts = [
+            solve(flow, part, trace, control, chunk, grad) for flow, part in flows(model, x, x.shape[1:], t_end, batch_size, cond)
+        ]
     return Likelihood(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Likelihood)))
 
 

@@ -44,12 +44,9 @@ class LinearODE(FlowODE):
         m = self.sde.channels
         # The best linear estimate r^2 A^T Sigma^{-1} z.
         if m == 1:
-            self.estimate = 1 / self.signal
+            self.estimate, volume = 1 / self.signal, log_det(self.signal)
         else:
             self.estimate = spread[..., None, None] ** 2 * torch.linalg.solve(covariance, self.signal).mT
-        if m == 1:
-            volume = log_det(self.signal)
-        else:
             volume = 0.5 * (m - 1) * math.log(2 * math.pi) + 0.5 * log_det(covariance) - spread.log()
         self.log_volume = self.sde.summed(volume, torch.empty(0, *self.state_shape))
 

@@ -75,4 +75,6 @@ class FlowODE(ABC):
 
     def decode(self, z: Tensor, control: StepControl) -> Tensor:
         """x from z_1."""
-        return self.to_data(integrate(self.slope, self.end, self.start, flatten_events(self.from_noise(z)), control, time=self.time).y)
+        return self.to_data(
+            integrate(self.slope, self.end, self.start, flatten_events(self.from_noise(z)), control, time=self.time).y
+        )

@@ -1,8 +1,8 @@
 """Denoising score matching on a linear SDE: the error of the network's own output, weighted block by block in the basis.
 
 The weightings of `weightings` keep their meaning where they have one. The noise is that of the last channel, whose score the flow needs. SNR is
-that of the process's clock. "likelihood" is |G^T score error|^2, with the factor A^T Sigma^{-1} G G^T Sigma^{-1} A on the squared data error of a
-block.
+that of the process's clock. "likelihood" is |G^T score error|^2, which is the squared data error of a block times
+A^T Sigma^{-1} G G^T Sigma^{-1} A.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..models.base import Model
 from ..numerics.arrays import event_mean, expand
 from ..numerics.coefficients import inverse, is_matrix, times
 from ..numerics.inputs import as_values
-from ..models.base import Model
 from ..sde.linear import LinearSDE
 from ..sde.linear_prediction import linear_conversion
 from ..sde.prediction import Prediction
 from .weightings import WeightingLike, resolve
 
 
-def block_loss(model: Model, sde: LinearSDE, x: Tensor, t: Tensor, z: Tensor, noise: Tensor, weighting: WeightingLike, cond: dict[str, object]) -> Tensor:
+def block_loss(
+    model: Model, sde: LinearSDE, x: Tensor, t: Tensor, z: Tensor, noise: Tensor, weighting: WeightingLike, cond: dict[str, object]
+) -> Tensor:
     """The weighted squared error of the model at the states `z` = A x + R `noise`, a mean over the coordinates of the data, `(B,)`."""
     error = model.output(z, t, **cond) - target(sde, x, t, z, noise, model.prediction)
     error = error.to(torch.promote_types(error.dtype, torch.float32))

@@ -55,8 +55,8 @@ def denoising(
             `(sde, n, generator) -> times`, or `Times(times, weights)`. By default "discrete" on a chain and "uniform" elsewhere.
         generator: the source of times and noise.
         t: times `(B,)` in place of random ones.
-        noise: noise of the shape of `x` (of the state, on a `LinearSDE` of several channels) in place of random noise; or "antithetic": the mean of the losses at eps and at -eps, for two network
-            calls. Terms odd in eps cancel; |eps|^2 is even and stays.
+        noise: noise of the shape of the state (that of `x`, unless blocks have several channels) in place of random noise; or "antithetic":
+            the mean of the losses at eps and at -eps, for two network calls. Terms odd in eps cancel; |eps|^2 is even and stays.
         **cond: passed to the network.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from .analytic import GaussianMixture, MixtureModel, ZeroModel
 from .base import Model
+from .bridge_model import BridgeModel
 from .learned_variance import LearnedVariance
 from .reverse import ReverseSDE
 from .score_model import ScoreModel
@@ -11,6 +12,7 @@ from .wrapper import Wrapper
 from .wrappers import GraphedModel, compiled, graphed
 
 __all__ = [
+    "BridgeModel",
     "GaussianMixture",
     "GraphedModel",
     "LearnedVariance",

@@ -52,7 +52,7 @@ def apply(c: Coefficient, z: Tensor) -> Tensor:
     _block_axes(k, z.shape[2:])
     # (1 or B, K, m', m) times (B, m, repeats, K)
     flat = z.reshape(z.shape[0], columns, -1, k)
-    out = torch.einsum("nkij,bjlk->bilk" if n == 1 else "bkij,bjlk->bilk", c if n > 1 or len(z) == n else c, flat)
+    out = torch.einsum("nkij,bjlk->bilk" if n == 1 else "bkij,bjlk->bilk", c, flat)
     shape = z.shape[2:] if rows == 1 else (rows, *z.shape[2:])
     return out.reshape(z.shape[0], *shape)
 

@@ -12,6 +12,9 @@ step of a late call, and it starts at t = 1. So does EDM's F with more than 3 ca
 and long steps at small noise are safe. So the grid is plain trailing (power 1). On noise networks the order falls to 2, with 3 calls to 1. On
 few coordinates networks are smooth, and steps are shorter at small noise (power 2), with UniPC of order 2 for noise networks.
 
+On a linear SDE none of this was measured. `GDDIM` of order 2, and of order 3 with more than 12 calls, was best or nearly so on exact scores of
+blurring, coloured noise and CLD.
+
 *The budget.* Few calls want longer last steps. With 3 and fewer on few coordinates the velocity is extrapolated, along the arc of the path.
 """
 
@@ -35,6 +38,8 @@ from ..solvers.velocity import VelocityAdams
 
 # Coordinates of an event from which a network is taken for one on images.
 LARGE = 256
+# On a linear SDE: the most calls with which order 2 is better than order 3.
+SECOND_ORDER_CALLS = 12
 # The most calls that are few, and very few.
 FEW_CALLS, LEAST_CALLS = 10, 3
 
@@ -51,7 +56,7 @@ def default(
         t_start: the time of the first state.
     """
     if isinstance(sde, LinearSDE):
-        return GDDIM(order=2), grids.trailing
+        return GDDIM(order=2 if calls <= SECOND_ORDER_CALLS else 3), partial(grids.trailing, power=2.0)
     few = calls <= FEW_CALLS
     # The preconditioning of Karras et al. gives the network log sigma as its time, in which it is smooth.
     large = event is not None and math.prod(event) >= LARGE

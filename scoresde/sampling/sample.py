@@ -20,8 +20,8 @@ from ..numerics.random import noise_source
 from ..tableau.executor import Callback, Run
 from ..tableau.tableau import Tableau
 from .auto import AUTO, auto
-from .monitor import monitor, raise_non_finite
 from .frames import frame_of
+from .monitor import monitor, raise_non_finite
 from .planning import AnySolver, Plan, plan
 from .request import GridLike
 from .start import Start
@@ -141,9 +141,7 @@ def sample(
             part_cond = index_cond(cond, part, shape[0])
             frame = frame_of(graphed(network) if cuda_graph else network, part_cond)
             state = start.draw(part, stream, frame)
-            job = Job(
-                frame.model, state, stream, planned.times, planned.max_steps, frame.outside(on_step), trajectory, part_cond
-            )
+            job = Job(frame.model, state, stream, planned.times, planned.max_steps, frame.outside(on_step), trajectory, part_cond)
             with counted() as cost:
                 ran = planned.run(job)
             return frame.leave_run(ran).with_cost(cost)

@@ -15,7 +15,6 @@ from ..sde.base import SDE
 from ..sde.linear import LinearSDE, at_state
 from .frames import Frame
 
-
 # The largest alpha/sigma at which a state is taken for noise.
 LARGEST_SIGNAL = 0.1
 
@@ -83,7 +82,9 @@ def start_root(sde: LinearSDE, t: float) -> Tensor:
     at = torch.tensor([t], dtype=torch.float64, device="cpu")
     ratio = float(sde.half_log_snr(at).exp())
     if t != 1 and ratio > LARGEST_SIGNAL:
-        raise ValueError(f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z=")
+        raise ValueError(
+            f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z="
+        )
     return root(sde.covariance(at))[0]
 
 

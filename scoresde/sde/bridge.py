@@ -64,7 +64,7 @@ class Bridge(SDE):
     def pinned(cls, sde: SDE | None = None) -> Bridge:
         """A diffusion conditioned to end at y. With rho = SNR(1)/SNR(t) of the path `sde`, a VE SDE by default,
 
-            a = alpha_t (1 - rho),       b = rho alpha_t/alpha_1,       c^2 = sigma_t^2 (1 - rho).
+        a = alpha_t (1 - rho),       b = rho alpha_t/alpha_1,       c^2 = sigma_t^2 (1 - rho).
         """
         from .families import VESDE
 

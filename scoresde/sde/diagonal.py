@@ -1,8 +1,8 @@
 """Processes that act on every coordinate of a basis alone.
 
-    z_k = alpha_k(t) x_k + sigma_k(t) eps_k,       F = alpha'/alpha,       G G^T = (sigma^2)' - 2 F sigma^2,
+z_k = alpha_k(t) x_k + sigma_k(t) eps_k,       F = alpha'/alpha,       G G^T = (sigma^2)' - 2 F sigma^2,
 
-    Phi(t, s) = alpha_t/alpha_s,       Psi_eta(t, s) = sigma_t/sigma_s e^{-eta^2 (lambda_t - lambda_s)},       lambda = log(alpha/sigma).
+Phi(t, s) = alpha_t/alpha_s,       Psi_eta(t, s) = sigma_t/sigma_s e^{-eta^2 (lambda_t - lambda_s)},       lambda = log(alpha/sigma).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class DiagonalSDE(LinearSDE):
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma and their derivatives by time, each `(n, K)`."""
-        (alpha, sigma), (alpha_rate, sigma_rate) = torch.func.jvp(self.scales, (t,), (torch.ones_like(t),))
-        return alpha, sigma, alpha_rate, sigma_rate
+        both, both_rates = torch.func.jvp(self.scales, (t,), (torch.ones_like(t),))  # type: ignore[misc]
+        return (*both, *both_rates)
 
     def drift_rates(self, t: Tensor) -> Tensor:
         alpha, _, alpha_rate, _ = self.rates(t)
@@ -87,7 +87,9 @@ class ScaledSDE(DiagonalSDE):
         t = torch.linspace(0, 1, 257, dtype=torch.float64, device="cpu")
         alpha, sigma = self.scales(t)
         if alpha.ndim != 2 or alpha.shape != sigma.shape or len(alpha) != len(t):
-            raise ValueError(f"scales must return two tensors (n, K) for n times, got {tuple(alpha.shape)} and {tuple(sigma.shape)}")
+            raise ValueError(
+                f"scales must return two tensors (n, K) for n times, got {tuple(alpha.shape)} and {tuple(sigma.shape)}"
+            )
         if not bool((alpha + sigma).isfinite().all()) or bool((sigma < 0).any()):
             raise ValueError("scales must be finite, and sigma not negative, on [0, 1]")
         if bool((sigma[0] != 0).any()):

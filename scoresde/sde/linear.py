@@ -14,9 +14,9 @@ Backwards, every eta >= 0 gives an SDE with the marginals of the path, eta = 0 t
     dz = [F z - (1 + eta^2)/2 G G^T score] dt + eta G dw
        = [P z + (F - P) A D] dt + eta G dw,       P = F + (1 + eta^2)/2 G G^T Sigma^{-1},
 
-and Psi_eta(t, s) with Psi' = P Psi carries z - A D from s down to t where D is constant (Zhang et al. 2022, arXiv 2206.05564). For eta = 0 it is
-R_t R_s^{-1} with R' = P R: with y = R^{-1} z and M = R^{-1} A the flow is dy = dM D, which for numbers is d(z/sigma) = d(alpha/sigma) D. For
-eta = 1 it is the posterior's Psi.
+and Psi_eta(t, s) with Psi' = P Psi carries z - A D from s down to t where D is constant (Zhang et al. 2022, arXiv 2206.05564). For eta = 0 it
+is R_t R_s^{-1} with R' = P R: with y = R^{-1} z and M = R^{-1} A the flow is dy = dM D, for numbers d(z/sigma) = d(alpha/sigma) D. For eta = 1
+it is the posterior's Psi.
 
 In the basis everything is a coefficient (`numerics.coefficients`): `(n, K)` where a block has one channel, `(n, K, m, m)` where it has m, at n
 times; K is 1 where all blocks are alike. States are `(B, *event)` or `(B, m, *event)`, data are `(B, *event)`.
@@ -39,7 +39,6 @@ from ..numerics.inputs import as_device, as_dtype, as_shape, as_state, as_state_
 from ..numerics.random import randn
 from .base import SDE, _ordered, as_time
 from .bases import Basis, Identity
-
 
 # Times at which the clock is stored, and steps of its inversion: both ends of a bracket then agree to rounding.
 STORED, SECANTS = 512, 12
@@ -178,7 +177,7 @@ class LinearSDE(SDE):
         shape = self.state_shape(x.shape)
         if noise is None:
             noise = randn(shape, generator, dtype=x.dtype, device=x.device)
-        noise = as_state_like("noise", noise, x.new_empty(0).expand(0, *shape[1:]) if not len(x) else x.new_empty(1).expand(shape), "a state of x")
+        noise = as_state_like("noise", noise, x.new_zeros(()).expand(shape), "a state for x")
         at = _each(t, x)
         return self.times(self.signal(at), x) + self.times(root(self.covariance(at)), noise), noise
 
@@ -276,7 +275,9 @@ def _each(t: Time, z: Tensor) -> Tensor:
     """
     t = as_time(t)
     if t.ndim and t.shape != z.shape[:1]:
-        raise ValueError(f"a time t must be a scalar or have shape (B,): got {tuple(t.shape)} for a batch of shape {tuple(z.shape)}")
+        raise ValueError(
+            f"a time t must be a scalar or have shape (B,): got {tuple(t.shape)} for a batch of shape {tuple(z.shape)}"
+        )
     return t.reshape(-1)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..numerics.arrays import values_are_known
 from ..numerics.coefficients import Coefficient, add, compose, inverse, root
 from .linear import LinearSDE
-from .prediction import PREDICTIONS, Direction, Prediction, Preconditioned, convert
+from .prediction import PREDICTIONS, Direction, Preconditioned, Prediction, convert
 
 # Coefficients of the state and of a prediction.
 Pair = tuple[Tensor, Tensor]

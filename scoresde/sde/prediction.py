@@ -161,9 +161,7 @@ def _direction(sde: SDE, t: Time, alpha: Tensor, sigma: Tensor, prediction: Pred
     raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {prediction!r}")
 
 
-def convert(
-    alpha: Tensor, sigma: Tensor, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
+def convert(alpha: Tensor, sigma: Tensor, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """(c_z, c_out) with a' x + b' eps = c_z z + c_out (a x + b eps), where `source` is (a, b) and `target` (a', b')."""
     (a, b), (a_target, b_target) = source, target
     determinant = alpha * b - sigma * a

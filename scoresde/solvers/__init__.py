@@ -18,6 +18,7 @@ from .composed import FreeFirstStep, LangevinCorrected, LateFirstCall, StepDown
 from .er_sde import ERSDE
 from .euler_maruyama import EulerMaruyama
 from .exponential import DPMSolverPP, ExponentialAdams, SASolver, SDEDPMSolverPP, UniPC
+from .gddim import GDDIM
 from .heun import EDMSampler, ProbabilityFlow, Restart
 from .reverse_diffusion import ReverseDiffusion
 from .single_step import SEEDS, DPMSolver, DPMSolverPP2S
@@ -34,6 +35,7 @@ __all__ = [
     "DDIM",
     "DEIS",
     "ERSDE",
+    "GDDIM",
     "IPNDM",
     "PLMS",
     "SEEDS",

@@ -12,6 +12,7 @@ Euler-Maruyama.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -77,7 +78,9 @@ def stacked(solver: Solver, sde: LinearSDE, grid: Tensor) -> Tableau:
     try:
         tables = [solver.tableau(ScalarBlock(shared, k), grid) for k in first]
     except (ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"{solver} cannot be written for a block of {sde!r}, such as one without noise ({error}): take GDDIM") from error
+        raise ValueError(
+            f"{solver} cannot be written for a block of {sde!r}, such as one without noise ({error}): take GDDIM"
+        ) from error
     for one in tables[1:]:
         same = one.grid_states == tables[0].grid_states and one.step_evals == tables[0].step_evals
         if not same or max(abs(s - t) for s, t in zip(one.times, tables[0].times, strict=True)) > 1e-9:
@@ -93,7 +96,8 @@ def stacked(solver: Solver, sde: LinearSDE, grid: Tensor) -> Tableau:
         return {j: v[block_of] if bool((v != v[0]).any()) else float(v[0]) for j, v in values.items()}
 
     rows = tuple(
-        Row(*(stack([dict(getattr(one.rows[k], kind)) for one in tables]) for kind in Row._fields)) for k in range(len(tables[0].rows))
+        Row(*(stack([dict(getattr(one.rows[k], kind)) for one in tables]) for kind in Row._fields))
+        for k in range(len(tables[0].rows))
     )
     return Tableau(sde, tables[0].times, rows, tables[0].grid_states, tables[0].step_evals)
 
@@ -107,7 +111,7 @@ class _Remembering(LinearSDE):
 
     def _ask(self, name: str, t: Tensor) -> Tensor:
         if t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t):
-            return getattr(self.sde, name)(t)  # type: ignore[no-any-return]
+            return getattr(self.sde, name)(t)
         key = name, t.detach().numpy().tobytes()
         if key not in self._answers:
             self._answers[key] = getattr(self.sde, name)(t)
@@ -138,11 +142,11 @@ class _Remembering(LinearSDE):
 def euler_maruyama(sde: LinearSDE, grid: Tensor) -> Tableau:
     """Euler-Maruyama for the reverse SDE, with h = s - t,
 
-        z_t = z_s - h [ F z_s + G G^T Sigma^{-1} (z_s - A D) ] + sqrt(h) G xi.
+    z_t = z_s - h [ F z_s + G G^T Sigma^{-1} (z_s - A D) ] + sqrt(h) G xi.
     """
     knots = grid.tolist()
     rows = list[Row]()
-    for n, (s, t) in enumerate(zip(knots[:-1], knots[1:], strict=True)):
+    for n, (s, t) in enumerate(itertools.pairwise(knots)):
         if t == 0:
             rows.append(Row(data={n: 1.0}))
             continue

@@ -16,6 +16,7 @@ posterior of the process. More values are exponential Adams methods of DEIS type
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,36 +52,47 @@ class Step(NamedTuple):
     noise: Tensor | None
 
 
-def step(sde: LinearSDE, s: float, t: float, nodes: Sequence[float], eta: float = 0.0) -> Step:
-    """The step from s down to t with the values of D at lambda = `nodes`, that at s among them."""
-    ends = torch.tensor([s, t], dtype=torch.float64, device="cpu")
-    start, end = ends[:1], ends[1:]
-    if len(nodes) == 1:
-        psi = sde.backward(start, end, eta)
-        weights = [sde.signal(end) - times(psi, sde.signal(start))]
-    else:
+def steps(sde: LinearSDE, knots: Sequence[tuple[float, float]], nodes: Sequence[Sequence[float]], eta: float = 0.0) -> list[Step]:
+    """The steps from s down to t for every (s, t) of `knots`, with the values of D at the lambdas of `nodes`, that at s first among them.
+
+    The matrices of all steps are asked for at once: for processes that solve for them that is most of the work.
+    """
+    start, end = (torch.tensor(column, dtype=torch.float64, device="cpu") for column in zip(*knots, strict=True))
+    a_s, a_t = sde.signal(start), sde.signal(end)
+    single = [n for n, at in enumerate(nodes) if len(at) == 1]
+    several = [n for n, at in enumerate(nodes) if len(at) > 1]
+    made: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
+    if single:
+        for n, psi in zip(single, sde.backward(start[single], end[single], eta).split(1), strict=True):
+            made[n] = psi, (a_t[n : n + 1] - times(psi, a_s[n : n + 1]),)
+    if several:
         unit, quadrature = gauss_legendre(NODES)
-        lam_s, lam_t = sde.half_log_snr(ends).tolist()
-        lam = lam_s + (lam_t - lam_s) * unit
-        u = sde.time(lam)
-        knots = torch.cat([start, u, end])
-        parts = sde.backward(knots[:-1], knots[1:], eta)
-        # Psi(t, u) from the last part to the first.
-        carried = [parts[-1:]]
-        for k in range(len(parts) - 2, -1, -1):
-            carried.append(times(carried[-1], parts[k : k + 1]))
-        psi, inside = carried[-1], torch.cat(carried[:-1][::-1])
-        along = times(inside, sde.signal(u))
-        at = torch.tensor(nodes, dtype=torch.float64, device="cpu")
-        values, slopes = lagrange(at, torch.tensor([lam_s, lam_t], dtype=torch.float64, device="cpu")), lagrange_slopes(at, lam)
-        a_s, a_t = times(psi, sde.signal(start)), sde.signal(end)
-        weights = []
-        for (l_s, l_t), slope in zip(values.tolist(), slopes, strict=True):
-            shares = (lam_t - lam_s) * quadrature * slope
-            integral = (along * shares.reshape(-1, *(1,) * (along.ndim - 1))).sum(0, keepdim=True)
-            weights.append(a_t * l_t - a_s * l_s - integral)
-    noise = root(sde.covariance(end) - congruent(psi, sde.covariance(start))) if eta else None
-    return Step(psi, tuple(weights), noise)
+        lam_s, lam_t = sde.half_log_snr(start[several]), sde.half_log_snr(end[several])
+        lam = lam_s[:, None] + (lam_t - lam_s)[:, None] * unit
+        u = sde.time(lam.reshape(-1)).reshape(lam.shape)
+        path = torch.cat([start[several, None], u, end[several, None]], 1)
+        parts = sde.backward(path[:, :-1].reshape(-1), path[:, 1:].reshape(-1), eta)
+        inside = sde.signal(u.reshape(-1))
+        for i, n in enumerate(several):
+            own, signal = parts[i * (NODES + 1) : (i + 1) * (NODES + 1)], inside[i * NODES : (i + 1) * NODES]
+            # Psi(t, u) from the last part to the first.
+            carried = [own[-1:]]
+            for k in range(NODES - 1, -1, -1):
+                carried.append(times(carried[-1], own[k : k + 1]))
+            psi, along = carried[-1], times(torch.cat(carried[:-1][::-1]), signal)
+            at, ends = torch.tensor(nodes[n], dtype=torch.float64, device="cpu"), torch.stack([lam_s[i], lam_t[i]])
+            before, after = times(psi, a_s[n : n + 1]), a_t[n : n + 1]
+            weights = []
+            for (l_s, l_t), slope in zip(lagrange(at, ends).tolist(), lagrange_slopes(at, lam[i]), strict=True):
+                shares = (ends[1] - ends[0]) * quadrature * slope
+                integral = (along * shares.reshape(-1, *(1,) * (along.ndim - 1))).sum(0, keepdim=True)
+                weights.append(after * l_t - before * l_s - integral)
+            made[n] = psi, tuple(weights)
+    whole = torch.cat([made[n][0] for n in range(len(nodes))])
+    noises: Sequence[Tensor | None] = [None] * len(nodes)
+    if eta:
+        noises = root(sde.covariance(end) - congruent(whole, sde.covariance(start))).split(1)
+    return [Step(*made[n], noises[n]) for n in range(len(nodes))]
 
 
 @dataclass(frozen=True)
@@ -118,21 +130,22 @@ class GDDIM(Solver):
         path = as_linear(sde)
         grid = grid.to(torch.float64).cpu()
         clock, knots = path.half_log_snr(grid).tolist(), grid.tolist()
-        steps, to_zero = len(knots) - 1, knots[-1] == 0
-        rows, draws = list[Row](), 0
-        for n, (s, t) in enumerate(zip(knots[:-1], knots[1:], strict=True)):
-            if t == 0:
-                rows.append(Row(data={n: 1.0}))
-                continue
-            used = [j for j in range(n, -1, -1) if j == n or math.isfinite(clock[j])]
-            used = used[: min(self.order, steps - n if to_zero else steps)]
-            if not math.isfinite(clock[n]):
-                used = used[:1]
-            made = step(path, s, t, [clock[j] for j in used], self.eta)
-            noise = {} if made.noise is None else {draws: made.noise}
-            draws += len(noise)
-            parts = ({n: made.state}, dict(zip(used, made.data, strict=True)), noise)
+        to_zero = knots[-1] == 0
+        pairs = [(s, t) for s, t in itertools.pairwise(knots) if t > 0]
+        used = []
+        for n in range(len(pairs)):
+            # A value at lambda = -inf (zero signal) has no weight in any interpolant.
+            newest_first = [j for j in range(n, -1, -1) if math.isfinite(clock[j])] or [n]
+            used.append(
+                [n] if not math.isfinite(clock[n]) else newest_first[: min(self.order, len(knots) - 1 - n if to_zero else n + 1)]
+            )
+        made = steps(path, pairs, [[clock[j] for j in js] for js in used], self.eta) if pairs else []
+        rows = []
+        for n, (js, step) in enumerate(zip(used, made, strict=True)):
+            parts = ({n: step.state}, dict(zip(js, step.data, strict=True)), {} if step.noise is None else {n: step.noise})
             rows.append(Row(*({j: _of_row(sde, c) for j, c in part.items() if not is_zero(c)} for part in parts)))
+        if to_zero:
+            rows.append(Row(data={len(pairs): 1.0}))
         states = tuple(range(len(knots)))
         return Tableau(sde, tuple(knots), tuple(rows), states, states[:-1])
 

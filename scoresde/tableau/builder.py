@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..numerics.coefficients import Coefficient, is_zero
 from ..sde.base import SDE
 from .tableau import Row, Tableau
 
@@ -80,10 +81,10 @@ class TableauBuilder:
     def append(
         self,
         at: GridPoint,
-        z: Mapping[int, float] | None = None,
-        data: Mapping[int, float] | None = None,
+        z: Mapping[int, Coefficient] | None = None,
+        data: Mapping[int, Coefficient] | None = None,
         noise_prediction: Mapping[int, float] | None = None,
-        xi: Mapping[int, float] | None = None,
+        xi: Mapping[int, Coefficient] | None = None,
     ) -> int:
         """Append the row of a state at the point `at`; returns the state's index. Zero coefficients are dropped.
 
@@ -95,7 +96,7 @@ class TableauBuilder:
         for j, c in (noise_prediction or {}).items():
             z[j] = z.get(j, 0.0) + c / self.points[j].sigma
             data[j] = data.get(j, 0.0) - c * self.points[j].alpha / self.points[j].sigma
-        row = Row(*({j: c for j, c in part.items() if c != 0} for part in (z, data, dict(xi or {}))))
+        row = Row(*({j: c for j, c in part.items() if not is_zero(c)} for part in (z, data, dict(xi or {}))))
         self.rows.append(row)
         self.points.append(at)
         return self.last

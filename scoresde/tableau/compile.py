@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..numerics.coefficients import Coefficient
 from ..numerics.arrays import to_device
+from ..numerics.coefficients import Coefficient
 
 Operand = tuple[Literal["z", "data", "xi"], int]
 

@@ -51,6 +51,14 @@ class Multistep:
         """z_0 from the state at the start."""
         return z if self.t_start is None else combine([(z, self.gain)], z.dtype)
 
+    def features(self, n: int, z: Tensor, data: Sequence[Tensor]) -> list[Tensor]:
+        """What a_n and b_n0, b_n1, ... multiply in z_{n+1}."""
+        return [z, *data]
+
+    def newest(self, n: int, change: Tensor) -> Tensor:
+        """The change of z_{n+1} for a change of D_n."""
+        return float(self.b[n, n]) * change
+
     def step(self, n: int, z: Tensor, data: Sequence[Tensor]) -> Tensor:
         """z_{n+1} from z_n and D_0..D_n."""
         return combine([(z, float(self.a[n])), *((d, float(c)) for d, c in zip(data, self.b[n], strict=False))], z.dtype)

@@ -140,7 +140,7 @@ class Tableau:
                 added = compose(b, c_z)
                 z[j] = add(z.get(j, 0.0), added)
                 # Coefficients that cancel up to rounding are dropped: they would keep a state alive.
-                if not isinstance(added, Tensor) and abs(z[j]) <= 1e-14 * abs(added):
+                if not isinstance(added, Tensor) and abs(float(z[j])) <= 1e-14 * abs(added):
                     del z[j]
                 data[j] = compose(b, c_out)
             return Row(z, data, row.xi)

@@ -41,6 +41,7 @@ from ..models.base import Model
 from ..numerics.batching import batches, index_cond, subset_or_none
 from ..numerics.files import prefixed
 from ..numerics.inputs import as_count, as_number, as_sequence
+from ..sde.linear import LinearSDE
 from ..solvers.tuned import State, TunedSolver, write_state
 from ..tableau.executor import Run
 from .reference import Cond, ReferenceSolution, distance, run_recorded, solve_reference, starts
@@ -277,7 +278,7 @@ def calibrate(
 
     Raises:
         TypeError: an argument of a wrong type; names it.
-        ValueError: a budget below 2, no budgets, a confidence outside (0, 1), or too few noises for it.
+        ValueError: a budget below 2, no budgets, a confidence outside (0, 1), or too few noises for it, or a model on a `LinearSDE`.
     """
     noises, batch_size = as_count("noises", noises, 4), as_count("batch_size", batch_size)
     nfes = [as_count("nfes", nfe, 2) for nfe in as_sequence("nfes", nfes)]
@@ -291,6 +292,8 @@ def calibrate(
     # Too few noises raise here, before the first network call.
     conformal(torch.zeros(noises - half, device="cpu"), confidence)
     z = starts(model, shape, noises, seed, "calibrate")
+    if isinstance(model.sde, LinearSDE):
+        raise ValueError(f"a cascade is calibrated on a path of numbers, not on {model.sde!r}: take select or fit")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     if levels is None:
         pilot = min(32, half)

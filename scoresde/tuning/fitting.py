@@ -18,16 +18,21 @@ from torch import Tensor, nn
 
 from .. import deprecation, grids
 from ..models.base import Model
-from ..numerics.files import stored_entry, stored_tensor
+from ..models.in_basis import in_basis
+from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_callback, as_count
 from ..numerics.progress import progress_bar
 from ..sde.base import SDE
 from ..sde.families import RectifiedFlow
 from ..sde.fingerprint import schedule_fingerprint
+from ..sde.linear import LinearSDE
 from ..solvers.base import Solver
+from ..solvers.blocks import table
 from ..solvers.tuned import State, TunedSolver, stored_process
-from ..tableau.multistep_form import Multistep, multistep
+from ..tableau.linear_multistep import LinearMultistep, multistep_of, stored_form
+from ..tableau.multistep_form import Multistep
 from ..tableau.tableau import Tableau
+from ..tableau.tensors import from_tensors, to_tensors
 from .gauss_newton import refined
 from .reference import Cond, distance, solve_reference, starts
 from .regression import FeatureMap, Fit, Problem, regress
@@ -105,7 +110,11 @@ class FittedSolver(TunedSolver):
         meta = {"kind": "fitted", "nfe": self.nfe} | {name: getattr(self, name) for name in STORED_FIELDS}
         if self.form.t_start is not None:
             meta |= {"t_start": self.form.t_start, "gain": self.form.gain}
-        return {"times": self.form.times, "a": self.form.a, "b": self.form.b, "process": self.process}, meta
+        tensors = {"times": self.form.times, "a": self.form.a, "b": self.form.b, "process": self.process}
+        if isinstance(self.form, LinearMultistep):
+            # With the corrections added, as one table.
+            tensors |= prefixed("table", to_tensors(self.form.table(RectifiedFlow())))
+        return tensors, meta
 
     @classmethod
     def from_state_dict(cls, state_dict: State) -> FittedSolver:
@@ -120,7 +129,12 @@ class FittedSolver(TunedSolver):
         late = (
             tuple(stored_entry(meta, name, float, int) for name in ("t_start", "gain")) if {"t_start", "gain"} & meta.keys() else ()
         )
-        form = Multistep(times, stored_tensor(tensors, "a", nfe), stored_tensor(tensors, "b", nfe, nfe), *late)
+        a, b = stored_tensor(tensors, "a", nfe), stored_tensor(tensors, "b", nfe, nfe)
+        form: Multistep
+        if blocks := subset("table", tensors):
+            form = stored_form(times, from_tensors(RectifiedFlow(), blocks))
+        else:
+            form = Multistep(times, a, b, *late)
         grids.check(form.all_times)
         form.table(RectifiedFlow())  # On any path: only the form of the table is checked.
         values = {name: stored_entry(meta, name, *types) for name, types in STORED_FIELDS.items()}
@@ -198,6 +212,9 @@ def fit(
     refine, batch_size = as_count("refine", refine, 0), as_count("batch_size", batch_size)
     feature_map = as_callback("feature_map", feature_map, 1)
     cond = cond or {}
+    whole, model = model, in_basis(model)
+    if isinstance(model.sde, LinearSDE) and model is not whole and feature_map is not None:
+        raise ValueError(f"feature_map would see coordinates in the basis of {model.sde!r}: leave it out")
     z = starts(model, shape, trajectories, seed, "fit")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     warn_of_flaw(reference)
@@ -205,7 +222,7 @@ def fit(
     with progress_bar(progress, unit="fit") as bar:
         ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size, late)
         baseline = ranking[0]
-        baseline_table = baseline.solver.tableau(model.sde, baseline.grid)
+        baseline_table = table(baseline.solver, model.sde, baseline.grid)
         baseline_x = solve(model, baseline_table, z, cond, batch_size)
         initial, best = best_start(problem, ranking, problem.weights(baseline_x), bar.update)
         best = best_ridge(problem, initial.solver, best, bar.update)
@@ -213,7 +230,7 @@ def fit(
         best = best_ridge(problem, initial.solver, best, bar.update)
         best = refined(problem, best, refine, bar.update)
     improved = best.score < (1 - MIN_GAIN) * problem.score(baseline_x)
-    form, x = (best.form, best.x) if improved else (multistep(baseline_table), baseline_x)
+    form, x = (best.form, best.x) if improved else (multistep_of(baseline_table), baseline_x)
     held_out = slice(problem.fitting, None)
     error, median = summary(distance(x[held_out], reference.x[held_out]))
     baseline_errors = summary(distance(baseline_x[held_out], reference.x[held_out]))
@@ -230,13 +247,13 @@ def fit(
         median,
         (baseline.name, *baseline_errors),
         settings,
-        fingerprint(model),
+        fingerprint(whole),
     )
 
 
 def initial_form(problem: Problem, solver: Solver, times: Tensor) -> Multistep:
     """The coefficients of a training-free solver at these times, which a regression corrects."""
-    return multistep(solver.tableau(problem.model.sde, times))
+    return multistep_of(table(solver, problem.model.sde, times))
 
 
 def best_start(problem: Problem, ranking: Sequence[Ranked], weights: Tensor, advance: Callable[[], object]) -> tuple[Ranked, Fit]:

@@ -86,7 +86,7 @@ def sensitivities(
         return (path[-1] - x) / h
 
     for n in range(steps):
-        for feature in (states[n], *data[: n + 1]):
+        for feature in form.features(n, states[n], data[: n + 1]):
             h = small * float(states[n + 1].norm() / feature.norm().clamp(min=1e-30))
             yield change(states[n + 1] + h * feature, data[: n + 1], h)
     intervals = form.all_times[:-1] - form.all_times[1:]
@@ -95,7 +95,7 @@ def sensitivities(
         # Upwards: a chain has no time below its first. The interval above n bounds h.
         h = small * interval
         d = predict(states[n], float(form.times[n]) + h)
-        yield change(states[n + 1] + float(form.b[n, n]) * (d - data[n]), [*data[:n], d], h)
+        yield change(states[n + 1] + form.newest(n, d - data[n]), [*data[:n], d], h)
 
 
 def take_step(form: Multistep, step: Tensor, t_min: float) -> Multistep:

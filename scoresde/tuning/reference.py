@@ -1,6 +1,7 @@
 """Reference solutions of the probability-flow ODE. Other solvers are selected, fitted and calibrated by their distance to them.
 
-The solver is UniPC-3 with exact coefficients on the cubic grid. Between its times s > t the exact solution is
+The solver is UniPC-3 with exact coefficients on the cubic grid, and `GDDIM` of order 3 on a linear SDE. Between its times s > t the exact
+solution is
 
     z_t = sigma_t/sigma_s z_s + alpha_t int_0^h e^{u-h} D(lambda_s + u) du,        h = lambda_t - lambda_s.
 
@@ -24,9 +25,12 @@ from ..numerics.arrays import event_mean
 from ..numerics.batching import batches, index_cond
 from ..numerics.inputs import as_count, as_event, as_number, as_state
 from ..numerics.quadrature import adams_weights
-from ..numerics.random import BatchNoise, cpu_generator, derive_seed, randn
+from ..numerics.random import BatchNoise, cpu_generator, derive_seed
 from ..sde.base import SDE, end_time
+from ..sde.bridge import Bridge
+from ..sde.linear import LinearSDE, at_state
 from ..solvers.exponential import UniPC
+from ..solvers.gddim import GDDIM, steps
 from ..tableau.builder import grid_points
 from ..tableau.executor import Run, combine, run
 from ..tableau.tableau import Tableau
@@ -43,14 +47,15 @@ def starts(model: Model, shape: Sequence[int], count: int, seed: int, *purpose: 
 
     Raises:
         TypeError: `model` is no model, `shape` no sequence of integers, or the seed no integer.
-        ValueError: a size below 1.
+        ValueError: a size below 1, or a bridge.
     """
     require_model(model, "data")
+    if isinstance(model.sde, Bridge):
+        raise ValueError("a bridge starts at a known y by a random step: there is no flow from noise to fit a solver to")
     warn_if_training(model)
     event = as_event("shape", shape)
     generator = cpu_generator(derive_seed(as_count("seed", seed, -math.inf), *purpose))
-    noise = randn((count, *event), generator, dtype=model.dtype, device=model.device)
-    return model.sde.prior_std * noise
+    return model.sde.prior((count, *event), generator, dtype=model.dtype, device=model.device)
 
 
 def predict(model: Model, z: Tensor, t: float, cond: Cond, batch_size: int) -> Tensor:
@@ -103,7 +108,8 @@ class ReferenceSolution:
     @property
     def x(self) -> Tensor:
         """The endpoints, `(M, *event)`."""
-        return self.states[-1]
+        several = isinstance(self.sde, LinearSDE) and self.sde.channels > 1
+        return self.states[-1][:, 0] if several else self.states[-1]
 
     def __call__(self, t: float) -> Tensor:
         """The states at time `t`, `(M, *event)`."""
@@ -112,6 +118,8 @@ class ReferenceSolution:
         k = int((self.times[:-1] >= t).sum()) - 1  # times[k] is the last time not below t
         if float(self.times[k]) == t:
             return self.states[k]
+        if isinstance(self.sde, LinearSDE):
+            return self._between(self.sde, k, t)
         s, to = grid_points(self.sde, torch.stack([self.times[k], torch.tensor(t, dtype=torch.float64, device="cpu")]))
         transport = (self.states[k], to.sigma / s.sigma)
         if not math.isfinite(s.half_log_snr):
@@ -128,11 +136,24 @@ class ReferenceSolution:
         integral = [(d, to.alpha * weight) for (d, _), weight in zip(nodes, weights, strict=True)]
         return combine([transport, *integral], self.states.dtype)
 
+    def _between(self, sde: LinearSDE, k: int, t: float) -> Tensor:
+        """The states at a time below times[k], with the same cubic in the clock of a linear SDE."""
+        first = max(0, min(k - 1, len(self.data) - 4))
+        near = slice(first, first + 4)
+        clock = sde.half_log_snr(self.times[:-1][near]).tolist()
+        nodes = [(d, lam) for d, lam in zip(self.data[near], clock, strict=True) if math.isfinite(lam)]
+        if not math.isfinite(float(sde.half_log_snr(self.times[k]))):
+            nodes = [(self.data[k], 0.0)]
+        (made,) = steps(sde, [(float(self.times[k]), t)], [[lam for _, lam in nodes]])
+        z = self.states[k]
+        terms = [(z, at_state(made.state, z)), *((d, at_state(c, z)) for (d, _), c in zip(nodes, made.data, strict=True))]
+        return combine(terms, z.dtype)
+
 
 def reference_tableau(sde: SDE, steps: int, t_end: float) -> Tableau:
     """`steps` steps down to `t_end`, and one to 0."""
     grid = torch.cat([grids.cubic(sde, steps, t_end=t_end), torch.zeros(1, dtype=torch.float64, device="cpu")])
-    return UniPC(order=3).tableau(sde, grid)
+    return (GDDIM(order=3) if isinstance(sde, LinearSDE) else UniPC(order=3)).tableau(sde, grid)
 
 
 @torch.no_grad()

@@ -104,14 +104,18 @@ def regressors(z: Tensor, data: Sequence[Tensor]) -> list[Tensor]:
     return [z, newest_first[0], *(new - old for new, old in itertools.pairwise(newest_first))]
 
 
-def correction(problem: Problem, z: Tensor, data: Sequence[Tensor], residual: Tensor, weights: Tensor, ridge: float) -> Tensor:
+def correction(
+    problem: Problem, form: Multistep, z: Tensor, data: Sequence[Tensor], residual: Tensor, weights: Tensor, ridge: float
+) -> Tensor:
     """c of one step as coefficients of (z_n, D_0..D_n), `(n + 2,)` float64, for the residual Z(t_{n+1}) - z_{n+1}."""
+    n = len(data) - 1
     count = len(data) + 1
     gram = torch.zeros(count, count, dtype=torch.float64, device="cpu")
     right = gram.new_zeros(count)
     size = 0.0
     for part in batches(problem.fitting, problem.batch_size):
-        features = torch.stack([problem.features(f) for f in regressors(z[part], [d[part] for d in data])])
+        own, *of_data = form.features(n, z[part], [d[part] for d in data])
+        features = torch.stack([problem.features(f) for f in regressors(own, of_data)])
         weighted = features * weights[part].to(features.device)[:, None]
         gram += torch.einsum("ibk,jbk->ij", weighted, features).cpu()
         right += torch.einsum("ibk,bk->i", weighted, problem.features(residual[part])).cpu()
@@ -146,7 +150,7 @@ def regress(problem: Problem, form: Multistep, weights: Tensor, ridge: float, ea
         if len(data) == n:
             data.append(problem.predict(z, float(form.times[n])))
         residual = problem.reference(float(form.times[n + 1])) - corrected.step(n, z, data)
-        c = correction(problem, z, data, residual, weights, ridge)
+        c = correction(problem, corrected, z, data, residual, weights, ridge)
         a[n] += c[0]
         b[n, : n + 1] += c[1:]
         states.append(corrected.step(n, z, data))

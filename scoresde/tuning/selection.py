@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import deprecation, grids
 from ..models.base import Model
+from ..models.in_basis import in_basis
 from ..numerics.batching import batches, index_cond
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_count
@@ -28,11 +29,14 @@ from ..numerics.random import BatchNoise
 from ..sde.base import SDE
 from ..sde.families import RectifiedFlow
 from ..sde.fingerprint import schedule_fingerprint
+from ..sde.linear import LinearSDE
 from ..solvers.adams import DEIS, IPNDM
 from ..solvers.ancestral import DDIM
 from ..solvers.base import Solver
+from ..solvers.blocks import table
 from ..solvers.composed import LateFirstCall
 from ..solvers.exponential import DPMSolverPP, ExponentialAdams, UniPC
+from ..solvers.gddim import GDDIM
 from ..solvers.tuned import State, TunedSolver, stored_process
 from ..solvers.velocity import VelocityAdams
 from ..tableau.executor import run
@@ -78,6 +82,16 @@ PORTFOLIO: Portfolio = {
     "dpm2m": (ExponentialAdams(predictor=2, form="noise"), ("trailing 2", "half_log_snr")),
     "late-ipndm3": (LateFirstCall(IPNDM(order=3)), tuple(LATE)),
     "late-unipc2": (LateFirstCall(UniPC(order=2)), tuple(LATE)),
+}
+
+
+# On a linear SDE.
+LINEAR_PORTFOLIO: Portfolio = {
+    "gddim1": (GDDIM(1), ("trailing 1", "trailing 2", "half_log_snr")),
+    "gddim2": (GDDIM(2), ("trailing 1", "trailing 1.5", "trailing 2", "trailing 3", "half_log_snr", "cubic")),
+    "gddim3": (GDDIM(3), ("trailing 1", "trailing 1.5", "trailing 2", "trailing 3", "half_log_snr", "cubic")),
+    "ipndm2": (IPNDM(order=2), ("trailing 1", "trailing 2")),
+    "ipndm3": (IPNDM(order=3), ("trailing 1.5", "trailing 2", "trailing 3")),
 }
 
 
@@ -144,7 +158,7 @@ class Selected(TunedSolver):
         if self.coefficients:
             return from_tensors(sde, self.coefficients)
         assert self.solver is not None
-        return self.solver.tableau(sde, self.grid)
+        return table(self.solver, sde, self.grid)
 
     def state_dict(self) -> State:
         """The tensors and the JSON of its file.
@@ -175,8 +189,8 @@ class Selected(TunedSolver):
         coefficients = subset("table", tensors)
         if coefficients:
             # On any path: only the form of the table is checked.
-            table = from_tensors(RectifiedFlow(), coefficients)
-            if table.stochastic or set(table.evaluated) != set(table.step_evals) or not torch.equal(table.grid, grid):
+            stored = from_tensors(RectifiedFlow(), coefficients)
+            if stored.stochastic or set(stored.evaluated) != set(stored.step_evals) or not torch.equal(stored.grid, grid):
                 raise ValueError("its table is no deterministic one with one network call for each step of its grid")
         solver = portfolio_solver(name)
         if repr(solver) != written:
@@ -194,7 +208,7 @@ class Selected(TunedSolver):
 def portfolio_solver(name: str) -> Solver | None:
     """The solver of the portfolio in a pair's name such as "ipndm3 trailing 2"; None where the portfolio has none."""
     word = name.split()[0]
-    found = PORTFOLIO.get(word)
+    found = PORTFOLIO.get(word) or LINEAR_PORTFOLIO.get(word)
     return found[0] if found else None
 
 
@@ -204,14 +218,15 @@ def candidates(sde: SDE, nfe: int, late: bool = True) -> Iterator[tuple[str, Sol
     Args:
         late: with the pairs whose first call is late.
     """
-    for name, (solver, grid_names) in PORTFOLIO.items():
+    portfolio = LINEAR_PORTFOLIO if isinstance(sde, LinearSDE) else PORTFOLIO
+    for name, (solver, grid_names) in portfolio.items():
         if isinstance(solver, LateFirstCall) and not late:
             continue
         for grid_name in grid_names:
             # A grid raises where it has no room for so many steps above t_min.
             with suppress(ValueError):
                 grid = NAMED[grid_name](sde, nfe)
-                if solver.tableau(sde, grid).nfe == nfe:
+                if table(solver, sde, grid).nfe == nfe:
                     yield f"{name} {grid_name}", solver, grid
 
 
@@ -240,7 +255,7 @@ def rank(
     pilot = slice(0, count)
     ranking = []
     for name, solver, grid in candidates(model.sde, nfe, late):
-        out = solve(model, solver.tableau(model.sde, grid), z[pilot], index_cond(cond, pilot, len(z)), batch_size)
+        out = solve(model, table(solver, model.sde, grid), z[pilot], index_cond(cond, pilot, len(z)), batch_size)
         rms, median = summary(distance(out, x))
         if rms < float("inf"):
             ranking.append(Ranked(name, solver, grid, rms, median))
@@ -252,7 +267,7 @@ def selected(reference: ReferenceSolution, ranking: Sequence[Ranked]) -> Selecte
     best, sde = ranking[0], reference.sde
     return Selected(
         best.name, best.solver, best.grid, schedule_fingerprint(sde), best.rms, best.median, tuple(ranking), reference.steps,
-        reference.discrepancy, to_tensors(best.solver.tableau(sde, best.grid)),
+        reference.discrepancy, to_tensors(table(best.solver, sde, best.grid)),
     )  # fmt: skip
 
 
@@ -294,6 +309,7 @@ def select(
         ValueError: `nfe` or `noises` below 2, or another number out of its range; names it.
     """
     nfe, noises, batch_size = as_count("nfe", nfe, 2), as_count("noises", noises, 2), as_count("batch_size", batch_size)
+    model = in_basis(model)
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
     warn_of_flaw(reference)

@@ -39,12 +39,12 @@ def from_first_call(tableau: Tableau) -> tuple[Tableau, float]:
     for row in tableau.rows[:first]:
         if row.xi:
             raise ValueError("the table draws noise before its first network call, which the loop of a pipeline cannot do")
-        scale.append(sum(c * scale[j] for j, c in row.z.items()))
+        scale.append(sum(float(c) * scale[j] for j, c in row.z.items()))
 
     def moved(row: Row) -> Row:
         z: dict[int, float] = {}
-        for j, c in row.z.items():
-            k = max(j - first, 0)
+        for j, coefficient in row.z.items():
+            k, c = max(j - first, 0), float(coefficient)
             z[k] = z.get(k, 0.0) + (c if j >= first else c * scale[j] / scale[first])
         return Row(z, {j - first: c for j, c in row.data.items()}, row.xi)
 
