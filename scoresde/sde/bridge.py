@@ -50,7 +50,7 @@ class Bridge(SDE):
         self._a, self._b, self._c = (as_function(name, scale, 1) for name, scale in (("a", a), ("b", b), ("c", c)))
         self.t_min = as_number("t_min", t_min, above=0.0, below=1.0)
         t = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")
-        values_a, values_b, values_c = self.alpha(t), self.share(t), self.sigma(t)
+        values_a, values_b, values_c = (as_values(name, scale(t.clone()), t) for name, scale in (("a", a), ("b", b), ("c", c)))
         for name, values, first, last in (("a", values_a, 1, 0), ("b", values_b, 0, 1), ("c", values_c, 0, 0)):
             if abs(float(values[0]) - first) > 1e-6 or abs(float(values[-1]) - last) > 1e-6:
                 raise ValueError(f"{name} must run from {first} to {last}, got {float(values[0]):g} and {float(values[-1]):g}")
@@ -81,12 +81,13 @@ class Bridge(SDE):
     def alpha(self, t: Time) -> Tensor:
         """a(t)."""
         t = as_time(t)
-        return as_values("a", self._a(t.clone()), t).clamp(min=0)
+        # Nothing of x is left at t = 1, also where rounding leaves cos(pi/2) = 6e-17.
+        return torch.where(t < 1, as_values("a", self._a(t.clone()), t), 0.0)
 
     def sigma(self, t: Time) -> Tensor:
         """c(t)."""
         t = as_time(t)
-        return as_values("c", self._c(t.clone()), t)
+        return torch.where(t < 1, as_values("c", self._c(t.clone()), t), 0.0)
 
     def share(self, t: Time) -> Tensor:
         """b(t)."""

@@ -36,7 +36,8 @@ class DiagonalSDE(LinearSDE):
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma and their derivatives by time, each `(n, K)`."""
-        both, both_rates = torch.func.jvp(self.scales, (t,), (torch.ones_like(t),))  # type: ignore[misc]
+        # Two reverse passes: forward mode compiles TorchScript when it is first used.
+        both, both_rates = torch.autograd.functional.jvp(self.scales, t.detach(), torch.ones_like(t))
         return (*both, *both_rates)
 
     def drift_rates(self, t: Tensor) -> Tensor:
@@ -129,10 +130,15 @@ def scalar_path(sde: SDE | None) -> SDE:
 
     Raises:
         TypeError: none.
+        ValueError: one whose scales have no derivatives, as those of `CoefficientsSDE`.
     """
     sde = VPSDE() if sde is None else sde
     if not isinstance(sde, SDE) or isinstance(sde, LinearSDE):
         raise TypeError(f"sde must be a path of one alpha(t) and one sigma(t) such as VPSDE(), got {sde!r}")
+    with torch.enable_grad():
+        differentiable = sde.sigma(torch.full((), 0.5, dtype=torch.float64, requires_grad=True)).requires_grad
+    if not differentiable:
+        raise ValueError(f"{sde!r} has scales that cannot be differentiated: take one of formulas in torch")
     return sde
 
 

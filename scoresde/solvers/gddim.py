@@ -132,16 +132,20 @@ class GDDIM(Solver):
         clock, knots = path.half_log_snr(grid).tolist(), grid.tolist()
         to_zero = knots[-1] == 0
         pairs = [(s, t) for s, t in itertools.pairwise(knots) if t > 0]
+        rows = []
+        if pairs and not bool(path.covariance(grid[:1]).any() | path.signal(grid[:1]).any()):
+            # The end of a bridge. From there the transition is the only Gaussian step.
+            end = grid[1:2]
+            rows.append(Row(data={0: _of_row(sde, path.signal(end))}, xi={0: _of_row(sde, root(path.covariance(end)))}))
         used = []
-        for n in range(len(pairs)):
+        for n in range(len(rows), len(pairs)):
             # A value at lambda = -inf (zero signal) has no weight in any interpolant.
             newest_first = [j for j in range(n, -1, -1) if math.isfinite(clock[j])] or [n]
             used.append(
                 [n] if not math.isfinite(clock[n]) else newest_first[: min(self.order, len(knots) - 1 - n if to_zero else n + 1)]
             )
-        made = steps(path, pairs, [[clock[j] for j in js] for js in used], self.eta) if pairs else []
-        rows = []
-        for n, (js, step) in enumerate(zip(used, made, strict=True)):
+        made = steps(path, pairs[len(rows) :], [[clock[j] for j in js] for js in used], self.eta) if used else []
+        for n, (js, step) in enumerate(zip(used, made, strict=True), len(rows)):
             parts = ({n: step.state}, dict(zip(js, step.data, strict=True)), {} if step.noise is None else {n: step.noise})
             rows.append(Row(*({j: _of_row(sde, c) for j, c in part.items() if not is_zero(c)} for part in parts)))
         if to_zero:

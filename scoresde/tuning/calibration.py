@@ -19,8 +19,7 @@ Limits of the guarantee:
 
 - The probability is over the new start and the starts of the calibration together. It says nothing of one start alone. Given one calibration,
   the share of new starts whose bound holds has the standard deviation sqrt(confidence (1 - confidence)/n) around its mean.
-- The error is the distance to the reference solution of the same model, not to the data.
-- New conditions must have the distribution of those in the calibration.
+- The error is the distance to the reference solution of the same model, not to the data. New conditions must be like the calibration's.
 - A cascade stops at the first level with a small bound. The share of its samples whose bound fails can exceed 1 - confidence: at most the
   levels together fail, and the measured excess is 0.01 to 0.03.
 """

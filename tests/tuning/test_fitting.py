@@ -33,7 +33,8 @@ def test_the_correction_is_ridge_regression():
     problem = regression.Problem(model, reference, {}, 20, 8, None)
     z, d0, d1, gap = torch.randn(4, 30, 2, dtype=torch.float64, generator=generator(1))
     weights, ridge = torch.rand(20, dtype=torch.float64, generator=generator(2)), 0.1
-    c = regression.correction(problem, z, [d0, d1], gap, weights, ridge)
+    form = ss.tableau.Multistep(torch.linspace(1, 0, 4, dtype=torch.float64), torch.zeros(3), torch.zeros(3, 3))
+    c = regression.correction(problem, form, z, [d0, d1], gap, weights, ridge)
     root = weights.sqrt()[:, None]
     features = torch.stack([(root * f[:20]).flatten() for f in (z, d1, d1 - d0)], 1)
     size = features[:, 1].square().sum()
