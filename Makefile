@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test mutants lint types examples docs bench bench-fitted bench-overhead bench-training bench-conditional bench-gpu clean
+.PHONY: demo demo-short demo-mnist test mutants lint types examples docs bench bench-fitted bench-overhead bench-training bench-conditional bench-processes bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -47,6 +47,7 @@ examples: .venv/ready-demo ## the examples in their short mode
 	$(BIN)/python examples/guidance.py --short --out runs/examples/guidance.png
 	$(BIN)/python examples/inverse_problems.py --short --out runs/examples/inverse_problems.png
 	$(BIN)/python examples/simulation_based_inference.py --short --out runs/examples/two_moons.png
+	$(BIN)/python examples/linear_sdes.py --short --out runs/examples/processes.png
 
 docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
@@ -69,6 +70,10 @@ bench-training: .venv/ready-bench ## samples a second in training, beside diffus
 
 bench-conditional: .venv/ready-bench ## cost of guidance, and posteriors on a prior of 25 modes: 8 minutes
 	$(BIN)/python benchmarks/conditional.py cost modes
+	$(BIN)/python benchmarks/pages.py
+
+bench-processes: .venv/ready-bench ## CLD, four processes on digits, and a bridge: 50 minutes with the training
+	$(BIN)/python benchmarks/processes.py
 	$(BIN)/python benchmarks/pages.py
 
 bench-gpu: .venv/ready-bench ## the first on a GPU: eager, compiled and as a CUDA graph

@@ -79,10 +79,7 @@ def exact_flow(sde, z, t):
 
     def rates(u):
         a, covariance, q = inside.signal(u), inside.covariance(u), inside.noise_rates(u)
-        if is_matrix(a):
-            pull = torch.linalg.solve(covariance + STD**2 * a @ a.mT, q.mT).mT
-        else:
-            pull = q / (covariance + STD**2 * a**2)
+        pull = torch.linalg.solve(covariance + STD**2 * a @ a.mT, q.mT).mT if is_matrix(a) else q / (covariance + STD**2 * a**2)
         return inside.drift_rates(u) + 0.5 * pull
 
     def log_rates(v):

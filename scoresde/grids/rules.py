@@ -82,6 +82,12 @@ def flow(sde: SDE, steps: int, *, shift: float = 1.0, power: float = 1.0, t_star
 def _power_clock(sde: SDE, power: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """u = tau^(1/power) as a function of t, and its inverse."""
     power = as_number("power", power, above=0.0)
+    tau, inverse = vp_clock(sde)
+    return lambda t: tau(t) ** (1 / power), lambda u: inverse(u**power)
+
+
+def vp_clock(sde: SDE) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """tau, the time of the classical VP SDE with the same signal-to-noise ratio, as a function of t, and its inverse."""
     vp = VPSDE()
 
     def half_log_snr_at(tau: Tensor) -> Tensor:
@@ -89,7 +95,7 @@ def _power_clock(sde: SDE, power: float) -> tuple[Callable[[Tensor], Tensor], Ca
         integral = tau * (vp.beta_min + 0.5 * tau * (vp.beta_max - vp.beta_min))
         return -0.5 * (integral + (-torch.expm1(-integral)).log())
 
-    return lambda t: vp.time(sde.half_log_snr(t)) ** (1 / power), lambda u: sde.time(half_log_snr_at(u**power))
+    return lambda t: vp.time(sde.half_log_snr(t)), lambda tau: sde.time(half_log_snr_at(tau))
 
 
 def quadratic(sde: SDE, steps: int, *, t_start: float = 1.0, t_end: float = 0.0) -> Tensor:

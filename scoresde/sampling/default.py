@@ -12,7 +12,7 @@ step of a late call, and it starts at t = 1. So does EDM's F with more than 3 ca
 and long steps at small noise are safe. So the grid is plain trailing (power 1). On noise networks the order falls to 2, with 3 calls to 1. On
 few coordinates networks are smooth, and steps are shorter at small noise (power 2), with UniPC of order 2 for noise networks.
 
-On a linear SDE none of this was measured. `GDDIM` of order 2, and of order 3 with more than 12 calls, was best or nearly so on exact scores of
+On a linear SDE none of this was measured. `GDDIM` of order 2, and of order 3 with more than 7 calls, was best or nearly so on exact scores of
 blurring, coloured noise and CLD.
 
 *The budget.* Few calls want longer last steps. With 3 and fewer on few coordinates the velocity is extrapolated, along the arc of the path.
@@ -39,7 +39,7 @@ from ..solvers.velocity import VelocityAdams
 # Coordinates of an event from which a network is taken for one on images.
 LARGE = 256
 # On a linear SDE: the most calls with which order 2 is better than order 3.
-SECOND_ORDER_CALLS = 12
+SECOND_ORDER_CALLS = 7
 # The most calls that are few, and very few.
 FEW_CALLS, LEAST_CALLS = 10, 3
 

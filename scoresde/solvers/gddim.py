@@ -4,11 +4,12 @@ With Psi(t, s) of `sde.linear`, which carries z - A D where D is constant, the e
 
     z_t = Psi(t, s) z_s + int_s^t d/du [ Psi(t, u) A_u ] D(u) du + noise of covariance Sigma_t - Psi Sigma_s Psi^T.
 
-For D the polynomial through K of its values, at the lambdas of the clock, D = sum_j l_j(lambda) D_j, integration by parts gives the weights
+For D the polynomial through K of its values, D = sum_j l_j(tau) D_j, integration by parts gives the weights
 
     W_j = A_t l_j(t) - Psi(t, s) A_s l_j(s) - int_s^t Psi(t, u) A_u dl_j(u),
 
-all of whose terms are finite where Sigma_t is not invertible. The integral is a Gauss-Legendre sum in lambda.
+all of whose terms are finite where Sigma_t is not invertible. The integral is a Gauss-Legendre sum. The clock tau is the time of the classical
+VP SDE with the same signal-to-noise ratio (`grids.vp_clock`), in which D is smoother than in lambda at few steps. On that SDE it is DEIS in t.
 
 K = 1 is DDIM, z_t = A_t D + Psi (z_s - A_s D) (Zhang et al. 2022, arXiv 2206.05564, eq. 16 and 22); eta = 1 then is ancestral sampling with the
 posterior of the process. More values are exponential Adams methods of DEIS type (Zhang and Chen 2023, arXiv 2204.13902).
@@ -25,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..grids.rules import vp_clock
 from ..numerics.coefficients import Coefficient, congruent, is_zero, root, times
 from ..numerics.inputs import as_number
 from ..numerics.quadrature import gauss_legendre, lagrange, lagrange_slopes
@@ -53,7 +55,7 @@ class Step(NamedTuple):
 
 
 def steps(sde: LinearSDE, knots: Sequence[tuple[float, float]], nodes: Sequence[Sequence[float]], eta: float = 0.0) -> list[Step]:
-    """The steps from s down to t for every (s, t) of `knots`, with the values of D at the lambdas of `nodes`, that at s first among them.
+    """The steps from s down to t for every (s, t) of `knots`, with the values of D at the times of `nodes`, that at s first among them.
 
     The matrices of all steps are asked for at once: for processes that solve for them that is most of the work.
     """
@@ -67,9 +69,10 @@ def steps(sde: LinearSDE, knots: Sequence[tuple[float, float]], nodes: Sequence[
             made[n] = psi, (a_t[n : n + 1] - times(psi, a_s[n : n + 1]),)
     if several:
         unit, quadrature = gauss_legendre(NODES)
-        lam_s, lam_t = sde.half_log_snr(start[several]), sde.half_log_snr(end[several])
-        lam = lam_s[:, None] + (lam_t - lam_s)[:, None] * unit
-        u = sde.time(lam.reshape(-1)).reshape(lam.shape)
+        clock, time = vp_clock(sde)
+        tau_s, tau_t = clock(start[several]), clock(end[several])
+        tau = tau_s[:, None] + (tau_t - tau_s)[:, None] * unit
+        u = time(tau.reshape(-1)).reshape(tau.shape)
         path = torch.cat([start[several, None], u, end[several, None]], 1)
         parts = sde.backward(path[:, :-1].reshape(-1), path[:, 1:].reshape(-1), eta)
         inside = sde.signal(u.reshape(-1))
@@ -80,10 +83,10 @@ def steps(sde: LinearSDE, knots: Sequence[tuple[float, float]], nodes: Sequence[
             for k in range(NODES - 1, -1, -1):
                 carried.append(times(carried[-1], own[k : k + 1]))
             psi, along = carried[-1], times(torch.cat(carried[:-1][::-1]), signal)
-            at, ends = torch.tensor(nodes[n], dtype=torch.float64, device="cpu"), torch.stack([lam_s[i], lam_t[i]])
+            at, ends = clock(torch.tensor(nodes[n], dtype=torch.float64, device="cpu")), torch.stack([tau_s[i], tau_t[i]])
             before, after = times(psi, a_s[n : n + 1]), a_t[n : n + 1]
             weights = []
-            for (l_s, l_t), slope in zip(lagrange(at, ends).tolist(), lagrange_slopes(at, lam[i]), strict=True):
+            for (l_s, l_t), slope in zip(lagrange(at, ends).tolist(), lagrange_slopes(at, tau[i]), strict=True):
                 shares = (ends[1] - ends[0]) * quadrature * slope
                 integral = (along * shares.reshape(-1, *(1,) * (along.ndim - 1))).sum(0, keepdim=True)
                 weights.append(after * l_t - before * l_s - integral)
@@ -144,7 +147,7 @@ class GDDIM(Solver):
             used.append(
                 [n] if not math.isfinite(clock[n]) else newest_first[: min(self.order, len(knots) - 1 - n if to_zero else n + 1)]
             )
-        made = steps(path, pairs[len(rows) :], [[clock[j] for j in js] for js in used], self.eta) if used else []
+        made = steps(path, pairs[len(rows) :], [[knots[j] for j in js] for js in used], self.eta) if used else []
         for n, (js, step) in enumerate(zip(used, made, strict=True), len(rows)):
             parts = ({n: step.state}, dict(zip(js, step.data, strict=True)), {} if step.noise is None else {n: step.noise})
             rows.append(Row(*({j: _of_row(sde, c) for j, c in part.items() if not is_zero(c)} for part in parts)))

@@ -137,14 +137,14 @@ class ReferenceSolution:
         return combine([transport, *integral], self.states.dtype)
 
     def _between(self, sde: LinearSDE, k: int, t: float) -> Tensor:
-        """The states at a time below times[k], with the same cubic in the clock of a linear SDE."""
+        """The states at a time below times[k], with the cubic through the four nearest values of D."""
         first = max(0, min(k - 1, len(self.data) - 4))
         near = slice(first, first + 4)
-        clock = sde.half_log_snr(self.times[:-1][near]).tolist()
-        nodes = [(d, lam) for d, lam in zip(self.data[near], clock, strict=True) if math.isfinite(lam)]
+        times = self.times[:-1][near]
+        nodes = [(d, u) for d, u in zip(self.data[near], times.tolist(), strict=True) if math.isfinite(float(sde.half_log_snr(u)))]
         if not math.isfinite(float(sde.half_log_snr(self.times[k]))):
-            nodes = [(self.data[k], 0.0)]
-        (made,) = steps(sde, [(float(self.times[k]), t)], [[lam for _, lam in nodes]])
+            nodes = [(self.data[k], float(self.times[k]))]
+        (made,) = steps(sde, [(float(self.times[k]), t)], [[u for _, u in nodes]])
         z = self.states[k]
         terms = [(z, at_state(made.state, z)), *((d, at_state(c, z)) for (d, _), c in zip(nodes, made.data, strict=True))]
         return combine(terms, z.dtype)

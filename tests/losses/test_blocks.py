@@ -119,7 +119,10 @@ def test_score_matching_without_pairs():
     exact = losses.implicit(model, z, 0.4)
     s = model.score(z, 0.4)
     trace = torch.stack(
-        [torch.autograd.functional.jacobian(lambda v, i=i: model.score(v[None], 0.4)[0], z[i]).reshape(12, 12).trace() for i in range(3)]
+        [
+            torch.autograd.functional.jacobian(lambda v, i=i: model.score(v[None], 0.4)[0], z[i]).reshape(12, 12).trace()
+            for i in range(3)
+        ]
     )
     torch.testing.assert_close(exact, (0.5 * s.reshape(3, -1).square().sum(1) + trace) / 12)
 
@@ -129,7 +132,7 @@ def test_what_no_network_predicts(name):
     sde = processes()[name]
     network = ss.networks.MLP((sde.channels, 3), 8)
     model, x = ss.ScoreModel(ss.networks.SideBySide(network), sde, "velocity"), torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="there is no velocity|predicts 'data', 'noise' or 'edm'"):
+    with pytest.raises(ValueError, match=r"there is no velocity|predicts 'data', 'noise' or 'edm'"):
         losses.denoising(model, x)
     with pytest.raises(ValueError, match="there is no velocity"):
         two_modes().model(sde).velocity(torch.zeros(1, sde.channels, *EVENT, dtype=torch.float64), 0.5)

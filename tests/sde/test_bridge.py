@@ -70,13 +70,15 @@ def test_the_bridge_of_a_brownian_motion_is_i2sb():
     torch.testing.assert_close(interpolant.diffusion(t), torch.full_like(t, 0.8))
 
 
-DETERMINISTIC = [name for name in solvers.names() if isinstance(solvers.get(name), solvers.Solver) and not solvers.get(name).stochastic]
+DETERMINISTIC = [
+    name for name in solvers.names() if isinstance(solvers.get(name), solvers.Solver) and not solvers.get(name).stochastic
+]
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_every_solver_draws_from_the_conditional(solver):
-    """x | y ~ N(y/2, .3), on the bridges in turn. The first step draws noise, the others follow the flow. 4000 samples: five standard errors and
-    the bias of 48 steps, which is .05 of the variance for the first order."""
+    """x | y ~ N(y/2, .3), on the bridges in turn. The first step draws noise, the others follow the flow. 4000 samples: five standard errors
+    and the bias of 48 steps, which is .05 of the variance for the first order."""
     n, name = 4000, list(BRIDGES)[DETERMINISTIC.index(solver) % len(BRIDGES)]
     given = torch.full((n, 1), Y, dtype=torch.float64)
     out = ss.sample(pair(name), (n, 1), solver, steps=48, given=given, seeds=range(n), dtype=torch.float64)
@@ -90,7 +92,9 @@ def test_i2sb_is_ancestral_sampling(name):
     bridge, model = BRIDGES[name], pair(name)
     y = torch.full((5, 1), Y, dtype=torch.float64)
     grid = torch.tensor([1.0, 0.7, 0.3, 0.0], dtype=torch.float64)
-    out = ss.sample(model, (5, 1), solvers.Ancestral(variance="posterior"), grid=grid, given=y, generator=generator(7), dtype=torch.float64)
+    out = ss.sample(
+        model, (5, 1), solvers.Ancestral(variance="posterior"), grid=grid, given=y, generator=generator(7), dtype=torch.float64
+    )
     noise = [torch.randn(5, 1, dtype=torch.float64, generator=g) for g in [generator(7)] for _ in range(3)]
     z = y
     for k, (s, t) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
@@ -109,7 +113,15 @@ def test_states_that_are_shown_are_those_of_the_bridge():
     model, seen = pair("vp"), []
     y = torch.full((4, 1), Y, dtype=torch.float64)
     out = ss.sample(
-        model, (4, 1), "ddim", steps=6, given=y, seeds=range(4), dtype=torch.float64, trajectory=True, callback=lambda *a: seen.append(a)
+        model,
+        (4, 1),
+        "ddim",
+        steps=6,
+        given=y,
+        seeds=range(4),
+        dtype=torch.float64,
+        trajectory=True,
+        callback=lambda *a: seen.append(a),
     )
     torch.testing.assert_close(out.path[0], y)
     torch.testing.assert_close(out.path[-1], out.x)
@@ -137,7 +149,7 @@ def test_the_network_sees_the_state_and_its_loss_is_that_of_the_data():
     torch.testing.assert_close(found, x.square().mean(1))
     with pytest.raises(TypeError, match="given=y"):
         losses.denoising(model, x, "data")
-    with pytest.raises(ValueError, match="y has shape|must have the shape|shape"):
+    with pytest.raises(ValueError, match="shape"):
         losses.denoising(model, x, "data", given=y[:, :2])
 
 
@@ -172,5 +184,5 @@ def test_it_is_pickled_and_refuses_what_has_no_meaning():
         lambda: ss.Bridge(lambda t: 1 - t, lambda t: 1 - t, lambda t: t * (1 - t)),
         lambda: ss.Bridge.pinned(ss.RectifiedFlow()),
     ):
-        with pytest.raises(ValueError, match="must run from|no signal left"):
+        with pytest.raises(ValueError, match=r"must run from|no signal left"):
             wrong()

@@ -80,7 +80,9 @@ def test_the_posterior_is_that_of_the_joint_gaussian(name):
     flat = x.reshape(2, -1)
     expected = flat @ a_s.T + (z.reshape(2, -1) - flat @ a_t.T) @ gain.T
     close(mean.reshape(2, -1), expected, 1e-8)
-    close(dense(sde, congruent(factor, torch.ones_like(factor)) if m == 1 else factor @ factor.mT, m, m), c_s - gain @ phi @ c_s, 1e-8)
+    close(
+        dense(sde, congruent(factor, torch.ones_like(factor)) if m == 1 else factor @ factor.mT, m, m), c_s - gain @ phi @ c_s, 1e-8
+    )
     mean, factor = sde.transition(z, s, t)
     close(mean.reshape(2, -1), z.reshape(2, -1) @ phi.T, 1e-8)
     close(dense(sde, factor**2 if m == 1 else factor @ factor.mT, m, m), c_t - phi @ c_s @ phi.T, 1e-8)

@@ -73,7 +73,8 @@ def test_a_fit_beats_what_it_began_with(name, tmp_path):
     name, *_ = fitted.baseline
     baseline = ss.tuning.select(model, 5, EVENT, reference_steps=48)
     found, before = (
-        distance(run(solver.tableau(inside.sde, solver.grid), inside, z, BatchNoise()).x, exact).median() for solver in (again, baseline)
+        distance(run(solver.tableau(inside.sde, solver.grid), inside, z, BatchNoise()).x, exact).median()
+        for solver in (again, baseline)
     )
     assert float(found) < 0.5 * float(before)
 
