@@ -473,10 +473,11 @@ def restored(found: dict) -> str:
         for name, row in found.items()
         if isinstance(row, dict)
     ]
-    return f"""{found["images"]} held-out digits, blurred by {found["blur"]:g} pixel, with noise {found["std"]:g}, at {found["calls"]} calls where nothing
-else is said. The bridge was trained on pairs (3,000 iterations) and knows the blur from them alone. The posterior samplers are told the operator, and have
-the unconditional VP network below. Frechet distance of a classifier's features to the training images; residual: rms of $A x - y$,
-{found["std"]:g} for the truth; class: share that the classifier reads as the true digit. Made by `benchmarks/processes.py restoration`.
+    return f"""{found["images"]} held-out digits, blurred by {found["blur"]:g} pixel, with noise {found["std"]:g};
+{found["calls"]} calls where nothing else is said. The bridge was trained on pairs (3,000 iterations) and knows the blur from them alone.
+The posterior samplers are told the operator, and have the unconditional VP network below. Frechet distance of a classifier's features to
+the training images; residual: rms of $A x - y$, {found["std"]:g} for the truth; class: share that the classifier reads
+as the true digit. Made by `benchmarks/processes.py restoration`.
 
 {table(["", "PSNR, dB", "Frechet distance", "residual", "class"], rows)}"""
 
@@ -488,7 +489,8 @@ def trained(found: dict) -> str:
     rows = [[name, *(f"{found[name][column]:.2f}" for column in columns)] for name in names]
     return f"""U-Nets of one size on the 8 x 8 digits, 4,000 iterations, noise prediction, the library's defaults for each process
 (`scoresde train digits --process ...`). Frechet distance of a classifier's features between {found["samples"]} samples and the training data,
-by solver and calls; two halves of the data are at {found["halves"]:.2f}. One training run each: no process was tuned. Made by `benchmarks/processes.py digits`.
+by solver and calls; two halves of the data are at {found["halves"]:.2f}. One training run each: no process was tuned. Made by
+`benchmarks/processes.py digits`.
 
 {table(["process", *columns], rows)}"""
 

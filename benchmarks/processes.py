@@ -109,7 +109,7 @@ def digits(samples: int = 1500) -> dict[str, Any]:
         results[name] = {}
         for nfe in (10, 20, 50):
             for solver in (None, "gddim2", "sde-gddim2", *(() if name == "cld" else ("unipc2",))):
-                x = ss.sample(model, (samples, *experiment.event), solver, nfe=nfe, seeds=range(samples), batch_size=500)
+                x = ss.sample(model, (samples, *training.x.shape[1:]), solver, nfe=nfe, seeds=range(samples), batch_size=500)
                 results[name][f"{solver or 'default'} {nfe}"] = frechet_distance(classifier.features(x.clamp(-1, 1)), real)
                 if solver == "sde-gddim2" and nfe == 50:
                     rows[name] = x[:16]
@@ -160,8 +160,12 @@ def restoration(blur: float = 1.0, std: float = 0.1, calls: int = 20) -> dict[st
         "posterior, DiffPIR": lambda: ss.sample(
             inverse.diffpir(prior, likelihood, 8.0), y.shape, "sde-dpm++2m", nfe=calls, y=y, seeds=range(len(y))
         ),
-        "posterior, DPS, 100 steps": lambda: ss.sample(prior, y.shape, inverse.DPS(likelihood), steps=100, y=y, seeds=range(len(y))),
-        "posterior, DAPS, 100 steps": lambda: ss.sample(prior, y.shape, inverse.DAPS(likelihood), steps=100, y=y, seeds=range(len(y))),
+        "posterior, DPS, 100 steps": lambda: ss.sample(
+            prior, y.shape, inverse.DPS(likelihood), steps=100, y=y, seeds=range(len(y))
+        ),
+        "posterior, DAPS, 100 steps": lambda: ss.sample(
+            prior, y.shape, inverse.DAPS(likelihood), steps=100, y=y, seeds=range(len(y))
+        ),
     }
     results: dict[str, Any] = {"calls": calls, "blur": blur, "std": std, "images": len(y)}
     rows = {"truth": truth[:14], "observed": y[:14]}

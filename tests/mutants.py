@@ -328,6 +328,69 @@ MUTANTS = (
         "network_calls=calls + cost.network / n",
         "network_calls=calls + cost.network",
     ),
+    # linear SDEs
+    Mutant("blur that grows as sin^2", "sde/spectral.py", "torch.sin(0.5 * math.pi * t) ** 4", "torch.sin(0.5 * math.pi * t) ** 2"),
+    Mutant("coloured noise by the spectrum, not its root", "sde/spectral.py", "* spectrum.sqrt()", "* spectrum"),
+    Mutant(
+        "an OU process with one rate for mean and variance",
+        "sde/spectral.py",
+        "-torch.expm1(-integral)",
+        "-torch.expm1(-0.5 * integral)",
+    ),
+    Mutant("Magnus without its commutator", "sde/magnus.py", "math.sqrt(3) / 12 * scale**2", "0 * scale**2"),
+    Mutant("eta in place of eta^2 backwards", "sde/diagonal.py", "** eta**2", "** eta"),
+    Mutant("Psi with the wrong share of noise", "sde/linear.py", "0.5 * (1 + eta**2) * pull", "0.5 * (1 + eta) * pull"),
+    Mutant(
+        "posterior without the forward matrix",
+        "sde/linear.py",
+        "times(times(before, transposed(self.forward(s, t))), inverse(after))",
+        "times(before, inverse(after))",
+    ),
+    Mutant(
+        "a critically damped chain of the wrong couplings",
+        "sde/momentum.py",
+        "enumerate(reversed(couplings[1:]))",
+        "enumerate(couplings[1:])",
+    ),
+    Mutant(
+        "noise of the first channel",
+        "sde/linear_prediction.py",
+        "w = inverse(root(covariance))[..., -1:, :]\n        gain",
+        "w = inverse(root(covariance))[..., :1, :]\n        gain",
+    ),
+    Mutant(
+        "a pinned bridge with the free variance",
+        "sde/bridge.py",
+        "return sde.sigma(t) * _fraction(sde, t).clamp(min=0).sqrt()",
+        "return sde.sigma(t) * _fraction(sde, t)",
+    ),
+    Mutant(
+        "weights without the term at the start",
+        "solvers/gddim.py",
+        "after * l_t - before * l_s - integral",
+        "after * l_t - integral",
+    ),
+    Mutant("stacked blocks in another order", "solvers/blocks.py", "v[block_of]", "v[block_of.flip(0)]"),
+    Mutant(
+        "a bridge that starts without noise",
+        "tableau/builder.py",
+        "xi = {self.fresh_noise(): t.sigma} if t.sigma > 0 else {}",
+        "xi = {}",
+    ),
+    Mutant(
+        "density without the volume of other channels",
+        "likelihood/linear_flow.py",
+        "0.5 * log_det(covariance) - spread.log()",
+        "0 * log_det(covariance) - spread.log()",
+    ),
+    Mutant("the likelihood weighting without its root", "losses/blocks.py", "return slope * rate.sqrt(),", "return slope * rate,"),
+    Mutant("a bridge that shows u", "sampling/frames.py", "return self.sde.with_end(z, self.end.to(z.device), t)", "return z"),
+    Mutant(
+        "corrections that are not scaled by the step",
+        "tableau/linear_multistep.py",
+        "return [apply(t, z), *(apply(u, d) for d in data)]",
+        "return [apply(t, z), *data]",
+    ),
 )
 
 

@@ -32,12 +32,12 @@ class MomentumSDE(BackwardByMagnus):
 
     Args:
         beta: the speed.
-        start: the variances of the channels after the data at t = 0, as shares of their stationary ones.
+        gamma: the variances of the channels after the data at t = 0, as shares of their stationary ones.
         t_min: the smallest time at which a grid calls the network.
     """
 
-    def __init__(self, beta: float, start: float, t_min: float) -> None:
-        self.beta, self.start = as_number("beta", beta, above=0.0), as_number("start", start, above=0.0)
+    def __init__(self, beta: float, gamma: float, t_min: float) -> None:
+        self.beta, self.gamma = as_number("beta", beta, above=0.0), as_number("gamma", gamma, above=0.0)
         self.t_min = as_number("t_min", t_min, above=0.0, below=1.0)
 
     @property
@@ -58,7 +58,7 @@ class MomentumSDE(BackwardByMagnus):
 
     def covariance(self, t: Tensor) -> Tensor:
         b, (_, noise, stationary) = self.clock(t), (part.to(t.device) for part in self.matrices)
-        last, first = torch.diag(stationary), torch.diag(self.start * stationary)
+        last, first = torch.diag(stationary), torch.diag(self.gamma * stationary)
         first[0, 0] = 0
         phi = self._phi(b)
         late = last - congruent(phi, last - first)
@@ -113,7 +113,7 @@ class CLD(MomentumSDE):
         return f, noise, stationary
 
     def __repr__(self) -> str:
-        return f"CLD(beta={self.beta:g}, mass={self.mass:g}, gamma={self.start:g})"
+        return f"CLD(beta={self.beta:g}, mass={self.mass:g}, gamma={self.gamma:g})"
 
 
 class HOLD(MomentumSDE):
@@ -138,7 +138,8 @@ class HOLD(MomentumSDE):
 
     def __init__(self, order: int = 3, beta: float = 4.0, rate: float = 2.0, gamma: float = 0.04, *, t_min: float = 1e-2) -> None:
         super().__init__(beta, gamma, t_min)
-        self.channels, self.rate = as_count("order", order, 2), as_number("rate", rate, above=0.0)
+        self.order, self.rate = as_count("order", order, 2), as_number("rate", rate, above=0.0)
+        self.channels = self.order
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,7 +154,7 @@ class HOLD(MomentumSDE):
         return f, noise, torch.ones(m, dtype=torch.float64, device="cpu")
 
     def __repr__(self) -> str:
-        return f"HOLD(order={self.channels}, beta={self.beta:g}, rate={self.rate:g}, gamma={self.start:g})"
+        return f"HOLD(order={self.channels}, beta={self.beta:g}, rate={self.rate:g}, gamma={self.gamma:g})"
 
 
 def routh(m: int, rate: float) -> list[float]:

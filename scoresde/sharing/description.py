@@ -29,6 +29,7 @@ from ..numerics.inputs import as_one_of
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow, SubVPSDE
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
+from ..sde.momentum import CLD, HOLD
 from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
 from ..sde.vp import VPSDE, VPChain
 from ..solvers.tuned import require_same_process
@@ -47,6 +48,8 @@ PROCESSES: dict[str, tuple[type[SDE], tuple[str, ...]]] = {
     "EDM": (EDM, ("sigma_min", "sigma_max")),
     "RectifiedFlow": (RectifiedFlow, ()),
     "VPChain": (VPChain, ()),
+    "CLD": (CLD, ("beta", "mass", "gamma")),
+    "HOLD": (HOLD, ("order", "beta", "rate", "gamma")),
 }
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
