@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from ..models.base import Model
 from ..models.score_model import NetworkTime
 from ..models.training_mode import warn_if_training
+from ..sde.bridge import Bridge
 from ..solvers.tuned import TunedSolver
 from ..tableau.executor import execute
 from ..tableau.tableau import Tableau
+from .frames import frame_of
 from .planning import Plan, TablePlan, plan
 from .start import start_std
 
@@ -35,10 +37,12 @@ def unroll(model: Model, planned: Plan | Tableau | TunedSolver | str | PathLike[
     Raises:
         TypeError: `model` is no model.
         ValueError: the plan is a loop, which decides while it runs; or one of another path; or the prediction does not determine the data at
-            one of its times.
+            one of its times; or the model is on a bridge.
     """
     if not isinstance(model, Model):
         raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    if isinstance(model.sde, Bridge):
+        raise ValueError("a bridge cannot be unrolled: its states depend on the known end of each sample")
     made = plan(model, planned)
     if not isinstance(made, TablePlan):
         raise ValueError(f"{made.solver} is a loop, which decides while it runs: only a solver that is a table can be unrolled")
@@ -69,6 +73,7 @@ class Unrolled(nn.Module):
         """The standard deviation of the noise to start from, the state at the first time of the table.
 
         Raises:
+            TypeError: on a `LinearSDE` there is no single one; draw from `sde.prior`.
             ValueError: the state there still depends on the data.
         """
         return start_std(self.tableau.sde, self.tableau.times[0])
@@ -86,14 +91,15 @@ class Unrolled(nn.Module):
         """
         check_noises(self.draws, z, noises)
         times = iter(self._times)
-        loop = execute(self.tableau, self.model.prediction, z, GivenNoise(noises))
+        frame = frame_of(self.model, {})
+        loop = execute(self.tableau, self.model.prediction, frame.enter(z, self.tableau.times[0]), GivenNoise(noises))
         try:
             call = next(loop)
             while True:
-                call = loop.send(self.model.output(call.z, for_batch(next(times), call.z), **(cond or {})))
+                call = loop.send(frame.model.output(call.z, for_batch(next(times), call.z), **(cond or {})))
         except StopIteration as end:
             x: Tensor = end.value
-        return x
+        return frame.leave(x, self.tableau.times[-1])
 
     def _prepare(self) -> None:
         """The network's times, for a batch of one. Not buffers: half precision would round the index 999 to 1000."""

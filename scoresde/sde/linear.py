@@ -111,6 +111,8 @@ class LinearSDE(SDE):
         knots = (torch.arange(1, STORED + 1, dtype=torch.float64, device="cpu") / STORED) ** 2
         if self._clock is None:
             self._clock = self.half_log_snr(knots)
+        # No time is after 1, where the clock is lowest.
+        wanted = wanted.clamp(min=float(self._clock[-1]))
         k = torch.searchsorted(-self._clock, -wanted).clamp(1, STORED - 1)
         low, high = knots[k - 1].log(), knots[k].log()
         f_low, f_high = self._clock[k - 1] - wanted, self._clock[k] - wanted
@@ -235,9 +237,14 @@ class LinearSDE(SDE):
         twin.basis = Identity()
         return twin
 
+    @property
+    def prior_std(self) -> float:  # type: ignore[override]
+        """Refused: the prior has the covariance Sigma(1)."""
+        self._scalar("prior_std")
+
     def _scalar(self, name: str) -> NoReturn:
         raise TypeError(
-            f"{self!r} has no single {name}(t), as its blocks have coefficients of their own: this is for paths of one alpha(t) and one "
+            f"{self!r} has no single {name}, as its blocks have coefficients of their own: this is for paths of one alpha(t) and one "
             "sigma(t) (docs/processes.md says what works on every linear SDE)"
         )
 

@@ -29,6 +29,7 @@ from ..numerics.inputs import as_one_of
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow, SubVPSDE
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
+from ..sde.linear import LinearSDE
 from ..sde.momentum import CLD, HOLD
 from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
 from ..sde.vp import VPSDE, VPChain
@@ -209,7 +210,7 @@ def _require_unchanged(sde: SDE, again: SDE) -> None:
     Raises:
         ValueError: names the attribute that differs.
     """
-    for name in ("t_min", "t_max", "prior_std"):
+    for name in ("t_min", "t_max", *(() if isinstance(sde, LinearSDE) else ("prior_std",))):
         if getattr(sde, name) != getattr(again, name):
             raise ValueError(
                 f"{name}={getattr(sde, name):g} of {sde!r} was set after it was made, which no file holds: make a class of its own"

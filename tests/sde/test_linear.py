@@ -8,6 +8,7 @@ import torch
 import scoresde as ss
 from scoresde.numerics.coefficients import congruent, inverse, is_matrix, root, times, transposed
 from scoresde.sde import DCT, CoefficientsLinearSDE, Fourier, Identity, Orthogonal, ScaledSDE
+from scoresde.sde.diagonal import OnScalarPath
 from scoresde.sde.fingerprint import schedule_fingerprint
 from scoresde.sde.momentum import routh
 
@@ -116,6 +117,9 @@ def test_the_clock_falls_and_is_inverted(name):
     assert bool((clock.diff() < 0).all())
     close(sde.half_log_snr(sde.time(clock)), clock, 1e-6)
     assert float(sde.time(clock[3])) == pytest.approx(float(t[3]), rel=1e-6)
+    if not isinstance(sde, OnScalarPath):  # those go on beyond t = 1, as their path does
+        assert float(sde.time(clock[-1] - 1)) == pytest.approx(1)
+    assert float(sde.time(torch.tensor(torch.inf))) == 0
 
 
 def test_one_block_is_a_path_of_numbers():
@@ -176,6 +180,15 @@ def test_blurring_is_heat_flow():
     blurred = torch.from_numpy(gaussian_filter(x[0, 0].numpy(), 3.0, mode="reflect", truncate=8.0))
     # A sampled Gaussian is no exact heat kernel: 1e-3 of the range.
     assert float((mean[0, 0] - blurred).abs().max()) < 1e-3
+
+
+def test_the_blur_grows_as_in_the_paper():
+    """tau = blur^2/2 sin^4(pi t/2), at the frequency pi k/N (Hoogeboom and Salimans, appendix A)."""
+    sde, t = ss.BlurringSDE((1, 4, 4), blur=3.0, least=0.01), 0.4
+    tau = 4.5 * math.sin(math.pi * t / 2) ** 4
+    omega = math.pi / 4 * (torch.arange(4.0)[:, None] ** 2 + torch.arange(4.0) ** 2).sqrt().flatten().double()
+    expected = sde.sde.alpha(t) * (0.99 * torch.exp(-(omega**2) * tau) + 0.01)
+    close(sde.signal(at(t))[0], expected, 1e-6)
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])

@@ -330,3 +330,54 @@ def test_on_every_device(device, name):
     torch.testing.assert_close(
         x.cpu(), ss.sample(model.cpu(), (3, *EVENT), "sde-gddim2", steps=3, seeds=range(3)), rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("name", ["coloured", "cld"])
+def test_an_unrolled_model_is_the_sampler(name):
+    sde = processes()[name]
+    model = two_modes().model(sde)
+    z = sde.prior((3, *EVENT), generator(), dtype=torch.float64)
+    unrolled = ss.unroll(model, ss.plan(sde, "gddim2", steps=4))
+    torch.testing.assert_close(unrolled(z), ss.sample(model, (3, *EVENT), "gddim2", steps=4, z=z))
+    with pytest.raises(TypeError, match="no single"):
+        _ = unrolled.start_std
+
+
+@pytest.mark.parametrize("name", ["coloured", "cld"])
+def test_what_is_written_for_numbers_refuses_by_name(name):
+    """Nothing that asks for one alpha or sigma answers for blocks in silence."""
+    sde = processes()[name]
+    model, x = two_modes().model(sde), two_modes().sample(2, generator())
+    z = sde.prior((2, *EVENT), generator(), dtype=torch.float64)
+    likelihood = ss.inverse.Gaussian(ss.inverse.operators.mask(torch.ones(EVENT)), 0.1)
+    for ask in (
+        lambda: ss.losses.elbo(model, x, grid=grids.uniform(sde, 4)),
+        lambda: ss.losses.finite_difference(model, z, 0.5),
+        lambda: ss.losses.draw_times(sde, 4, "likelihood"),
+        lambda: ss.models.ReverseSDE(model).drift(z, 0.5),
+        lambda: ss.sample(ss.inverse.pigdm(model, likelihood), (2, *EVENT), "gddim1", steps=2, y=x),
+        lambda: ss.models.thresholded(model, -1, 1).data(z, 0.5),
+    ):
+        with pytest.raises((TypeError, ValueError), match=type(sde).__name__):
+            ask()
+
+
+def test_guidance_takes_every_process():
+    """Classifier-free guidance combines outputs, whatever the process: at weight 0 and 1 one of the two models, between them their mix."""
+
+    class Two(torch.nn.Module):
+        null = -1
+
+        def forward(self, z, t, label):
+            out = z[:, -1] if z.ndim > 4 else z
+            return out * (label.reshape(-1, *(1,) * (out.ndim - 1)) + 1.0) * 0.1
+
+    for name in ("cld", "coloured"):
+        sde = processes()[name]
+        model = ss.ScoreModel(Two(), sde)
+        label = torch.tensor([0, 2])
+        z = sde.prior((2, *EVENT), generator())
+        guided = ss.guidance.Guided(model, 2.0)
+        with_class, without = model.noise(z, 0.5, label=label), model.noise(z, 0.5, label=torch.full((2,), -1))
+        torch.testing.assert_close(guided.noise(z, 0.5, label=label), without + 2 * (with_class - without), rtol=1e-4, atol=1e-5)
+        assert ss.sample(guided, (2, *EVENT), nfe=3, label=label, seeds=range(2)).shape == (2, *EVENT)
