@@ -86,7 +86,7 @@ def test_block_moments_are_those_of_a_path_of_numbers():
         # The prior of `OUSDE` has sigma(1) = .99998 in the place of 1.
         assert float(mean) == pytest.approx(m, abs=1e-4)
         assert float(covariance) ** 0.5 == pytest.approx(s, abs=1e-4)
-    with pytest.raises(TypeError, match="which has Tableau"):
+    with pytest.raises(TypeError, match=r"one coefficient: Tableau"):
         block_moments(DDIM().tableau(vp, grid), torch.tensor(0.0), torch.tensor(1.0))
 
 
