@@ -50,7 +50,9 @@ def block_weights(sde: LinearSDE, t: Tensor, prediction: Prediction, weighting: 
     """
     if weighting in ("likelihood", "elbo"):
         _, slope = linear_conversion(sde, t, prediction, "data")
-        a, pull = sde.signal(t), inverse(sde.covariance(t))
+        a, covariance = sde.signal(t), sde.covariance(t)
+        # What is known has no noise, and adds nothing.
+        pull = inverse(covariance) if is_matrix(a) else torch.where(covariance == 0, 0.0, 1 / covariance)
         if is_matrix(a):
             row = times(pull, a)
             rate = (row.mT @ sde.noise_rates(t) @ row)[..., 0, 0]

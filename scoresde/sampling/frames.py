@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
-from ..models.bridge_model import BridgeModel
 from ..models.in_basis import in_basis
 from ..sde.bridge import Bridge
 from ..sde.linear import LinearSDE
@@ -105,13 +104,10 @@ class BridgeFrame(Changed):
 
 
 def frame_of(model: Model, cond: dict[str, object]) -> Frame:
-    """The frame in which solvers run `model` under these conditions.
-
-    Raises:
-        TypeError: a bridge without its known end.
-    """
+    """The frame in which solvers run `model`, or a wrapper around it, under these conditions."""
     if isinstance(model.sde, LinearSDE):
         return BasisFrame(in_basis(model), model.sde)
-    if isinstance(model, BridgeModel):
-        return BridgeFrame(model, model.sde, model.end_of(cond))
+    given = cond.get("given")
+    if isinstance(model.sde, Bridge) and isinstance(given, Tensor):
+        return BridgeFrame(model, model.sde, given.to(torch.promote_types(given.dtype, torch.float32)))
     return Frame(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from ..numerics.coefficients import Coefficient, apply, root
 from ..numerics.inputs import as_device, as_dtype, as_state
 from ..numerics.random import NoiseSource
 from ..sde.base import SDE
+from ..sde.bridge import Bridge
 from ..sde.linear import LinearSDE, at_state
 from .frames import Frame
 
@@ -80,10 +82,12 @@ def start_root(sde: LinearSDE, t: float) -> Tensor:
         ValueError: the data has not all but vanished at t.
     """
     at = torch.tensor([t], dtype=torch.float64, device="cpu")
-    ratio = float(sde.half_log_snr(at).exp())
-    if t != 1 and ratio > LARGEST_SIGNAL:
+    # Of the block that forgets last. At t = 1 only what is known does not count as noise.
+    ratio = float(1 / sde.spread(at).min())
+    if ratio > (LARGEST_SIGNAL if t != 1 else math.inf) or math.isinf(ratio):
         raise ValueError(
-            f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} and a state still depends on the data: give z="
+            f"sampling starts at t={t:g}, where alpha/sigma={ratio:.2g} in some block and a state still depends on the data: give z=, for "
+            "instance sde.perturb(x, t)[0]"
         )
     return root(sde.covariance(at))[0]
 
@@ -96,6 +100,8 @@ def start_std(sde: SDE, t: float) -> float:
     """
     if t == 1:
         return sde.prior_std
+    if isinstance(sde, Bridge):
+        raise ValueError(f"a bridge starts at its known end at t=1; at t={t:g} a state depends on the data: give z=")
     ratio = float(sde.alpha(t) / sde.sigma(t))
     if ratio > LARGEST_SIGNAL:
         raise ValueError(

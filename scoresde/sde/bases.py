@@ -33,6 +33,11 @@ class Basis(ABC):
     def back(self, y: Tensor) -> Tensor:
         """The inverse of `to`."""
 
+    @property
+    @abstractmethod
+    def number(self) -> float:
+        """A number that other bases do not have, by which processes are compared."""
+
 
 @dataclass(frozen=True)
 class Identity(Basis):
@@ -43,6 +48,10 @@ class Identity(Basis):
 
     def back(self, y: Tensor) -> Tensor:
         return y
+
+    @property
+    def number(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,10 @@ class DCT(Basis):
 
     def back(self, y: Tensor) -> Tensor:
         return _along(y, self.axes, lambda n: _cosines(n).T)
+
+    @property
+    def number(self) -> float:
+        return self.axes + 0.25
 
     def frequencies(self, shape: Sequence[int]) -> Tensor:
         """pi k/N along each of the last axes of an event of this shape, `(axes, K)` float64 in radians for each sample."""
@@ -91,6 +104,10 @@ class Fourier(Basis):
 
     def back(self, y: Tensor) -> Tensor:
         return self.to(y)
+
+    @property
+    def number(self) -> float:
+        return self.axes + 0.5
 
     def frequencies(self, shape: Sequence[int]) -> Tensor:
         """2 pi |k|/N along each of the last axes of an event of this shape, `(axes, K)` float64 in radians for each sample."""
@@ -131,6 +148,12 @@ class Orthogonal(Basis):
 
     def back(self, y: Tensor) -> Tensor:
         return self._times(self.matrix, y)
+
+    @property
+    def number(self) -> float:
+        flat = self.matrix.cpu().flatten()
+        # Squares: an axis may turn its sign from one machine to the next.
+        return float((flat.square() * torch.cos(1.0 + torch.arange(len(flat), dtype=torch.float64, device="cpu"))).sum())
 
     def _times(self, matrix: Tensor, x: Tensor) -> Tensor:
         if x.shape[x.ndim - len(self.event) :] != self.event:

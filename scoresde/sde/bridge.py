@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..numerics.arrays import Time, expand
+from ..numerics.arrays import Time, as_float64, expand
 from ..numerics.inputs import as_function, as_number, as_state_like, as_values
 from .base import SDE, as_time
 from .diagonal import scalar_path
@@ -88,6 +88,15 @@ class Bridge(SDE):
         """c(t)."""
         t = as_time(t)
         return torch.where(t < 1, as_values("c", self._c(t.clone()), t), 0.0)
+
+    def half_log_snr(self, t: Time) -> Tensor:
+        # At t = 1 both scales are 0; their ratio falls to 0.
+        t = as_time(t)
+        return torch.where(t < 1, super().half_log_snr(torch.where(t < 1, t, 0.5)), -torch.inf)
+
+    def time(self, half_log_snr: Time) -> Tensor:
+        lam = as_float64(half_log_snr)
+        return torch.where(lam == -torch.inf, 1.0, super().time(torch.where(lam == -torch.inf, 0.0, lam)))
 
     def share(self, t: Time) -> Tensor:
         """b(t)."""

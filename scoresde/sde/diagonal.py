@@ -36,8 +36,10 @@ class DiagonalSDE(LinearSDE):
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma and their derivatives by time, each `(n, K)`."""
-        # Two reverse passes: forward mode compiles TorchScript when it is first used.
-        both, both_rates = torch.autograd.functional.jvp(self.scales, t.detach(), torch.ones_like(t))
+        # Inference mode records no graph. Two reverse passes: forward mode compiles TorchScript when it is first used.
+        with torch.inference_mode(False), torch.enable_grad():
+            t = t.detach().clone()
+            both, both_rates = torch.autograd.functional.jvp(self.scales, t, torch.ones_like(t))
         return (*both, *both_rates)
 
     def drift_rates(self, t: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class ScaledSDE(DiagonalSDE):
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self._scales(t)
-        return alpha.double(), sigma.double()
+        return alpha.to(device=t.device, dtype=torch.float64), sigma.to(device=t.device, dtype=torch.float64)
 
     def __repr__(self) -> str:
         return f"ScaledSDE(basis={self.basis!r})"

@@ -15,7 +15,9 @@ PROBE_TIMES = torch.arange(1, 33, dtype=torch.float64, device="cpu") / 32
 def schedule_fingerprint(sde: SDE) -> Tensor:
     """(alpha, sigma) at 32 times, `(2, 32)` float64 on the CPU. Processes with the same numbers are taken for one."""
     if isinstance(sde, LinearSDE):
-        # Two numbers for each time, from all the blocks: sums with weights that no symmetry cancels.
+        # Two numbers for each time, from all the blocks and the basis: sums with weights that no symmetry cancels.
         both = sde.signal(PROBE_TIMES).flatten(1), sde.covariance(PROBE_TIMES).flatten(1)
-        return torch.stack([(c * torch.cos(1.0 + torch.arange(c.shape[1], dtype=torch.float64))).mean(1) for c in both]).cpu()
+        of_basis = (sde.coordinates or sde.basis).number
+        weights = [torch.cos(1.0 + torch.arange(c.shape[1], dtype=torch.float64, device="cpu")) for c in both]
+        return torch.stack([(c * w).mean(1) + of_basis for c, w in zip(both, weights, strict=True)]).cpu()
     return torch.stack([sde.alpha(PROBE_TIMES), sde.sigma(PROBE_TIMES)]).cpu()

@@ -54,11 +54,13 @@ class LinearSDE(SDE):
 
     Attributes:
         basis: the orthogonal basis of the blocks.
+        coordinates: the basis in which `in_basis` left the process; None elsewhere.
         channels: m. With more than one, data are the first channel and the noise enters at the last.
     """
 
     basis: Basis = Identity()
     channels: int = 1
+    coordinates: Basis | None = None
     _clock: Tensor | None = None
 
     @abstractmethod
@@ -195,7 +197,7 @@ class LinearSDE(SDE):
         z, x = self.as_state("z", z), as_state("x", x)
         s, t = (_each(at, z) for at in _ordered(s, t))
         before, after = self.covariance(s), self.covariance(t)
-        psi = times(times(before, transposed(self.forward(s, t))), inverse(after))
+        psi = times(times(before, transposed(self.forward(s, t))), inverse(_without_zeros(after)))
         mean = self.times(self.signal(s), x) + self.times(psi, z - self.times(self.signal(t), x))
         return mean, root(before - congruent(psi, after))
 
@@ -207,7 +209,13 @@ class LinearSDE(SDE):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """A draw of N(0, Sigma(1)), a state for data of the shape `(B, *event)`."""
+        """A draw of N(0, Sigma(1)), a state for data of the shape `(B, *event)`.
+
+        Raises:
+            ValueError: coordinates that are known at t = 1 have no law there.
+        """
+        if not bool((self.spread(_end()) > 0).all()):
+            raise ValueError(f"{self!r} leaves some coordinates without noise at t = 1: a state is sde.perturb(x, 1.0)[0]")
         shape, device = self.state_shape(as_shape("shape", shape)), as_device("device", device)
         noise = randn(shape, generator, dtype=as_dtype("dtype", dtype) or torch.float32, device=device)
         return self.times(root(self.covariance(_end())), noise)
@@ -234,7 +242,7 @@ class LinearSDE(SDE):
     def in_basis(self) -> LinearSDE:
         """The same process with the coordinates of the basis for those of the event."""
         twin = copy.copy(self)
-        twin.basis = Identity()
+        twin.basis, twin.coordinates = Identity(), self.coordinates or self.basis
         return twin
 
     @property
@@ -267,6 +275,11 @@ class LinearSDE(SDE):
     def velocity_direction(self, t: Time) -> tuple[Tensor, Tensor]:
         """Refused: there is no one angle."""
         self._scalar("velocity")
+
+
+def _without_zeros(covariance: Tensor) -> Tensor:
+    """1 for the variance of what is known: its multiples of 0 are then 0."""
+    return covariance if is_matrix(covariance) else torch.where(covariance == 0, 1.0, covariance)
 
 
 def at_state(c: Tensor, z: Tensor) -> Tensor:

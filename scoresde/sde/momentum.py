@@ -100,7 +100,7 @@ class CLD(MomentumSDE):
 
     channels = 2
 
-    def __init__(self, beta: float = 4.0, mass: float = 0.25, gamma: float = 0.04, *, t_min: float = 1e-3) -> None:
+    def __init__(self, beta: float = 4.0, mass: float = 0.25, gamma: float = 0.04, t_min: float = 1e-3) -> None:
         super().__init__(beta, gamma, t_min)
         self.mass = as_number("mass", mass, above=0.0)
 
@@ -136,7 +136,7 @@ class HOLD(MomentumSDE):
         ValueError: an order below 2, or a number that is not positive.
     """
 
-    def __init__(self, order: int = 3, beta: float = 4.0, rate: float = 2.0, gamma: float = 0.04, *, t_min: float = 1e-2) -> None:
+    def __init__(self, order: int = 3, beta: float = 4.0, rate: float = 2.0, gamma: float = 0.04, t_min: float = 1e-2) -> None:
         super().__init__(beta, gamma, t_min)
         self.order, self.rate = as_count("order", order, 2), as_number("rate", rate, above=0.0)
         self.channels = self.order

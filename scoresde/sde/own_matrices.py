@@ -86,10 +86,10 @@ class CoefficientsLinearSDE(BackwardByMagnus):
         return congruent(self._phi(at, t), covariance) + self._growth(at, t)
 
     def drift_rates(self, t: Tensor) -> Tensor:
-        return self._drift(t).double()
+        return _numbers(self._drift(t), t)
 
     def noise_rates(self, t: Tensor) -> Tensor:
-        return self._noise(t).double()
+        return _numbers(self._noise(t), t)
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
         (at_s, phi_s, _), (at_t, phi_t, _) = self._before(s), self._before(t)
@@ -98,3 +98,9 @@ class CoefficientsLinearSDE(BackwardByMagnus):
 
     def __repr__(self) -> str:
         return f"CoefficientsLinearSDE(K={self._phis.shape[1]}, m={self.channels}, basis={self.basis!r})"
+
+
+def _numbers(c: Tensor, t: Tensor) -> Tensor:
+    """What a function of the user returned, in float64 beside its times; 1 x 1 matrices without their axes."""
+    c = c.to(device=t.device, dtype=torch.float64)
+    return c[..., 0, 0] if c.ndim == 4 and c.shape[-2:] == (1, 1) else c

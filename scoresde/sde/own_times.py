@@ -45,7 +45,7 @@ class TimesSDE(OnScalarPath):
 
     @classmethod
     def forcing(cls, length: int, sde: SDE | None = None, *, lag: float = 1.0) -> TimesSDE:
-        """The last axis of an event, of that length, is denoised from its start to its end: coordinate k lags by k/length times `lag`.
+        """The last axis of an event, of that length, is denoised from its start to its end.
 
         tau_k = clip(t (1 + lag) - lag (1 - u_k), 0, 1) with u_k from 0 for the first coordinate to 1 for the last; `lag` 0 is one time for all.
         """

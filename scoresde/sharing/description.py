@@ -49,8 +49,8 @@ PROCESSES: dict[str, tuple[type[SDE], tuple[str, ...]]] = {
     "EDM": (EDM, ("sigma_min", "sigma_max")),
     "RectifiedFlow": (RectifiedFlow, ()),
     "VPChain": (VPChain, ()),
-    "CLD": (CLD, ("beta", "mass", "gamma")),
-    "HOLD": (HOLD, ("order", "beta", "rate", "gamma")),
+    "CLD": (CLD, ("beta", "mass", "gamma", "t_min")),
+    "HOLD": (HOLD, ("order", "beta", "rate", "gamma", "t_min")),
 }
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 

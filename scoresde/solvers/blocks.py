@@ -60,7 +60,7 @@ def without_lambda(solver: Solver, sde: LinearSDE) -> GDDIM:
         return GDDIM(solver.order)
     raise ValueError(
         f"{solver} needs the lambda of a path of numbers, and {sde!r} has {sde.channels} channels in a block: take 'gddim1' to 'gddim3', "
-        "'sde-gddim2', 'ddim', 'deis2', 'deis3', 'em' or Ancestral(variance='posterior')"
+        "'sde-gddim2', 'ddim', 'deis2', 'deis3', 'euler-maruyama' or 'ancestral-posterior'"
     )
 
 

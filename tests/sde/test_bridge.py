@@ -132,6 +132,25 @@ def test_states_that_are_shown_are_those_of_the_bridge():
     assert again.shape == (4, 1)
 
 
+def test_a_wrapper_shows_the_same_states():
+    model, y = pair("vp"), torch.full((4, 1), Y, dtype=torch.float64)
+    runs = [
+        ss.sample(each, (4, 1), "ddim", steps=6, given=y, seeds=range(4), dtype=torch.float64, trajectory=True).path
+        for each in (model, ss.models.thresholded(model, -100, 100))
+    ]
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="starts at its known end"):
+        ss.sample(model, (4, 1), "ddim", steps=3, given=y, t_start=0.999)
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_its_clock_has_both_ends(name):
+    t = torch.tensor([0.1, 0.5, 0.99, 1.0], dtype=torch.float64)
+    clock = BRIDGES[name].half_log_snr(t)
+    assert float(clock[-1]) == -torch.inf
+    torch.testing.assert_close(BRIDGES[name].time(clock), t)
+
+
 def test_the_network_sees_the_state_and_its_loss_is_that_of_the_data():
     states = []
 

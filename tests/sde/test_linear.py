@@ -239,6 +239,38 @@ def test_forcing_denoises_the_start_first():
     assert float(tau[20, -1]) == 1
 
 
+def test_what_is_known_has_a_posterior():
+    sde = ss.TimesSDE.inpainting(torch.tensor([True, False]))
+    x = torch.randn(3, 2, dtype=torch.float64, generator=generator())
+    z, _ = sde.perturb(x, 0.6, generator(1))
+    mean, factor = sde.posterior(z, x, 0.3, 0.6)
+    expected, std = ss.VPSDE().posterior(z[:, 1:], x[:, 1:], 0.3, 0.6)
+    close(mean, torch.cat([x[:, :1], expected], 1))
+    close(factor[0], torch.stack([torch.zeros_like(std), std]))
+    for weighting in ("likelihood", "elbo"):
+        model = ss.ScoreModel(ss.networks.MLP(2, 8), sde, "data")
+        assert bool(ss.losses.denoising(model, x.float(), weighting, generator=generator()).isfinite().all())
+
+
+def test_matrices_of_one_channel_are_numbers():
+    one = CoefficientsLinearSDE(lambda t: -5 * torch.ones(len(t), 1), lambda t: 10 * torch.ones(len(t), 1))
+    same = CoefficientsLinearSDE(lambda t: -5 * torch.ones(len(t), 1, 1, 1), lambda t: 10 * torch.ones(len(t), 1, 1, 1))
+    t = at(0.1, 0.5)
+    for name in ("signal", "covariance", "drift_rates", "noise_rates"):
+        assert torch.equal(getattr(one, name)(t), getattr(same, name)(t))
+    assert same.channels == 1
+
+
+def test_processes_in_other_bases_have_other_fingerprints():
+    spectrum = torch.linspace(1, 2, 6)
+    bases = (DCT(2), Fourier(2), DCT(1), Identity(), processes()["ou"].basis)
+    prints = [schedule_fingerprint(ss.ColouredSDE(spectrum, basis=basis)) for basis in bases]
+    for i, a in enumerate(prints):
+        assert all(float((a - b).abs().max()) > 1e-3 for b in prints[i + 1 :])
+    whole = ss.ColouredSDE(spectrum, basis=DCT(2))
+    assert torch.equal(schedule_fingerprint(whole), schedule_fingerprint(whole.in_basis()))
+
+
 def test_processes_with_other_matrices_have_other_fingerprints():
     prints = [schedule_fingerprint(sde) for sde in processes().values()]
     assert all(print.shape == (2, 32) for print in prints)

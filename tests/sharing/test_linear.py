@@ -14,7 +14,7 @@ def network(sde):
     return networks.SideBySide(networks.MLP((sde.channels, 3), 8)) if sde.channels > 1 else networks.MLP(EVENT, 8)
 
 
-@pytest.mark.parametrize("sde", [ss.CLD(beta=3.0), ss.HOLD(3, rate=1.5)])
+@pytest.mark.parametrize("sde", [ss.CLD(beta=3.0), ss.HOLD(3, rate=1.5, t_min=0.02)])
 def test_processes_with_momentum_are_in_the_file(sde, tmp_path):
     model = ss.ScoreModel(network(sde), sde, "edm")
     ss.save_pretrained(model, tmp_path)

@@ -332,6 +332,29 @@ def test_on_every_device(device, name):
     )
 
 
+def test_a_start_needs_noise_in_every_block():
+    """The block that forgets last decides, and what is known has no noise to start from."""
+    slow = ss.OUSDE(torch.ones(2), torch.tensor([0.01, 4.0]))
+    data = ss.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(1))
+    with pytest.raises(ValueError, match="in some block"):
+        ss.sample(data.model(slow), (3, 2), steps=4, t_start=0.9)
+    known = ss.TimesSDE.inpainting(torch.tensor([True, False]))
+    with pytest.raises(ValueError, match="in some block"):
+        ss.sample(data.model(known), (3, 2), steps=4)
+    with pytest.raises(ValueError, match="without noise at t = 1"):
+        known.prior((3, 2))
+
+
+def test_inference_mode_changes_nothing():
+    """Derivatives of scales need a graph, which inference mode does not record."""
+    model, x = two_modes().model(processes()["coloured"]), two_modes().sample(2, generator())
+    z = ss.encode(model, x, t_end=T_END)
+    euler = ss.sample(model, (2, *EVENT), "euler-maruyama", steps=5, seeds=range(2))
+    with torch.inference_mode():
+        torch.testing.assert_close(ss.encode(model, x, t_end=T_END), z)
+        torch.testing.assert_close(ss.sample(model, (2, *EVENT), "euler-maruyama", steps=5, seeds=range(2)), euler)
+
+
 @pytest.mark.parametrize("name", ["coloured", "cld"])
 def test_an_unrolled_model_is_the_sampler(name):
     sde = processes()[name]
