@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import event_sum
 from ..numerics.coefficients import apply
@@ -110,6 +110,7 @@ def log_likelihood(
     """
     if torch.is_inference_mode_enabled():
         raise RuntimeError("a divergence needs derivatives, which torch.inference_mode() forbids: use torch.no_grad() instead")
+    require_model(model, "data")
     warn_if_training(model)
     chunk, probes = as_count("chunk", chunk), as_count("probes", probes)
     x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)

@@ -150,6 +150,7 @@ def decode(
 
     x is z/alpha at `t_end`. A last step to sigma = 0 could not be inverted. To draw samples, `sample` is cheaper.
     """
+    require_model(model, "data")
     warn_if_training(model)
     z, control = at_least_float32("z", z), StepControl.of(rtol, atol, steps)
     with torch.set_grad_enabled(grad):

@@ -38,7 +38,7 @@ class InBasis(Wrapper):
 
 def in_basis(model: Model) -> Model:
     """`model` itself where its process acts on the event's own coordinates, and else `InBasis`."""
-    sde = model.sde
+    sde = getattr(model, "sde", None)
     if not isinstance(sde, LinearSDE) or isinstance(sde.basis, Identity):
         return model
     return InBasis(model, sde)
