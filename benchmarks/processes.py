@@ -135,7 +135,8 @@ def restoration(blur: float = 1.0, std: float = 0.1, calls: int = 20) -> dict[st
     def observed(x: Tensor, seed: int) -> Tensor:
         return operator(x) + std * torch.randn(x.shape, generator=generator(seed))
 
-    classifier = Classifier.trained(training.x, training.labels)  # type: ignore[arg-type]
+    assert training.labels is not None
+    classifier = Classifier.trained(training.x, training.labels)
     truth, y = held_out.x, observed(held_out.x, 1)
     bridge = ss.Bridge.interpolant(0.5)
     with torch.random.fork_rng():

@@ -73,7 +73,7 @@ MUTANTS = (
         "data={self.step_evals[-1]: t.alpha}",
         "data={self.step_evals[-1]: 0.99 * t.alpha}",
     ),
-    Mutant("folding without the state's share", "tableau/tableau.py", "z[j] = z.get(j, 0.0) + b * c_z", "z[j] = z.get(j, 0.0)"),
+    Mutant("folding without the state's share", "tableau/tableau.py", "z[j] = add(z.get(j, 0.0), added)", "z[j] = z.get(j, 0.0)"),
     Mutant(
         "a converted output without its state",
         "tableau/executor.py",
@@ -83,8 +83,8 @@ MUTANTS = (
     Mutant(
         "a noise scaled that is used twice",
         "tableau/compile.py",
-        "scaled = is_new and is_last and c > 0",
-        "scaled = is_new and c > 0",
+        "std = c if is_new and is_last and",
+        "std = c if is_new and",
     ),
     Mutant(
         "a state released one row early",
@@ -194,9 +194,9 @@ MUTANTS = (
     ),
     Mutant(
         "density without the scale at the data",
-        "likelihood/density.py",
-        "(math.log(flow.rho_1) + math.log(flow.cos_end))",
-        "math.log(flow.rho_1)",
+        "likelihood/flow.py",
+        "(math.log(self.rho_1) + math.log(self.cos_end))",
+        "math.log(self.rho_1)",
     ),
     Mutant(
         "Hutch++ without the length of the rest",
@@ -343,8 +343,8 @@ MUTANTS = (
     Mutant(
         "posterior without the forward matrix",
         "sde/linear.py",
-        "times(times(before, transposed(self.forward(s, t))), inverse(after))",
-        "times(before, inverse(after))",
+        "product(product(before, transposed(self.forward(s, t))), inverse(_without_zeros(after)))",
+        "product(before, inverse(_without_zeros(after)))",
     ),
     Mutant(
         "a critically damped chain of the wrong couplings",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
-from ..numerics.arrays import flatten_events
 from ..numerics.batching import Index
 from ..numerics.dormand_prince import StepControl, integrate
 from ..sde.base import end_time
@@ -75,6 +74,4 @@ class FlowODE(ABC):
 
     def decode(self, z: Tensor, control: StepControl) -> Tensor:
         """x from z_1."""
-        return self.to_data(
-            integrate(self.slope, self.end, self.start, flatten_events(self.from_noise(z)), control, time=self.time).y
-        )
+        return self.to_data(integrate(self.slope, self.end, self.start, self.from_noise(z), control, time=self.time).y)

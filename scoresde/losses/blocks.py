@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..models.base import Model
 from ..numerics.arrays import event_mean, expand
-from ..numerics.coefficients import inverse, is_matrix, times
+from ..numerics.coefficients import inverse, is_matrix, product
 from ..numerics.inputs import as_values
 from ..sde.linear import LinearSDE
 from ..sde.linear_prediction import linear_conversion
@@ -54,7 +54,7 @@ def block_weights(sde: LinearSDE, t: Tensor, prediction: Prediction, weighting: 
         # What is known has no noise, and adds nothing.
         pull = inverse(covariance) if is_matrix(a) else torch.where(covariance == 0, 0.0, 1 / covariance)
         if is_matrix(a):
-            row = times(pull, a)
+            row = product(pull, a)
             rate = (row.mT @ sde.noise_rates(t) @ row)[..., 0, 0]
         else:
             rate = (a * pull) ** 2 * sde.noise_rates(t)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -69,20 +69,21 @@ class BridgeModel(ScoreModel):
             TypeError: `given` is missing.
             ValueError: it has another shape than `z`.
         """
-        given = self.end_of(cond)
+        given = known_end(cond)
         if isinstance(t, NetworkTime):
             raise TypeError("a bridge needs the time itself: call prepare of the BridgeModel")
         t, inner = t if isinstance(t, PreparedEnd) else (t, t)
         rest = cond if self.conditional else {name: value for name, value in cond.items() if name != "given"}
         return super().output(self.sde.with_end(z, given, t), inner, **rest)
 
-    def end_of(self, cond: dict[str, object]) -> Tensor:
-        """The known end among the conditions.
 
-        Raises:
-            TypeError: it is missing.
-        """
-        given = cond.get("given")
-        if not isinstance(given, Tensor):
-            raise TypeError("a bridge needs its known end: given=y, a tensor of the shape of the data")
-        return given.to(torch.promote_types(given.dtype, torch.float32))
+def known_end(cond: Mapping[str, object]) -> Tensor:
+    """The known end among the conditions.
+
+    Raises:
+        TypeError: it is missing.
+    """
+    given = cond.get("given")
+    if not isinstance(given, Tensor):
+        raise TypeError("a bridge needs its known end: given=y, a tensor of the shape of the data")
+    return given.to(torch.promote_types(given.dtype, torch.float32))

@@ -74,8 +74,8 @@ def _block_axes(k: int, event: torch.Size) -> tuple[int, ...]:
 
 def compose(a: Coefficient, b: Coefficient) -> Coefficient:
     """The coefficient of a (b z)."""
-    if is_matrix(a) and is_matrix(b):
-        return torch.matmul(a, b)  # type: ignore[arg-type]
+    if isinstance(a, Tensor) and isinstance(b, Tensor) and is_matrix(a) and is_matrix(b):
+        return a @ b
     return _lifted(a, b) * _lifted(b, a)
 
 
@@ -96,7 +96,7 @@ def _lifted(c: Coefficient, other: Coefficient) -> Coefficient:
 # The rest is for tensors with an axis of times, (n, K) or (n, K, m, m): 1 x 1 matrices have no axes of their own.
 
 
-def times(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor) -> Tensor:
     """The product of two coefficients of one kind."""
     return a @ b if is_matrix(a) else a * b
 
@@ -135,4 +135,4 @@ def log_det(a: Tensor) -> Tensor:
 
 def congruent(a: Tensor, covariance: Tensor) -> Tensor:
     """a C a^T, the covariance of a z."""
-    return times(times(a, covariance), transposed(a))
+    return product(product(a, covariance), transposed(a))

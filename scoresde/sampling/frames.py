@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
+from ..models.bridge_model import known_end
 from ..models.in_basis import in_basis
 from ..sde.bridge import Bridge
 from ..sde.linear import LinearSDE
@@ -107,7 +108,6 @@ def frame_of(model: Model, cond: dict[str, object]) -> Frame:
     """The frame in which solvers run `model`, or a wrapper around it, under these conditions."""
     if isinstance(model.sde, LinearSDE):
         return BasisFrame(in_basis(model), model.sde)
-    given = cond.get("given")
-    if isinstance(model.sde, Bridge) and isinstance(given, Tensor):
-        return BridgeFrame(model, model.sde, given.to(torch.promote_types(given.dtype, torch.float32)))
+    if isinstance(model.sde, Bridge) and "given" in cond:
+        return BridgeFrame(model, model.sde, known_end(cond))
     return Frame(model)

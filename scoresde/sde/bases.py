@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -55,8 +55,8 @@ class Identity(Basis):
 
 
 @dataclass(frozen=True)
-class DCT(Basis):
-    """The discrete cosine transform (DCT-II, orthonormal) of the last `axes` axes. Heat flow with reflecting borders is diagonal in it.
+class LastAxes(Basis):
+    """A transform of the last `axes` axes.
 
     Raises:
         ValueError: `axes` below 1.
@@ -67,8 +67,12 @@ class DCT(Basis):
     def __post_init__(self) -> None:
         as_count("axes", self.axes)
 
+
+class DCT(LastAxes):
+    """The discrete cosine transform (DCT-II, orthonormal) of the last `axes` axes. Heat flow with reflecting borders is diagonal in it."""
+
     def to(self, x: Tensor) -> Tensor:
-        return _along(x, self.axes, lambda n: _cosines(n))
+        return _along(x, self.axes, _cosines)
 
     def back(self, y: Tensor) -> Tensor:
         return _along(y, self.axes, lambda n: _cosines(n).T)
@@ -82,21 +86,12 @@ class DCT(Basis):
         return _grid([math.pi * torch.arange(n, dtype=torch.float64, device="cpu") / n for n in _last(shape, self.axes)])
 
 
-@dataclass(frozen=True)
-class Fourier(Basis):
+class Fourier(LastAxes):
     """The discrete Hartley transform of the last `axes` axes, the real form of the Fourier transform.
 
     Its coordinate at a frequency is Re - Im of the Fourier coefficient. Convolutions with symmetric kernels, on periodic axes, are diagonal in
     it, as are stationary covariances. It is its own inverse.
-
-    Raises:
-        ValueError: `axes` below 1.
     """
-
-    axes: int = 2
-
-    def __post_init__(self) -> None:
-        as_count("axes", self.axes)
 
     def to(self, x: Tensor) -> Tensor:
         c = torch.fft.fftn(x, dim=tuple(range(-self.axes, 0)), norm="ortho")
@@ -111,7 +106,7 @@ class Fourier(Basis):
 
     def frequencies(self, shape: Sequence[int]) -> Tensor:
         """2 pi |k|/N along each of the last axes of an event of this shape, `(axes, K)` float64 in radians for each sample."""
-        return _grid([2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64).abs() for n in _last(shape, self.axes)])
+        return _grid([2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64, device="cpu").abs() for n in _last(shape, self.axes)])
 
 
 class Orthogonal(Basis):
@@ -174,10 +169,10 @@ def _cosines(n: int) -> Tensor:
     return matrix
 
 
-def _along(x: Tensor, axes: int, matrix: object) -> Tensor:
+def _along(x: Tensor, axes: int, matrix: Callable[[int], Tensor]) -> Tensor:
     """`matrix(n)` along each of the last axes."""
     for axis in range(-axes, 0):
-        m = matrix(x.shape[axis]).to(device=x.device, dtype=x.dtype)  # type: ignore[operator]
+        m = matrix(x.shape[axis]).to(device=x.device, dtype=x.dtype)
         x = torch.movedim(torch.movedim(x, axis, -1) @ m.T, -1, axis)
     return x
 

@@ -23,6 +23,7 @@ from ..numerics.arrays import Time, as_float64, expand
 from ..numerics.inputs import as_function, as_number, as_state_like, as_values
 from .base import SDE, as_time
 from .diagonal import scalar_path
+from .families import VESDE
 
 Scale = Callable[[Tensor], Tensor]
 
@@ -64,10 +65,12 @@ class Bridge(SDE):
     def pinned(cls, sde: SDE | None = None) -> Bridge:
         """A diffusion conditioned to end at y. With rho = SNR(1)/SNR(t) of the path `sde`, a VE SDE by default,
 
-        a = alpha_t (1 - rho),       b = rho alpha_t/alpha_1,       c^2 = sigma_t^2 (1 - rho).
-        """
-        from .families import VESDE
+            a = alpha_t (1 - rho),       b = rho alpha_t/alpha_1,       c^2 = sigma_t^2 (1 - rho).
 
+        Raises:
+            TypeError: `sde` is no path of numbers.
+            ValueError: it has no signal left at t = 1.
+        """
         sde = scalar_path(VESDE(0.02, 1.0) if sde is None else sde)
         if not math.isfinite(float(sde.half_log_snr(1.0))):
             raise ValueError(f"{sde!r} has no signal left at t = 1, where a bridge ends at y: take one that has")

@@ -1,8 +1,10 @@
 """Processes that act on every coordinate of a basis alone.
 
-z_k = alpha_k(t) x_k + sigma_k(t) eps_k,       F = alpha'/alpha,       G G^T = (sigma^2)' - 2 F sigma^2,
+    z_k = alpha_k(t) x_k + sigma_k(t) eps_k,       F = alpha'/alpha,       G G^T = (sigma^2)' - 2 F sigma^2,
 
-Phi(t, s) = alpha_t/alpha_s,       Psi_eta(t, s) = sigma_t/sigma_s e^{-eta^2 (lambda_t - lambda_s)},       lambda = log(alpha/sigma).
+    Phi(t, s) = alpha_t/alpha_s,       Psi_eta(t, s) = sigma_t/sigma_s e^{-eta^2 (lambda_t - lambda_s)},       lambda = log(alpha/sigma).
+
+Derivatives of the scales are taken by autodiff.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..numerics.arrays import Time, as_float64, event_sum, to_device
-from ..numerics.coefficients import apply, congruent, inverse, is_matrix, log_det, root, times, transposed
+from ..numerics.coefficients import apply, congruent, inverse, is_matrix, log_det, product, root, transposed
 from ..numerics.inputs import as_device, as_dtype, as_shape, as_state, as_state_like
 from ..numerics.random import randn
 from .base import SDE, _ordered, as_time
@@ -96,7 +96,7 @@ class LinearSDE(SDE):
     def flow_rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """P and (F - P) A at eta = 0, what multiplies the state and D in the probability flow dz/dt."""
         p = self.reverse_rates(t)
-        return p, times(self.drift_rates(t) - p, self.signal(t))
+        return p, product(self.drift_rates(t) - p, self.signal(t))
 
     def half_log_snr(self, t: Time) -> Tensor:
         """The clock of the path: the mean over blocks of log(A^T Sigma^{-1} A)/2, which for numbers is lambda = log(alpha/sigma).
@@ -197,7 +197,7 @@ class LinearSDE(SDE):
         z, x = self.as_state("z", z), as_state("x", x)
         s, t = (_each(at, z) for at in _ordered(s, t))
         before, after = self.covariance(s), self.covariance(t)
-        psi = times(times(before, transposed(self.forward(s, t))), inverse(_without_zeros(after)))
+        psi = product(product(before, transposed(self.forward(s, t))), inverse(_without_zeros(after)))
         mean = self.times(self.signal(s), x) + self.times(psi, z - self.times(self.signal(t), x))
         return mean, root(before - congruent(psi, after))
 

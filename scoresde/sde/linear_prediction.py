@@ -33,9 +33,9 @@ def linear_conversion(sde: LinearSDE, t: Tensor, source: Prediction, target: Pre
     pair = _of_numbers(sde, t, source, target) if sde.channels == 1 else _of_matrices(sde, t, source, target)
     if values_are_known(pair[1]) and not bool(pair[0].isfinite().all() and pair[1].isfinite().all()):
         bad = ~(pair[0].flatten(1).isfinite().all(1) & pair[1].flatten(1).isfinite().all(1))
+        remedy = "stop at a larger t" if source == "data" else "at zero signal use prediction='data', or start at a smaller t"
         raise ValueError(
-            f"prediction={source!r} does not determine the {target} at t={float(t.expand(len(bad))[bad][0]):g} on {sde!r}: at zero signal "
-            "use prediction='data', or start at a smaller t"
+            f"prediction={source!r} does not determine the {target} at t={float(t.expand(len(bad))[bad][0]):g} on {sde!r}: {remedy}"
         )
     return pair
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..numerics.coefficients import congruent, times
+from ..numerics.coefficients import congruent, product
 from ..numerics.inputs import as_function, as_number
 from ..numerics.quadrature import gauss_legendre
 from .bases import Basis, Identity
@@ -53,7 +53,7 @@ class CoefficientsLinearSDE(BackwardByMagnus):
         unit = torch.eye(self.channels, dtype=torch.float64, device="cpu").expand(f.shape[1:]) if matrix else torch.ones_like(first)
         phis, covariances = [unit], [first]
         for phi, growth in zip(self._phi(nodes[:-1], nodes[1:]), self._growth(nodes[:-1], nodes[1:]), strict=True):
-            phis.append(times(phi[None], phis[-1][None])[0])
+            phis.append(product(phi[None], phis[-1][None])[0])
             covariances.append(congruent(phi[None], covariances[-1][None])[0] + growth)
         self._nodes, self._phis, self._covariances = nodes, torch.stack(phis), torch.stack(covariances)
 
@@ -64,7 +64,7 @@ class CoefficientsLinearSDE(BackwardByMagnus):
     def _growth(self, s: Tensor, t: Tensor) -> Tensor:
         """int_s^t Phi(t, u) G G^T Phi(t, u)^T du within an interval."""
         nodes, weights = (part.to(s.device) for part in gauss_legendre(4))
-        total = torch.zeros(())
+        total = torch.zeros((), dtype=torch.float64, device=s.device)
         for node, weight in zip(nodes, weights, strict=True):
             at = s + (t - s) * node
             part = congruent(self._phi(at, t), self.noise_rates(at))
@@ -78,7 +78,7 @@ class CoefficientsLinearSDE(BackwardByMagnus):
 
     def signal(self, t: Tensor) -> Tensor:
         at, phi, _ = self._before(t)
-        whole = times(self._phi(at, t), phi)
+        whole = product(self._phi(at, t), phi)
         return whole if self.channels == 1 else whole[..., :1]
 
     def covariance(self, t: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class CoefficientsLinearSDE(BackwardByMagnus):
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
         (at_s, phi_s, _), (at_t, phi_t, _) = self._before(s), self._before(t)
-        phi_s, phi_t = times(self._phi(at_s, s), phi_s), times(self._phi(at_t, t), phi_t)
+        phi_s, phi_t = product(self._phi(at_s, s), phi_s), product(self._phi(at_t, t), phi_t)
         return phi_t / phi_s if self.channels == 1 else torch.linalg.solve(phi_s.mT, phi_t.mT).mT
 
     def __repr__(self) -> str:

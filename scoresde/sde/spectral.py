@@ -128,16 +128,16 @@ class OUSDE(DiagonalSDE):
             covariance, vectors = torch.linalg.eigh(covariance)
             basis = Orthogonal(vectors.T, event)
         self.variances, self.basis = positive("covariance", covariance), basis or Identity()
-        self.rates_of = positive("rates", torch.ones_like(self.variances) if rates is None else rates)
-        if self.rates_of.shape != self.variances.shape:
-            raise ValueError(f"rates must have shape {tuple(self.variances.shape)}, got {tuple(self.rates_of.shape)}")
+        self.theta = positive("rates", torch.ones_like(self.variances) if rates is None else rates)
+        if self.theta.shape != self.variances.shape:
+            raise ValueError(f"rates must have shape {tuple(self.variances.shape)}, got {tuple(self.theta.shape)}")
         self.sde = VPSDE() if sde is None else sde
         if not isinstance(self.sde, VPSDE):
             raise TypeError(f"sde must be a VPSDE, whose beta(t) is the rate, got {sde!r}")
         self.t_min = self.sde.t_min
 
     def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        integral = self.rates_of.to(t.device) * self.sde.integrated_beta(t[:, None])
+        integral = self.theta.to(t.device) * self.sde.integrated_beta(t[:, None])
         return torch.exp(-0.5 * integral), (self.variances.to(t.device) * -torch.expm1(-integral)).sqrt()
 
     def __repr__(self) -> str:

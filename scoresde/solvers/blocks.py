@@ -2,11 +2,11 @@
 
     table(solver, sde, grid)  ==  solver.tableau(sde, grid)        on a path of numbers
 
-Where a block has one channel, each block is a path of numbers, on which the solver writes its table. The tables are stacked: their coefficients
-become tensors `(K,)`. That needs equal times and equal terms, so that solvers whose stages lie at a lambda of their own, or whose order depends
-on the spacing in lambda, are refused.
+Where a block has one channel, each block is a path of numbers, on which the solver writes its table. The tables are stacked: their
+coefficients become tensors `(K,)`. One network call serves all blocks, so that solvers whose stages lie at a lambda of their own are refused.
+Where the spacing in lambda decides the order, each block has its own.
 
-With more channels lambda does not exist. The solvers that have a meaning without it are written by `gddim`: DDIM, ancestral sampling, DEIS and
+With more channels lambda does not exist. What has a meaning without it are DDIM, ancestral sampling and DEIS, which `gddim` writes, and
 Euler-Maruyama.
 """
 
@@ -110,9 +110,9 @@ class _Remembering(LinearSDE):
         self._answers: dict[tuple[str, bytes], Tensor] = {}
 
     def _ask(self, name: str, t: Tensor) -> Tensor:
-        if t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t):
+        if t.requires_grad:
             return getattr(self.sde, name)(t)
-        key = name, t.detach().numpy().tobytes()
+        key = name, t.numpy().tobytes()
         if key not in self._answers:
             self._answers[key] = getattr(self.sde, name)(t)
         return self._answers[key]
@@ -140,7 +140,7 @@ class _Remembering(LinearSDE):
 
 
 def euler_maruyama(sde: LinearSDE, grid: Tensor) -> Tableau:
-    """Euler-Maruyama for the reverse SDE, with h = s - t,
+    """Euler-Maruyama for the reverse SDE. With h = s - t, from s down to t,
 
     z_t = z_s - h [ F z_s + G G^T Sigma^{-1} (z_s - A D) ] + sqrt(h) G xi.
     """

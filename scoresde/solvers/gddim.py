@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..grids.rules import vp_clock
-from ..numerics.coefficients import Coefficient, congruent, is_zero, root, times
+from ..numerics.coefficients import Coefficient, congruent, is_zero, product, root
 from ..numerics.inputs import as_number
 from ..numerics.quadrature import gauss_legendre, lagrange, lagrange_slopes
 from ..sde.base import SDE
@@ -66,7 +66,7 @@ def steps(sde: LinearSDE, knots: Sequence[tuple[float, float]], nodes: Sequence[
     made: dict[int, tuple[Tensor, tuple[Tensor, ...]]] = {}
     if single:
         for n, psi in zip(single, sde.backward(start[single], end[single], eta).split(1), strict=True):
-            made[n] = psi, (a_t[n : n + 1] - times(psi, a_s[n : n + 1]),)
+            made[n] = psi, (a_t[n : n + 1] - product(psi, a_s[n : n + 1]),)
     if several:
         unit, quadrature = gauss_legendre(NODES)
         clock, time = vp_clock(sde)
@@ -81,10 +81,10 @@ def steps(sde: LinearSDE, knots: Sequence[tuple[float, float]], nodes: Sequence[
             # Psi(t, u) from the last part to the first.
             carried = [own[-1:]]
             for k in range(NODES - 1, -1, -1):
-                carried.append(times(carried[-1], own[k : k + 1]))
-            psi, along = carried[-1], times(torch.cat(carried[:-1][::-1]), signal)
+                carried.append(product(carried[-1], own[k : k + 1]))
+            psi, along = carried[-1], product(torch.cat(carried[:-1][::-1]), signal)
             at, ends = clock(torch.tensor(nodes[n], dtype=torch.float64, device="cpu")), torch.stack([tau_s[i], tau_t[i]])
-            before, after = times(psi, a_s[n : n + 1]), a_t[n : n + 1]
+            before, after = product(psi, a_s[n : n + 1]), a_t[n : n + 1]
             weights = []
             for (l_s, l_t), slope in zip(lagrange(at, ends).tolist(), lagrange_slopes(at, tau[i]), strict=True):
                 shares = (ends[1] - ends[0]) * quadrature * slope
@@ -143,10 +143,8 @@ class GDDIM(Solver):
         used = []
         for n in range(len(rows), len(pairs)):
             # A value at lambda = -inf (zero signal) has no weight in any interpolant.
-            newest_first = [j for j in range(n, -1, -1) if math.isfinite(clock[j])] or [n]
-            used.append(
-                [n] if not math.isfinite(clock[n]) else newest_first[: min(self.order, len(knots) - 1 - n if to_zero else n + 1)]
-            )
+            older = [j for j in range(n - 1, -1, -1) if math.isfinite(clock[j])] if math.isfinite(clock[n]) else []
+            used.append([n, *older][: min(self.order, len(knots) - 1 - n) if to_zero else self.order])
         made = steps(path, pairs[len(rows) :], [[knots[j] for j in js] for js in used], self.eta) if used else []
         for n, (js, step) in enumerate(zip(used, made, strict=True), len(rows)):
             parts = ({n: step.state}, dict(zip(js, step.data, strict=True)), {} if step.noise is None else {n: step.noise})

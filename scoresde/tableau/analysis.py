@@ -114,7 +114,7 @@ def block_moments(tableau: Tableau, mean: Tensor, std: Tensor) -> tuple[Tensor, 
     loadings[:, :, :m] = _as_matrix(first[None])[0]
     states = {0: (torch.zeros(k, m, 1, dtype=torch.float64, device="cpu"), loadings)}
     for n, row in enumerate(tableau.rows):
-        terms: list[tuple[Tensor, Tensor]] = []
+        terms = list[tuple[Tensor, Tensor]]()
         for j, c in row.z.items():
             state_mean, state_loadings = states[j]
             a = _matrix_of(c, m)
@@ -128,7 +128,8 @@ def block_moments(tableau: Tableau, mean: Tensor, std: Tensor) -> tuple[Tensor, 
             own = torch.zeros_like(loadings)
             own[:, :, m * noises[j] : m * (noises[j] + 1)] = _matrix_of(c, m)
             terms.append((torch.zeros(k, m, 1, dtype=torch.float64, device="cpu"), own))
-        states[n + 1] = sum(part for part, _ in terms), sum(part for _, part in terms)  # type: ignore[assignment]
+        means, roots = zip(*terms, strict=True)
+        states[n + 1] = torch.stack(torch.broadcast_tensors(*means)).sum(0), torch.stack(torch.broadcast_tensors(*roots)).sum(0)
     result_mean, result = states[len(tableau.rows)]
     return result_mean[..., 0], result @ result.mT
 

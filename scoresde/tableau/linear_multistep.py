@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..numerics.coefficients import Coefficient, add, apply, compose, is_zero, times
+from ..numerics.coefficients import Coefficient, add, apply, compose, is_zero, product
 from ..sde.base import SDE
 from ..sde.linear import LinearSDE, at_state
 from .executor import combine
@@ -148,7 +148,7 @@ def first_order(sde: LinearSDE, s: Tensor, t: Tensor) -> tuple[Coefficient, Coef
             return (a / (a**2 + covariance))[0], 1.0
         return torch.linalg.solve(a @ a.mT + covariance, a).mT[0], 1.0
     psi = sde.backward(s, t)
-    return psi[0], (sde.signal(t) - times(psi, a))[0]
+    return psi[0], (sde.signal(t) - product(psi, a))[0]
 
 
 def _placed(c: Coefficient, z: Tensor) -> Coefficient:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde.numerics.coefficients import congruent, inverse, is_matrix, root, times, transposed
+from scoresde.numerics.coefficients import congruent, inverse, is_matrix, product, root, transposed
 from scoresde.sde import DCT, CoefficientsLinearSDE, Fourier, Identity, Orthogonal, ScaledSDE
 from scoresde.sde.diagonal import OnScalarPath
 from scoresde.sde.fingerprint import schedule_fingerprint
@@ -31,16 +31,16 @@ def test_the_matrices_obey_their_equations(name):
     a, a_rate = torch.autograd.functional.jvp(sde.signal, t, torch.ones_like(t))
     s, s_rate = torch.autograd.functional.jvp(sde.covariance, t, torch.ones_like(t))
     f, q = sde.drift_rates(t), sde.noise_rates(t)
-    close(a_rate, times(f, a) if is_matrix(a) else f * a, 1e-6)
-    close(s_rate, times(f, s) + times(s, transposed(f)) + q, 1e-6)
+    close(a_rate, product(f, a) if is_matrix(a) else f * a, 1e-6)
+    close(s_rate, product(f, s) + product(s, transposed(f)) + q, 1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transitions_compose_and_give_the_marginals(name):
     sde, (s, u, t) = processes()[name], (at(0.1), at(0.35), at(0.8))
     phi = sde.forward(s, t)
-    close(times(sde.forward(u, t), sde.forward(s, u)), phi, 1e-8)
-    close(times(phi, sde.signal(s)) if not is_matrix(phi) else phi @ sde.signal(s), sde.signal(t), 1e-8)
+    close(product(sde.forward(u, t), sde.forward(s, u)), phi, 1e-8)
+    close(product(phi, sde.signal(s)) if not is_matrix(phi) else phi @ sde.signal(s), sde.signal(t), 1e-8)
     left = sde.covariance(t) - congruent(phi, sde.covariance(s))
     assert float(left.min() if not is_matrix(left) else torch.linalg.eigvalsh(left).min()) > 0
 
@@ -52,11 +52,11 @@ def test_psi_solves_its_equation(name, eta):
     sde, s, t, h = processes()[name], at(0.7), at(0.2), 1e-5
     psi = sde.backward(s, t, eta)
     slope = (sde.backward(s, t + h, eta) - sde.backward(s, t - h, eta)) / (2 * h)
-    torch.testing.assert_close(slope, times(sde.reverse_rates(t, eta), psi), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(slope, product(sde.reverse_rates(t, eta), psi), rtol=1e-5, atol=1e-6)
     if eta == 0:
         close(congruent(psi, sde.covariance(s)), sde.covariance(t), 1e-8)
     if eta == 1:
-        close(psi, times(times(sde.covariance(t), transposed(sde.forward(t, s))), inverse(sde.covariance(s))), 1e-8)
+        close(psi, product(product(sde.covariance(t), transposed(sde.forward(t, s))), inverse(sde.covariance(s))), 1e-8)
 
 
 def dense(sde, c, rows, columns):
