@@ -1,7 +1,7 @@
 """The solver and the grid that `sample` takes by default: a rule from the path, the budget, the network's prediction and the size of an event.
 
 The rule was chosen on networks that others trained and on mixtures with exact scores (docs/choosing.md has the numbers, by left-out network).
-Three properties decide.
+Four properties decide.
 
 *What the network predicts.* At the noisy end, r = sigma/alpha = 100 and more, the data prediction of a velocity or data network is off by
 about the network's own error. There the prediction is nearly the mean of the data, a call at t = 1 tells little, and the first call is made at
@@ -12,9 +12,9 @@ step of a late call, and it starts at t = 1. So does EDM's F with more than 3 ca
 and long steps at small noise are safe. So the grid is plain trailing (power 1). On noise networks the order falls to 2, with 3 calls to 1. On
 few coordinates networks are smooth, and steps are shorter at small noise (power 2), with UniPC of order 2 for noise networks.
 
-*The process.* On a linear SDE of one channel it is UniPC of order 2, block by block, the best of eight solvers on networks of noise trained on
-coloured noise and, with 20 calls, on blurring. With several channels it is `GDDIM` of order 2, and of order 3 with more than 7 calls, by exact
-scores of CLD and HOLD and a network on CLD.
+*The process.* On a linear SDE of one channel it is UniPC of order 2, block by block. It was chosen among eight solvers on two networks, of
+coloured noise and of blurring, on which it is measured too (docs/processes.md). With several channels it is `GDDIM` of order 2, and of order 3
+with more than 7 calls, by exact scores of CLD and HOLD and a network on CLD.
 
 *The budget.* Few calls want longer last steps. With 3 and fewer on few coordinates the velocity is extrapolated, along the arc of the path.
 """
