@@ -239,7 +239,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["train", "nothing", "--out", "run"], "'nothing' is neither a known data set (digits, mnist, fashion) nor a folder"),
         (["train", "digits", "--out", "run", "--prediction", "epsilon"], "prediction must be one of data, noise, score, velocity"),
         (["train", "digits", "--out", "run", "--multipliers", "1,x"], "--multipliers 1,x: need a list of integers"),
-        (["train", "digits", "--out", "run", "--process", "cubic"], "process must be 'linear' or 'cosine'"),
+        (["train", "digits", "--out", "run", "--process", "cubic"], "--process must be one of linear, cosine, vp"),
         (["train", "digits", "--out", "run", "--steps", "10"], "the linear chain needs more than 20 steps"),
         (["sample", "nowhere", "--out", "x.png"], "nowhere holds no training run"),
         (["sample", "DIGITS", "--out", "x.jpg"], "--out x.jpg: the file must end in .png or .npy"),

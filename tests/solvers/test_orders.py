@@ -23,7 +23,7 @@ STEPS = {"unipc3": (640, 1280), "er-sde3": (40, 80, 160)}
 def test_all_solvers_but_four_claim_an_order():
     """Churn, restarts and Langevin steps add noise of a fixed amount, whatever the number of steps."""
     assert set(TABLEAUX) - set(CONVERGENT) == {"edm", "restart", "langevin-corrected", "annealed-langevin"}
-    assert (len(DETERMINISTIC), len(STOCHASTIC)) == (30, 16)
+    assert (len(DETERMINISTIC), len(STOCHASTIC)) == (33, 18)
 
 
 @pytest.mark.parametrize("name", TABLEAUX)
