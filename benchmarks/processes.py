@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import scoresde as ss
-from scoresde import analytic, inverse, networks
+from scoresde import analytic, data, inverse, networks
 from scoresde.cli.report import save_rows
 from scoresde.cli.report.features import Classifier, frechet_distance
 from scoresde.inverse import operators
@@ -29,7 +29,7 @@ from scoresde.solvers import GDDIM, EulerMaruyama
 from scoresde.solvers.blocks import table
 from scoresde.tableau import Row, Tableau, run
 from scoresde.tableau.analysis import block_moments
-from scoresde.train import Recipe, Trainer, data
+from scoresde.train import Recipe, Trainer
 from scoresde.train.experiment import Experiment
 
 ROOT = Path(__file__).parent.parent

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 import scoresde as ss
-from scoresde import networks
+from scoresde import data, networks
 from scoresde.cli import report
 from scoresde.guidance import Guided
-from scoresde.train import Recipe, Trainer, data
+from scoresde.train import Recipe, Trainer
 from scoresde.train.experiment import Experiment
 
 WEIGHTS = (0.0, 1.0, 2.0, 4.0)

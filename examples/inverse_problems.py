@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import scoresde as ss
-from scoresde import guidance, inverse, networks
+from scoresde import data, guidance, inverse, networks
 from scoresde.cli import report
 from scoresde.inverse import operators
-from scoresde.train import Recipe, Trainer, data
+from scoresde.train import Recipe, Trainer
 from scoresde.train.experiment import Experiment
 
 STD = 0.1

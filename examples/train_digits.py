@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 import scoresde as ss
-from scoresde import networks
+from scoresde import data, networks
 from scoresde.cli import report
-from scoresde.train import Recipe, Trainer, data
+from scoresde.train import Recipe, Trainer
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """scoresde: score-based generative models, with DDPM as an exactly discretised SDE and the solver as an argument."""
 
 from . import (
+    data,
     deprecation,
     diagnostics,
     grids,
@@ -10,6 +11,7 @@ from . import (
     losses,
     models,
     networks,
+    report,
     sampling,
     sbi,
     solvers,
@@ -18,7 +20,7 @@ from . import (
 )
 from .likelihood import Dequantised, Likelihood, bits_per_dim, decode, dequantise, encode, log_likelihood, prior_mismatch
 from .models import BridgeModel, LearnedVariance, Model, ScoreModel, analytic
-from .sampling import plan, sample, unroll
+from .sampling import plan, read_samples, sample, sample_to, unroll
 from .sde import (
     CLD,
     EDM,
@@ -72,6 +74,7 @@ __all__ = [
     "TimesSDE",
     "analytic",
     "bits_per_dim",
+    "data",
     "decode",
     "dequantise",
     "diagnostics",
@@ -87,7 +90,10 @@ __all__ = [
     "networks",
     "plan",
     "prior_mismatch",
+    "read_samples",
+    "report",
     "sample",
+    "sample_to",
     "sampling",
     "save_pretrained",
     "sbi",

@@ -23,7 +23,6 @@ R = TypeVar("R")
 MOVED_MODULES: dict[str, tuple[str, ...]] = {
     "analytic": ("models.analytic",),
     "cuda_graph": ("models.wrappers",),
-    "data": ("train.data",),
     "default": ("sampling.default",),
     "experiment": ("train.experiment",),
     "learned_variance": ("models.learned_variance",),
@@ -31,10 +30,9 @@ MOVED_MODULES: dict[str, tuple[str, ...]] = {
     "model": ("models.score_model",),
     "prediction": ("sde.prediction", "models.base"),
     "random": ("numerics.random",),
-    "report": ("cli.report",),
     "report.compare": ("cli.report.compare",),
     "report.diagnosis": ("cli.report.diagnosis",),
-    "report.features": ("cli.report.features",),
+    "report.features": ("report.sums", "cli.report.features"),
     "report.page": ("cli.report.page",),
     "report.pictures": ("cli.report.pictures",),
     "solvers.adaptive_ode": ("numerics.dormand_prince", "loops.adaptive_ode"),
@@ -56,6 +54,8 @@ MOVED_MODULES: dict[str, tuple[str, ...]] = {
     "solvers.tableau": ("tableau.tableau", "tableau.builder"),
     "solvers.teacher": ("tuning.reference",),
     "solvers.torchsde_adapter": ("loops.torchsde_adapter",),
+    "train.data": ("data",),
+    "train.images": ("data.images",),
     "training": ("train.trainer", "train.recipe", "train.checkpoint"),
 }
 
@@ -100,6 +100,30 @@ _SDE = {
     "expand": "numerics.arrays:expand",
     "to_device": "numerics.arrays:to_device",
 }
+# `scoresde.report` was these before it became a package of its own.
+_REPORT = (
+    "CURVE_NFE",
+    "CURVE_SOLVERS",
+    "Classifier",
+    "Comparison",
+    "DensityEstimate",
+    "Diagnosis",
+    "Entry",
+    "Field",
+    "compare",
+    "density_table",
+    "diagnose",
+    "diagnosis_markdown",
+    "error_figure",
+    "is_image",
+    "markdown",
+    "parse_entry",
+    "save_diagnosis",
+    "save_error_plot",
+    "save_rows",
+    "save_samples",
+    "used",
+)
 _COMMANDS = ("compare", "diagnose", "fit", "sample", "train")
 MOVED_NAMES: dict[str, dict[str, str]] = {
     "cli": {
@@ -110,7 +134,8 @@ MOVED_NAMES: dict[str, dict[str, str]] = {
         "default_device": "cli.options:default_device",
         "to_device": "cli.options:usable_device",
     },
-    "report": {"Density": "cli.report:DensityEstimate"},
+    "cli.report.features": {"frechet_distance": "report:frechet_distance"},
+    "report": {**{name: f"cli.report:{name}" for name in _REPORT}, "Density": "cli.report:DensityEstimate"},
     "report.diagnosis": {"Density": "cli.report:DensityEstimate"},
     "solvers": {
         **{name: f"loops:{name}" for name in _LOOPS},
@@ -271,7 +296,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         modules = MOVED_MODULES.get(fullname.removeprefix("scoresde.")) if fullname.startswith("scoresde.") else None
         if modules is None:
             return None
-        return importlib.machinery.ModuleSpec(fullname, _Loader(modules), is_package=fullname == "scoresde.report")
+        return importlib.machinery.ModuleSpec(fullname, _Loader(modules))
 
 
 def install() -> None:

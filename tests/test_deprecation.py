@@ -26,7 +26,7 @@ def old_module(monkeypatch):
         # Two entries with one undo each: what stood there before comes back, and what did not goes.
         monkeypatch.setitem(sys.modules, f"scoresde.{name}", None)
         del sys.modules[f"scoresde.{name}"]
-        monkeypatch.setitem(vars(sys.modules[package]), child, None)
+        monkeypatch.setitem(vars(importlib.import_module(package)), child, None)
         with pytest.warns(DeprecationWarning, match=rf"the module scoresde\.{name} is now scoresde\."):
             return importlib.import_module(f"scoresde.{name}")
 

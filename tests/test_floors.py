@@ -9,14 +9,14 @@ ROOT = Path(scoresde.__file__).parent
 # From the ground up; rooms on one floor do not know each other.
 FLOORS = (
     {"deprecation", "numerics", "networks"},
-    {"sde"},
+    {"sde", "data"},
     {"models", "grids"},
     {"tableau", "losses", "likelihood"},
     {"solvers", "diagnostics", "train"},
     {"loops"},
     {"tuning"},
     {"sampling"},
-    {"guidance", "inverse", "sbi"},
+    {"guidance", "inverse", "sbi", "report"},
     {"legacy", "cli", "interop", "sharing"},
 )
 # The package's own file and the script stand outside.

@@ -24,7 +24,7 @@ import torch
 before = set(sys.modules)
 sys.meta_path.insert(0, Block())
 import scoresde
-import scoresde.train, scoresde.train.data
+import scoresde.train, scoresde.data
 new = {name.split(".")[0] for name in set(sys.modules) - before} & blocked
 assert not new, new
 scoresde.sample(scoresde.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).model(scoresde.VPSDE()), (2, 2), steps=3)

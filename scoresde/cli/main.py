@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from ..train.data import DataError
+from ..data import DataError
 from .commands.compare import compare
 from .commands.diagnose import diagnose
 from .commands.fit import fit

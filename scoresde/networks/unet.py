@@ -12,71 +12,24 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import pad
 
 from .embedding import Embedding
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    # At least four channels per group: a group of one channel and one pixel would be normalised to 0.
-    return nn.GroupNorm(next((g for g in (8, 4, 2) if channels % g == 0 and channels >= 4 * g), 1), channels)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Initialise the last layer of a residual branch, or of the network, at 0."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-class ResidualBlock(nn.Module):
-    """skip(h) + conv SiLU( scale(e) norm(conv SiLU norm h) + shift(e) )."""
-
-    def __init__(self, inputs: int, outputs: int, embedding: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = _norm(inputs), _norm(outputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.conv2 = _zero(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.modulation = nn.Linear(embedding, 2 * outputs)
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-
-    def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
-        scale, shift = rearrange(self.modulation(embedded), "b (two c) -> two b c 1 1", two=2)
-        branch = self.conv1(silu(self.norm1(h)))
-        branch = self.conv2(silu((1 + scale) * self.norm2(branch) + shift))
-        return self.skip(h) + branch
-
-
-class Attention(nn.Module):
-    """Self-attention over the pixels, as a residual branch."""
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        if channels % heads:
-            raise ValueError(f"{channels} channels cannot be split among {heads} attention heads")
-        self.heads = heads
-        self.norm = _norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.leave = _zero(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, h: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(self.norm(h)), "b (three heads c) y x -> three b heads (y x) c", three=3, heads=self.heads)
-        mixed = scaled_dot_product_attention(q, k, v)
-        return h + self.leave(rearrange(mixed, "b heads (y x) c -> b (heads c) y x", y=h.shape[-2]))
+from .layers import Attention, ResidualBlock, group_norm, resized, zero
+from .recompute import run
 
 
 class Level(nn.Module):
     """Residual blocks at one resolution, each followed by attention where the level has it."""
 
-    def __init__(self, widths: Sequence[tuple[int, int]], embedding: int, heads: int | None) -> None:
+    def __init__(self, widths: Sequence[tuple[int, int]], embedding: int, heads: int | None, dropout: float) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(i, o, embedding) for i, o in widths)
+        self.blocks = nn.ModuleList(ResidualBlock(i, o, embedding, dropout) for i, o in widths)
         self.attention = nn.ModuleList(Attention(o, heads) if heads else nn.Identity() for _, o in widths)
 
-    def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
+    def forward(self, h: Tensor, embedded: Tensor, recompute: bool) -> Tensor:
         for block, attention in zip(self.blocks, self.attention, strict=True):
-            h = attention(block(h, embedded))
+            h = run(attention, recompute, run(block, recompute, h, embedded))
         return h
 
 
@@ -92,9 +45,12 @@ class UNet(nn.Module):
         heads: number of attention heads.
         patch: side of the pixel blocks that the stem folds into channels.
         classes: number of classes for conditional models.
+        dropout: probability of leaving out an activation of a residual block.
+        outputs: channels of the result; twice `channels` for a `LearnedVariance`, and `channels` by default.
+        recompute: compute the activations of each block again in the backward pass, for less memory. Can be set later.
 
     Attributes:
-        arguments: those that made the network, by name.
+        arguments: those that the function depends on, by name.
     """
 
     def __init__(
@@ -107,13 +63,16 @@ class UNet(nn.Module):
         heads: int = 4,
         patch: int = 1,
         classes: int | None = None,
+        dropout: float = 0.0,
+        outputs: int | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.arguments = {
             "channels": channels, "width": width, "multipliers": multipliers, "blocks": blocks, "attention": attention, "heads": heads,
-            "patch": patch, "classes": classes,
+            "patch": patch, "classes": classes, "dropout": dropout, "outputs": outputs,
         }  # fmt: skip
-        self.channels, self.patch = channels, patch
+        self.channels, self.patch, self.recompute = channels, patch, recompute
         widths = [width * m for m in multipliers]
         depth, embedding = len(widths), 4 * width
         attention = (depth - 1,) if attention is None else attention
@@ -123,21 +82,22 @@ class UNet(nn.Module):
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for level, w in enumerate(widths):
             inputs = widths[max(level - 1, 0)]
-            self.down.append(Level([(inputs, w)] + [(w, w)] * (blocks - 1), embedding, at[level]))
+            self.down.append(Level([(inputs, w)] + [(w, w)] * (blocks - 1), embedding, at[level], dropout))
             self.shrink.append(nn.Conv2d(w, w, 3, stride=2, padding=1) if level < depth - 1 else nn.Identity())
-        self.middle = Level([(widths[-1], widths[-1])], embedding, at[-1])
+        self.middle = Level([(widths[-1], widths[-1])], embedding, at[-1], dropout)
         self.up = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
             inputs = widths[min(level + 1, depth - 1)] + w
-            self.up.append(Level([(inputs, w)] + [(w, w)] * (blocks - 1), embedding, at[level]))
-        self.leave = nn.Sequential(_norm(widths[0]), nn.SiLU(), _zero(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)))
+            self.up.append(Level([(inputs, w)] + [(w, w)] * (blocks - 1), embedding, at[level], dropout))
+        out = (channels if outputs is None else outputs) * patch**2
+        self.leave = nn.Sequential(group_norm(widths[0]), nn.SiLU(), zero(nn.Conv2d(widths[0], out, 3, padding=1)))
 
     def declare_time(self, name: str) -> None:
         """Declare the time convention of the inputs; see `Embedding.declare_time`."""
         self.embedding.declare_time(name)
 
     def forward(self, z: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """`z` `(B, channels, height, width)`, `t` `(B,)`, `label` `(B,)` integers -> the shape of `z`.
+        """`z` `(B, channels, height, width)`, `t` `(B,)`, `label` `(B,)` integers -> `(B, outputs, height, width)`.
 
         Raises:
             ValueError: `z` is not a batch of images with this number of channels.
@@ -151,14 +111,13 @@ class UNet(nn.Module):
         embedded = self.embedding(t, label)
         skips = []
         for level, shrink in zip(self.down, self.shrink, strict=True):
-            h = level(h, embedded)
+            h = level(h, embedded, self.recompute)
             skips.append(h)
             h = shrink(h)
-        h = self.middle(h, embedded)
+        h = self.middle(h, embedded, self.recompute)
         for level in self.up:
             skip = skips.pop()
             # An odd side 7 shrinks to 4 and grows back to the skip's 7.
-            h = h if h.shape[-2:] == skip.shape[-2:] else interpolate(h, size=skip.shape[-2:])
-            h = level(torch.cat([h, skip], 1), embedded)
+            h = level(torch.cat([resized(h, skip.shape[-2:]), skip], 1), embedded, self.recompute)
         h = self.leave(h)
         return rearrange(h, "b (c p q) y x -> b c (y p) (x q)", p=self.patch, q=self.patch)[..., :height, :width]

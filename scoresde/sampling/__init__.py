@@ -1,5 +1,7 @@
 """Draw samples: arguments become a plan, and a plan runs."""
 
+from .chunk_files import Samples
+from .chunks import Drawn, read_samples, sample_to
 from .default import default
 from .planning import AdaptivePlan, GridPlan, Plan, TablePlan, plan
 from .registry import SOLVERS, get, names
@@ -9,14 +11,18 @@ from .unrolled import Unrolled, unroll
 __all__ = [
     "SOLVERS",
     "AdaptivePlan",
+    "Drawn",
     "GridPlan",
     "Plan",
+    "Samples",
     "TablePlan",
     "Unrolled",
     "default",
     "get",
     "names",
     "plan",
+    "read_samples",
     "sample",
+    "sample_to",
     "unroll",
 ]

@@ -9,7 +9,6 @@ of any other process or time convention its numbers at 32 times. `build` is give
 
 from __future__ import annotations
 
-import inspect
 import json
 import operator
 from collections.abc import Mapping
@@ -22,8 +21,6 @@ from torch import Tensor, nn
 from ..models.base import Model
 from ..models.learned_variance import LearnedVariance
 from ..models.score_model import TIMES, ScoreModel, TimeConvention
-from ..networks import MLP, UNet
-from ..networks.embedding import Embedding, frequencies
 from ..numerics.files import stored_entry, stored_tensor
 from ..numerics.inputs import as_one_of
 from ..sde.base import SDE
@@ -34,13 +31,13 @@ from ..sde.momentum import CLD, HOLD
 from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
 from ..sde.vp import VPSDE, VPChain
 from ..solvers.tuned import require_same_process
+from .networks import describe_network, network_of
 
 FORMAT = "scoresde model 1"
 # The betas of a chain, among the tensors of the weights.
 BETAS = "sde.betas"
 
 MODELS: dict[str, type[ScoreModel]] = {"ScoreModel": ScoreModel, "LearnedVariance": LearnedVariance}
-NETWORKS: dict[str, type[nn.Module]] = {"MLP": MLP, "UNet": UNet}
 # The attributes of a process that are its arguments.
 PROCESSES: dict[str, tuple[type[SDE], tuple[str, ...]]] = {
     "VPSDE": (VPSDE, ("beta_min", "beta_max")),
@@ -52,7 +49,6 @@ PROCESSES: dict[str, tuple[type[SDE], tuple[str, ...]]] = {
     "CLD": (CLD, ("beta", "mass", "gamma", "t_min")),
     "HOLD": (HOLD, ("order", "beta", "rate", "gamma", "t_min")),
 }
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 Description = dict[str, Any]
 
@@ -69,7 +65,7 @@ def describe(model: Model) -> Description:
     description = {
         "format": FORMAT,
         "model": type(model).__name__,
-        "network": _describe_network(bare(model.network)),
+        "network": describe_network(bare(model.network)),
         "sde": _describe_process(model.sde),
         "prediction": _describe_prediction(model.prediction),
         "time": model.time_name if model.time_name is not None else {"values": _time_values(model)},
@@ -118,7 +114,7 @@ def build(
     process = _process(stored_entry(description, "sde", dict), values.pop(BETAS, None), sde)
     prediction = _prediction(stored_entry(description, "prediction", str, dict))
     given = network
-    net = _network(stored_entry(description, "network", dict), values) if given is None else given
+    net = network_of(stored_entry(description, "network", dict), values) if given is None else given
     about_time = stored_entry(description, "time", str, dict)
     convention = _time(about_time, time)
     kind = MODELS[as_one_of("model", stored_entry(description, "model", str), MODELS)]
@@ -127,73 +123,6 @@ def build(
         _require_same_times(model, stored_entry(about_time, "values", list))
     _fill(model, values, assign=given is None)
     return model.eval()
-
-
-def _describe_network(network: nn.Module) -> Description:
-    """The class of a network of this package with its arguments; no more than the name of another one.
-
-    Raises:
-        ValueError: it was changed after it was made.
-    """
-    if type(network) not in NETWORKS.values():
-        return {"class": f"{type(network).__module__}.{type(network).__qualname__}"}
-    embedding = network.embedding
-    assert isinstance(embedding, Embedding)
-    with torch.device("meta"):
-        arguments: Any = network.arguments
-        again = type(network)(**arguments)
-    if repr(again) != repr(network):
-        raise ValueError(
-            f"this {type(network).__name__} was changed after it was made, so that its arguments no longer describe it: take out what was put "
-            "in, or make it a class of its own"
-        )
-    return {
-        "class": type(network).__name__,
-        "arguments": network.arguments,
-        "time": embedding.time,
-        "time_precision": str(embedding.frequencies.dtype).removeprefix("torch."),
-    }
-
-
-def _network(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The network without its weights, on the meta device: no memory is taken before the tensors are known to fit."""
-    name = stored_entry(description, "class", str)
-    if name not in NETWORKS:
-        raise ValueError(
-            f"its network is a {name}, which scoresde does not have: give from_pretrained(..., network=), such a module"
-        )
-    arguments = stored_entry(description, "arguments", dict)
-    _require_arguments(NETWORKS[name], arguments, tensors)
-    with torch.device("meta"):
-        network = NETWORKS[name](**arguments)
-    embedding = network.embedding
-    assert isinstance(embedding, Embedding)
-    precision = as_one_of("time_precision", description.get("time_precision"), PRECISIONS)
-    embedding.frequencies = frequencies(2 * len(embedding.frequencies), PRECISIONS[precision])
-    if description.get("time") is not None:
-        embedding.declare_time(as_one_of("time", description["time"], TIMES))
-    dtypes = {tensor.dtype for name, tensor in tensors.items() if name.startswith("network.")}
-    if len(dtypes) > 1:
-        raise ValueError(f"the weights of one network are of several dtypes: {', '.join(sorted(map(str, dtypes)))}")
-    return network
-
-
-def _require_arguments(network: type[nn.Module], arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Raise unless these are the arguments of the class, and a network of the size of the tensors.
-
-    Raises:
-        ValueError: names the argument.
-    """
-    wanted = set(inspect.signature(network).parameters)
-    if odd := wanted ^ set(arguments):
-        raise ValueError(f"the arguments of its network differ from those of {network.__name__} in {', '.join(sorted(odd))}")
-    numbers = sum(tensor.numel() for tensor in tensors.values())
-    for name, value in arguments.items():
-        # A level, a layer or a block has a tensor of its own, and a width, a class or a channel has a number.
-        most = len(tensors) if name in ("layers", "blocks") else numbers
-        for size in value if type(value) is list else [value]:
-            if not (type(size) is int and 0 <= size <= most) and not (size is None and size is value):
-                raise ValueError(f"the argument {name}={value!r} of its network fits no network of {numbers} numbers")
 
 
 def _describe_process(sde: SDE) -> Description:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data import Memory, Source, Stream
 from ..models.score_model import ScoreModel
 from ..networks.embedding import Embedding
-from ..networks.labels import as_labels
-from ..numerics.inputs import as_device, as_state, as_tensor
+from ..networks.labels import as_labels, null_label
+from ..numerics.inputs import as_count, as_device, as_state, as_tensor
 from .recipe import Recipe
 
 
@@ -62,3 +63,72 @@ def as_data(name: str, x: Any, cond: Mapping[str, Any], model: ScoreModel) -> tu
             if isinstance(module, Embedding):
                 as_labels("label", rows["label"].cpu(), module.classes)
     return x, rows
+
+
+def as_source(
+    model: ScoreModel,
+    recipe: Recipe,
+    x: Tensor | Source | Stream,
+    cond: Mapping[str, Any] | None,
+    held_out: Tensor | Source | None,
+    held_out_cond: Mapping[str, Any] | None,
+) -> tuple[Source | Stream, Source | None]:
+    """The training and the held-out data as sources that fit the model and each other.
+
+    Raises:
+        TypeError: as `as_data`.
+        ValueError: as `as_data`; or conditions beside a source, or two sets of other events or conditions.
+    """
+    source = _as_source("x", x, cond, model)
+    assert source is not None
+    names, event = _looks(source)
+    if recipe.label_dropout and (null_label(model) is None or "label" not in names):
+        raise ValueError("label_dropout needs the condition label, and a network with the attribute null, its label for none")
+    if isinstance(held_out, Stream):
+        raise TypeError("held_out must be a tensor or a Source, whose samples are the same in every validation, not a Stream")
+    kept = _as_source("held_out", held_out, held_out_cond, model)
+    if kept is not None:
+        assert not isinstance(kept, Stream)
+        kept_names, kept_event = _looks(kept)
+        if kept_event != event:
+            raise ValueError(f"held_out has events of shape {kept_event}, x of {event}")
+        if set(kept_names) != set(names):
+            raise ValueError(f"held_out_cond has {', '.join(kept_names) or 'no entry'}, cond {', '.join(names) or 'none'}")
+    return source, kept
+
+
+def _as_source(
+    name: str, x: Tensor | Source | Stream | None, cond: Mapping[str, Any] | None, model: ScoreModel
+) -> Source | Stream | None:
+    if x is None:
+        return None
+    if isinstance(x, Stream) or (hasattr(x, "batch") and hasattr(x, "fingerprint")):
+        if cond is not None:
+            raise ValueError(f"{name} is a source, which has conditions of its own")
+        if isinstance(x, Memory):
+            as_data(name, x.x, x.cond, model)
+        elif not isinstance(x, Stream) and not len(x):
+            raise ValueError(f"{name} is empty")
+        return x
+    return Memory(*as_data(name, x, {} if cond is None else cond, model))
+
+
+def _looks(source: Source | Stream) -> tuple[list[str], tuple[int, ...]]:
+    """The names of a source's conditions, and the shape of its events."""
+    if isinstance(source, Stream):
+        return list(source.columns.cond), source.shape
+    x, cond = source.batch(torch.zeros(1, dtype=torch.int64, device="cpu"))
+    return list(cond), tuple(as_state("x", x).shape[1:])
+
+
+def require_splittable(batch_size: int, processes: int, accumulate: int) -> None:
+    """Raise unless a batch can be cut into equal parts.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    parts = processes * as_count("accumulate", accumulate)
+    if batch_size % parts:
+        raise ValueError(
+            f"a batch of {batch_size} samples cannot be divided among {processes} processes x {accumulate} micro-batches"
+        )

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from .. import networks
+from .. import data
+from ..data import Data, Source
 from ..models.score_model import ScoreModel
 from ..numerics.files import json_object, reading
-from ..numerics.inputs import as_count, as_event, as_flag, as_one_of
+from ..numerics.inputs import as_count, as_event, as_flag, as_number, as_one_of
 from ..numerics.random import derive_seed, global_seed
 from ..sde.base import SDE
 from ..sde.linear import LinearSDE
 from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Prediction
-from . import data
+from .architectures import ARCHITECTURES, build
 from .checkpoint import CHECKPOINT, load_averaged
-from .data import Data
 from .identity import difference_of
+from .presets import PRESETS
 from .processes import PROCESSES
 from .recipe import Recipe
 from .trainer import Trainer
 
 CONFIG = "config.json"
+
+# Entries that version 0.1 had not. Those that change nothing are not written, so that its runs go on.
+LATER = {"network", "blocks", "attention", "heads", "dropout", "recompute", "size", "mirrored"}
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,19 @@ class Experiment:
             "sub-vp", "ve", "edm" and "flow", or a linear SDE, "blur", "coloured", "cld" or "hold".
         steps: length T of a chain; other processes have none.
         prediction: what the network returns.
-        width, multipliers, patch: of the U-Net. Data that are no images get an MLP of this `width`.
+        width, multipliers, patch: of the network. Data that are no images get an MLP of this `width`.
         conditional: train with class labels.
         recipe: how to train.
         event: shape of a sample; read from the data when training starts.
         classes: number of classes; read from the data too.
+        network: of images, one of `architectures.ARCHITECTURES`.
+        blocks: residual blocks of a level, or the depth of a transformer.
+        attention: levels with attention, from 0 at the top; None for the network's own.
+        heads: of attention, where the network does not derive them.
+        dropout: in the residual blocks.
+        recompute: compute activations again in the backward pass, for less memory.
+        size: images of a folder are resized and cropped to squares of this size; None for images of one size.
+        mirrored: train on every image and on its mirror image.
 
     Raises:
         TypeError: an entry of another type; names it.
@@ -63,6 +75,14 @@ class Experiment:
     recipe: Recipe = Recipe()
     event: tuple[int, ...] = ()
     classes: int | None = None
+    network: str = "unet"
+    blocks: int = 1
+    attention: tuple[int, ...] | None = None
+    heads: int = 4
+    dropout: float = 0.0
+    recompute: bool = False
+    size: int | None = None
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, str):
@@ -86,13 +106,44 @@ class Experiment:
             "conditional": as_flag("conditional", self.conditional),
             "event": as_event("event", self.event),
             "classes": None if self.classes is None else as_count("classes", self.classes),
+            "network": as_one_of("network", self.network, ARCHITECTURES),
+            "blocks": as_count("blocks", self.blocks),
+            "attention": None if self.attention is None else tuple(as_count("attention", level, 0) for level in self.attention),
+            "heads": as_count("heads", self.heads),
+            "dropout": as_number("dropout", self.dropout, 0, 1),
+            "recompute": as_flag("recompute", self.recompute),
+            "size": None if self.size is None else as_count("size", self.size),
+            "mirrored": as_flag("mirrored", self.mirrored),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def preset(cls, name: str, data: str, **changes: Any) -> Experiment:
+        """The published experiment of that name on other data.
+
+        Args:
+            name: one of `presets.PRESETS`.
+            data: name or path of the data set.
+            **changes: entries of the experiment or of its recipe that differ.
+
+        Raises:
+            TypeError: an entry of neither.
+            ValueError: an unknown name, or an entry that makes no sense.
+        """
+        entries: dict[str, Any] = {**PRESETS[as_one_of("preset", name, PRESETS)], **changes}
+        of_recipe = {field.name for field in fields(Recipe)}
+        recipe = {key: value for key, value in entries.items() if key in of_recipe}
+        return cls(data, **{key: value for key, value in entries.items() if key not in of_recipe}, recipe=Recipe(**recipe))
+
     def load_data(self) -> tuple[Data, Data]:
-        """(training, held-out) data."""
-        return data.load(self.data).split(self.held_out)
+        """(training, held-out) data in memory."""
+        return data.load(self.data, self.size).split(self.held_out)
+
+    def open_data(self) -> tuple[Source, Source, int | None]:
+        """(training, held-out) data that are read on the way, and the number of classes."""
+        source = data.open(self.data, self.size)
+        return *data.split(source, self.held_out), source.classes
 
     def sde(self) -> SDE:
         """The process for events of this shape.
@@ -102,10 +153,10 @@ class Experiment:
         """
         return PROCESSES[as_one_of("process", self.process, PROCESSES)](self.event, self.steps)
 
-    def on(self, example: Data) -> Experiment:
-        """This experiment with the event shape and the classes of `example`, and with an absolute path to the data."""
+    def on(self, event: Sequence[int], classes: int | None) -> Experiment:
+        """This experiment with the event shape and the classes of the data, and with an absolute path to them."""
         source = str(Path(self.data).resolve()) if Path(self.data).exists() and self.data not in data.NAMES else self.data
-        return replace(self, data=source, event=tuple(example.x.shape[1:]), classes=example.classes)
+        return replace(self, data=source, event=tuple(event), classes=classes)
 
     def model(self) -> ScoreModel:
         """An untrained model. Its weights depend on the recipe's seed alone.
@@ -116,41 +167,40 @@ class Experiment:
         classes = self.classes if self.conditional else None
         if self.conditional and classes is None:
             raise ValueError(f"{self.data} has no labels to condition on")
-        network: nn.Module
         sde = self.sde()
         m = sde.channels if isinstance(sde, LinearSDE) else 1
         with global_seed(derive_seed(self.recipe.seed, "weights")):
-            if len(self.event) == 3:
-                network = networks.UNet(m * self.event[0], self.width, self.multipliers, patch=self.patch, classes=classes)
-            else:
-                network = networks.MLP(self.event if m == 1 else (m, *self.event), self.width, classes=classes)
-        return ScoreModel(network if m == 1 else networks.SideBySide(network), sde, self.prediction)
+            network = build(self, m, classes)
+        return ScoreModel(network, sde, self.prediction)
 
     def condition(self, part: Data) -> dict[str, torch.Tensor]:
         """The conditions of the samples, as keyword arguments for the network: `label` `(N,)`, or nothing."""
         return {"label": part.labels} if self.conditional and part.labels is not None else {}
 
-    def train(self, folder: Path, device: torch.device, progress: bool = True) -> Trainer:
+    def train(
+        self, folder: Path, device: torch.device, progress: bool = True, *, on_the_way: bool = False, **options: Any
+    ) -> Trainer:
         """Train in `folder`. Training continues from the folder's checkpoint if it exists.
+
+        Args:
+            folder: of the run.
+            device: where to train.
+            progress: as in `Trainer.run`.
+            on_the_way: read the data while training, in place of all of them before.
+            **options: of the `Trainer`: parallel, accumulate, workers, log, callbacks.
 
         Raises:
             ValueError: the folder holds another experiment, or a damaged one.
             OSError: the folder cannot be written.
             DataError: the data set is missing or cannot be read.
         """
-        training, held_out = self.load_data()
-        config, written = self.on(training)._json(), folder / CONFIG
+        training, held_out, classes = self._sources(on_the_way)
+        event = training.batch(torch.zeros(1, dtype=torch.int64, device="cpu"))[0].shape[1:]
+        resolved = self.on(event, classes)
+        config, written = resolved._json(), folder / CONFIG
         if written.exists():
             _require_same(written, config)
-        trainer = Trainer(
-            self.on(training).model().to(device),
-            training.x,
-            self.recipe,
-            cond=self.condition(training),
-            held_out=held_out.x,
-            held_out_cond=self.condition(held_out),
-            folder=folder,
-        )
+        trainer = Trainer(resolved.model().to(device), training, self.recipe, held_out=held_out, folder=folder, **options)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with open(written, "x") as file:
@@ -160,9 +210,28 @@ class Experiment:
         trainer.run(progress)
         return trainer
 
+    def _sources(self, on_the_way: bool) -> tuple[Source, Source, int | None]:
+        """(training, held-out) data with the conditions of this experiment, and the number of classes."""
+        training: Source
+        held_out: Source
+        if on_the_way:
+            training, held_out, classes = self.open_data()
+            if not self.conditional:
+                training, held_out = data.Unconditional(training), data.Unconditional(held_out)
+        else:
+            parts = self.load_data()
+            training, held_out = (data.Memory(part.x, self.condition(part)) for part in parts)
+            classes = parts[0].classes
+        return data.Mirrored(training) if self.mirrored else training, held_out, classes
+
     def _json(self) -> dict[str, object]:
         # Through JSON once: a file returns tuples as lists, and the two must compare equal.
-        values: dict[str, object] = json.loads(json.dumps(asdict(self) | {"recipe": self.recipe.entries()}))
+        entries = {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default or field.name not in LATER
+        }
+        values: dict[str, object] = json.loads(json.dumps(entries | {"recipe": self.recipe.entries()}))
         return values
 
     @classmethod
@@ -175,7 +244,9 @@ class Experiment:
         if not (folder / CONFIG).exists():
             raise ValueError(f"{folder} holds no training run (no {CONFIG}): make one with `scoresde train`")
         values = _read(folder / CONFIG)
-        odd = set(values) ^ {field.name for field in fields(cls)}
+        known = {field.name for field in fields(cls)}
+        # Entries that an older version had not keep their defaults.
+        odd = (set(values) - known) | (known - set(values) - LATER)
         if odd:
             raise ValueError(f"{folder / CONFIG} is of another version of scoresde: it differs in {', '.join(sorted(odd))}")
         with reading(folder / CONFIG, said="holds no experiment of this version of scoresde"):

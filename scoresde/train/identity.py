@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import losses
+from ..data import Memory, Source, Stream
 from ..losses.blocks import block_weights
 from ..losses.times import TimeSampler
 from ..models.score_model import ScoreModel
@@ -45,14 +46,13 @@ def model_identity(model: ScoreModel) -> dict[str, object]:
     }
 
 
-def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Tensor], tried: Tensor) -> dict[str, object]:
+def identity(model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: Tensor) -> dict[str, object]:
     """The recipe, and hashes of the data, of their conditions, the model's parts and the loss.
 
     Args:
         model: the model before its training.
         recipe: how it is trained.
-        x: data, `(N, *event)`.
-        cond: conditions, `(N, ...)`.
+        source: the data.
         tried: of `try_loss`.
 
     """
@@ -60,12 +60,19 @@ def identity(model: ScoreModel, recipe: Recipe, x: Tensor, cond: Mapping[str, Te
     return {
         # Through JSON once, as a file returns it.
         "recipe": json.loads(json.dumps(recipe.entries(), default=_described)),
-        "data": f"{tuple(x.shape)} {_bytes(x)}",
-        "conditions": {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in cond.items()},
+        **_data_identity(source),
         "network": _hash("\n".join(sorted(parts)).encode()),
         **model_identity(model),
         "time sampler or weighting": _digits(tried),
     }
+
+
+def _data_identity(source: Source | Stream) -> dict[str, object]:
+    """Of data in memory every byte counts; a source that is read on the way says what identifies it."""
+    if not isinstance(source, Memory):
+        return {"data": source.fingerprint()}
+    conditions = {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in source.cond.items()}
+    return {"data": f"{tuple(source.x.shape)} {_bytes(source.x)}", "conditions": conditions}
 
 
 def require_same(path: Path, about: Mapping[str, object], mine: Mapping[str, object]) -> None:

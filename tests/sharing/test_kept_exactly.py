@@ -31,6 +31,42 @@ def test_the_last_bit(options, sde, tmp_path):
         assert float((again.data(z, 0.5) - model.data(z, 0.5)).abs().max()) == 0.0
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        networks.UNet(1, width=8, dropout=0.2, outputs=2),
+        networks.ADM(1, 8, (1, 2), 1, head_channels=8, classes=3, outputs=2),
+        networks.EDM2(1, 8, (1, 2), 1, head_channels=8, classes=3, outputs=2),
+        networks.DiT(1, 8, 2, 2, patch=2, classes=3, outputs=2),
+    ],
+    ids=lambda network: type(network).__name__,
+)
+def test_the_last_bit_of_networks_with_a_learned_variance(network, tmp_path):
+    network.recompute = True
+    model = ss.LearnedVariance(awake(network), ss.VPSDE.cosine(50)).eval()
+    ss.save_pretrained(model, tmp_path)
+    again, z = ss.from_pretrained(tmp_path), torch.randn(2, 1, 8, 8, generator=generator(1))
+    for a, b in zip(model.data_and_fraction(z, 0.5), again.data_and_fraction(z, 0.5), strict=True):
+        assert torch.equal(a, b)
+    # How gradients are found is no part of a model.
+    assert not again.network.recompute
+
+
+def test_a_folder_from_before_dropout_is_read(tmp_path):
+    """Folders of U-Nets that had neither `dropout` nor `outputs`."""
+    model = ss.ScoreModel(awake(networks.UNet(1, width=8)), ss.VPSDE()).eval()
+    ss.save_pretrained(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    tensors, about = read_tensors(tmp_path / "model.safetensors", "scoresde")
+    for description in (config, about):
+        for name in ("dropout", "outputs"):
+            del description["network"]["arguments"][name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_tensors(tmp_path / "model.safetensors", tensors, about, "scoresde")
+    z = torch.randn(2, 1, 8, 8, generator=generator(1))
+    assert torch.equal(ss.from_pretrained(tmp_path).data(z, 0.5), model.data(z, 0.5))
+
+
 def test_a_network_that_was_changed_is_refused(tmp_path):
     dropping, normed = networks.MLP(3, width=16), networks.MLP(3, width=16)
     dropping.leave.append(nn.Dropout(0.5))

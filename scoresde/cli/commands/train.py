@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch.distributed as dist
 import typer
 
 from ...losses.times import TIME_SAMPLERS
 from ...losses.weightings import WEIGHTINGS
 from ...numerics.inputs import as_one_of
 from ...sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE
+from ...train.architectures import ARCHITECTURES
 from ...train.experiment import Experiment
+from ...train.presets import PRESETS
 from ...train.processes import PROCESSES
-from ...train.recipe import Recipe
+from ...train.recipe import DECAYS, Recipe
+from ...train.tracking import TRACKERS
+from ...train.world import local_device
+from ..configuration import from_file, from_preset
 from ..options import DeviceOption, default_device, path, usable_device
+from ..pictures import Pictures
 
 
 def train(
@@ -23,10 +32,34 @@ def train(
         typer.Argument(help="digits, mnist, fashion, a folder of IDX files, a folder of images, or a .npy file.", metavar="DATA"),
     ],
     out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="Folder of the run. An interrupted run in it continues.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            callback=from_file,
+            help="A .toml file of these options, such as batch-size = 64. Options given here win.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            is_eager=True,
+            callback=from_preset,
+            help=f"Published hyper-parameters for CIFAR-10: {', '.join(PRESETS)}. A file and options given here win.",
+        ),
+    ] = None,
     iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step, of all processes together.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate, after the warm-up.")] = 2e-3,
+    warmup: Annotated[int, typer.Option(min=0, help="Iterations in which the rate rises to its peak.")] = 100,
+    decay: Annotated[str, typer.Option(help=f"How the rate falls to its end: {' or '.join(DECAYS)}.")] = "cosine",
+    final_rate: Annotated[float, typer.Option(min=0, max=1, help="Rate at the end, as a fraction of the peak.")] = 0.02,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay of AdamW.")] = 0.01,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient; inf for no limit.")] = 1.0,
     ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the moving average of the weights.")] = 0.995,
+    snapshot_every: Annotated[
+        int, typer.Option(min=0, help="Iterations between snapshots for averages of any length afterwards; 0 for none.")
+    ] = 0,
     process: Annotated[
         str,
         typer.Option(
@@ -43,11 +76,20 @@ def train(
     time_sampler: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(TIME_SAMPLERS)}, adaptive; by default discrete.")
     ] = None,
+    network: Annotated[
+        str, typer.Option(help=f"Of images: {', '.join(ARCHITECTURES)}. Other data get an MLP of --width.")
+    ] = "unet",
     width: Annotated[
-        int, typer.Option(min=2, max=65_536, help="Channels of the U-Net's first level; hidden width of the MLP.")
+        int, typer.Option(min=2, max=65_536, help="Channels of the first level or of a transformer; hidden width of the MLP.")
     ] = 32,
     multipliers: Annotated[str, typer.Option(help="Width of each U-Net level, in units of --width.")] = "1,2",
-    patch: Annotated[int, typer.Option(min=1, help="Side of the pixel blocks that the U-Net folds into channels.")] = 1,
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks of each level, or of a transformer.")] = 1,
+    attention: Annotated[
+        str | None, typer.Option(help="Levels with attention, from 0 at the top, such as 1,2; by default the last.")
+    ] = None,
+    heads: Annotated[int, typer.Option(min=1, help="Heads of attention, of unet and dit.")] = 4,
+    dropout: Annotated[float, typer.Option(min=0, max=1, help="Dropout in the blocks.")] = 0.0,
+    patch: Annotated[int, typer.Option(min=1, help="Side of the pixel blocks that unet and dit fold into channels.")] = 1,
     conditional: Annotated[bool, typer.Option("--conditional", help="Train with class labels.")] = False,
     label_dropout: Annotated[
         float,
@@ -55,34 +97,74 @@ def train(
             min=0, max=1, help="Share of labels left out in a step, with --conditional: sample --guidance needs 0.1 or so."
         ),
     ] = 0.0,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Resize the images of a folder to squares of this size and crop the centre.")
+    ] = None,
+    mirrored: Annotated[bool, typer.Option("--mirrored", help="Train on the mirror image of each image too.")] = False,
     held_out: Annotated[int, typer.Option(min=1, help="Samples excluded from training.")] = 200,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16 autocast.")] = False,
+    float16: Annotated[bool, typer.Option("--float16", help="Run the network in float16 autocast, with a scaled loss.")] = False,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute activations again in the backward pass: less memory, more time.")
+    ] = False,
+    validate_every: Annotated[int, typer.Option(min=1, help="Iterations between validations.")] = 200,
     save_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights, batches, times and noise.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, help="Processes that read the data while training. 0: all data are read into memory first."),
+    ] = 0,
+    parallel: Annotated[
+        str | None,
+        typer.Option(help="ddp or fsdp2, under torchrun; by default ddp where torchrun starts several processes."),
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Micro-batches of a step, for less memory. They leave the weights as they are.")
+    ] = 1,
+    log: Annotated[list[str] | None, typer.Option(help=f"A tracker: {' or '.join(TRACKERS)}. May be given twice.")] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Samples drawn at every validation, into the folder pictures of the run; 0 for none.")
+    ] = 0,
     device: DeviceOption = default_device(),
 ) -> None:
     """Train a network on DATA.
 
-    Images get a U-Net, other data an MLP. The same command continues an interrupted run.
+    Images get a U-Net, other data an MLP. The same command continues an interrupted run. Under torchrun it trains on several processes.
     """
+    given: dict[str, Any] = dict(locals())
     as_one_of("--process", process, PROCESSES)
     as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
+    given["multipliers"] = _integers("--multipliers", multipliers)
+    given["attention"] = None if attention is None else _integers("--attention", attention)
+    given["clip"] = math.inf if clip == math.inf else clip
     if weighting is None:
-        weighting = "sigma2" if prediction == "score" else prediction
-    try:
-        levels = tuple(int(m) for m in multipliers.split(","))
-    except ValueError:
-        raise ValueError(f"--multipliers {multipliers}: need a list of integers such as 1,2,2") from None
-    experiment = Experiment(
-        data, held_out, process, steps, prediction, width, levels, patch, conditional,  # type: ignore[arg-type]
-        Recipe(
-            iterations, batch_size, learning_rate, ema=ema, weighting=weighting, time_sampler=time_sampler,
-            label_dropout=label_dropout, bfloat16=bfloat16, save_every=save_every, seed=seed,
-        ),
+        given["weighting"] = "sigma2" if prediction == "score" else prediction
+    recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
+    entries = {field.name: given[field.name] for field in fields(Experiment) if field.name in given}
+    experiment = Experiment(**entries, recipe=recipe)
+    usable_device(device)
+    device_of_process = local_device(device)
+    trainer = experiment.train(
+        out, device_of_process, on_the_way=workers > 0, parallel=parallel, accumulate=accumulate,
+        workers=workers, log=log or [], callbacks=[Pictures(out, pictures)] if pictures else [],
     )  # fmt: skip
-    trainer = experiment.train(out, usable_device(device))
-    last = trainer.history[-1]
-    print(
-        f"{out}: {trainer.iteration} iterations, validation loss {last['validation']:.4f} "
-        f"(a network that returns zero: {last['zero']:.4f})"
-    )
+    if trainer.main:
+        last = trainer.history[-1]
+        print(
+            f"{out}: {trainer.iteration} iterations, validation loss {last['validation']:.4f} "
+            f"(a network that returns zero: {last['zero']:.4f})"
+        )
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _integers(option: str, text: str) -> tuple[int, ...]:
+    """The integers of a list such as 1,2,2.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text}: need a list of integers such as 1,2,2") from None

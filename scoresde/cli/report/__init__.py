@@ -1,10 +1,11 @@
 """Reports about a trained model: distances, densities, tables and pictures."""
 
+from ...report import frechet_distance
 from .compare import CURVE_NFE, CURVE_SOLVERS, Comparison, Entry, compare, parse_entry, used
 from .diagnosis import DensityEstimate, Diagnosis, Field, diagnose
-from .features import Classifier, frechet_distance
+from .features import Classifier
 from .page import density_table, diagnosis_markdown, markdown
-from .pictures import error_figure, is_image, save_diagnosis, save_error_plot, save_rows, save_samples
+from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_rows, save_samples
 
 __all__ = [
     "CURVE_NFE",
@@ -24,6 +25,7 @@ __all__ = [
     "is_image",
     "markdown",
     "parse_entry",
+    "picture",
     "save_diagnosis",
     "save_error_plot",
     "save_rows",

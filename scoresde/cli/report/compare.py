@@ -14,10 +14,11 @@ from ... import grids
 from ...loops.base import AdaptiveLoop
 from ...models.score_model import ScoreModel
 from ...numerics.batching import batches, cond_to_device, index_cond
+from ...report import frechet_distance
 from ...sampling import Plan, plan, registry, sample
 from ...solvers.tuned import TunedSolver
 from ...tuning import load_solver
-from .features import Classifier, frechet_distance
+from .features import Classifier
 
 # A sample counts as recognised where the classifier gives its class more than this probability.
 RECOGNISED = 0.9

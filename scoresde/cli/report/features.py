@@ -1,8 +1,6 @@
-"""The distance between two sets of samples.
+"""Features of small images without foreign weights: the last hidden layer of a small classifier trained on the real data.
 
-The Frechet distance between Gaussians fitted to features (Dowson and Landau 1982; with Inception features the FID of Heusel et al. 2017).
-Here the features are the pixels, or the last hidden layer of a small classifier trained on the real data. The distance is therefore not an
-FID, and two distances compare only with the same features and the same number of samples.
+A distance in them is not an FID, and two distances compare only with the same features and the same number of samples.
 """
 
 from __future__ import annotations
@@ -10,19 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ... import deprecation
 from ...numerics.random import cpu_generator, global_seed
 
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features `(N, d)` and `(M, d)`, in float64."""
-    a, b = a.double(), b.double()
-    cov_a, cov_b = (torch.cov(x.T).reshape(x.shape[1], x.shape[1]) for x in (a, b))
-    # The eigenvalues of C_a C_b are those of the symmetric R C_b R with R = C_a^(1/2).
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    gap = (a.mean(0) - b.mean(0)).square().sum()
-    return float(gap + cov_a.trace() + cov_b.trace() - 2 * cross)
+__getattr__ = deprecation.moved_names(__name__)
 
 
 class Classifier(nn.Module):

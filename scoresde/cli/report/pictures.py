@@ -55,14 +55,18 @@ def tiles(x: Tensor, columns: int) -> Tensor:
     return rearrange(torch.cat([x, blank]), "(r k) c h w -> (r h) (k w) c", k=columns)[:-LINE, :-LINE]
 
 
+def picture(x: Tensor) -> Tensor:
+    """Images as a square of tiles, `(H, W, 3)` bytes."""
+    columns = max(1, round(len(x) ** 0.5))
+    return (tiles(x, columns) * 255).round().to(torch.uint8).expand(-1, -1, 3).contiguous()
+
+
 def save_samples(x: Tensor, path: Path) -> None:
     """Save images as a square of tiles, other data as a scatter plot of two coordinates or as a histogram of a single one."""
     if is_image(x):
         from PIL import Image
 
-        columns = max(1, round(len(x) ** 0.5))
-        picture = (tiles(x, columns) * 255).round().to(torch.uint8)
-        Image.fromarray(picture.expand(-1, -1, 3).contiguous().numpy()).save(path)
+        Image.fromarray(picture(x).numpy()).save(path)
         return
     figure = _figure(5, 5)
     _scatter(figure.subplots(), x)

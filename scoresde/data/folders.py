@@ -1,0 +1,113 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..numerics.files import reading
+from ..numerics.inputs import as_count
+from .images import LEVELS, pixels, scaled
+from .memory import Data, columns, taken
+from .source import DataError, hashed, spread
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"}
+
+
+class ImageFolder:
+    """All images below a folder, decoded when they are needed. Each sub-folder is a class; without sub-folders there are no labels.
+
+    Files and folders whose names begin with a dot are left out. Transparent pixels are laid on white. The orientation that a camera noted is
+    applied. Files of 16 bits a channel keep them, as v/65535. Of an animation the first picture is taken.
+
+    Args:
+        path: of the folder. Its files are listed once.
+        size: of square images: the shorter side is resized to it, antialiased, and the centre is cropped. None: all have one size already.
+        cond: more conditions than `label`, each `(N, ...)`, in the order of `files`.
+
+    Raises:
+        DataError: fewer than two images, or the first cannot be read; names the file.
+        ValueError: a condition of another length, or one called label where the sub-folders are classes.
+
+    Attributes:
+        files: the files, sorted.
+        shape: of a sample, `(channels, height, width)`.
+        classes: number of sub-folders with images; None without labels.
+        bins: levels of a pixel, 256 or 65536.
+    """
+
+    def __init__(self, path: str | Path, size: int | None = None, cond: Mapping[str, Tensor] | None = None) -> None:
+        self.path, self.size = Path(path), None if size is None else as_count("size", size)
+        files = _listed(self.path)
+        if len(files) < 2:
+            raise DataError(f"{path} holds neither IDX files nor at least two images")
+        # Text takes a fraction of the memory of a Path.
+        self.files = [str(file) for file in files]
+        self.cond = columns(cond, len(files))
+        number = {folder: i for i, folder in enumerate(sorted({file.parent for file in files}))}
+        self.classes: int | None = None
+        if len(number) > 1:
+            if "label" in self.cond:
+                raise ValueError(f"the sub-folders of {path} are classes already: give cond another name than label")
+            self.cond["label"] = torch.tensor([number[file.parent] for file in files], device="cpu")
+            self.classes = len(number)
+        first = self._pixels(self.files[0])
+        self.shape, self.bins = (first.shape[2], *first.shape[:2]), LEVELS[first.dtype]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        images = torch.stack([self._like_the_first(self.files[i]) for i in indices.tolist()])
+        return scaled(images.movedim(-1, 1), self.bins), {name: taken(value, indices) for name, value in self.cond.items()}
+
+    def fingerprint(self) -> str:
+        """The names of all files and the bytes of some: decoders of other versions round otherwise."""
+        names = "\n".join(Path(file).relative_to(self.path).as_posix() for file in self.files)
+        some = [Path(self.files[i]).read_bytes() for i in spread(len(self)).tolist()]
+        others = [value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for value in self.cond.values()]
+        return f"{len(self)} samples {self.shape} {hashed(names, *self.cond, *some, *others)}"
+
+    def _pixels(self, file: str) -> Tensor:
+        with reading(file, DataError):
+            return pixels(Path(file), self.size)
+
+    def _like_the_first(self, file: str) -> Tensor:
+        image = self._pixels(file)
+        for what, new, first in (
+            ("shape", tuple(image.shape), (*self.shape[1:], self.shape[0])),
+            ("bits", LEVELS[image.dtype], self.bins),
+        ):
+            if new != first:
+                raise DataError(f"{file} has {what} {new}, {self.files[0]} {first}: images must agree")
+        return image
+
+
+def _listed(path: Path) -> list[Path]:
+    """The images below a folder, sorted."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise DataError("reading images needs Pillow: pip install 'scoresde[train]'") from error
+    # A folder may be called x.png, and a Mac leaves ._x.png beside x.png.
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in IMAGES
+        and not file.is_dir()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+
+
+def image_folder(path: Path, size: int | None = None) -> Data:
+    """All images of an `ImageFolder` in memory.
+
+    Raises:
+        DataError: a file cannot be read, or differs from the others in size, channels or depth; names the file.
+    """
+    folder = ImageFolder(path, size)
+    x, cond = folder.batch(torch.arange(len(folder), device="cpu"))
+    return Data(x, cond.get("label"), bins=folder.bins)
