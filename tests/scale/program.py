@@ -33,7 +33,10 @@ class Breaks(networks.MLP):
 
 
 def make(folder, kind="mlp", **options):
-    """64 samples with two classes. The MLP has odd widths, so that no weight divides by 2."""
+    """64 samples with two classes. The MLP has widths that are no multiples of 4, for uneven parts.
+
+    The U-Net is in float64: behind its layers that begin at 0 some gradients are rounding alone, of which Adam makes full steps.
+    """
     shape = (1, 8, 8) if kind == "unet" else (3,)
     g = torch.Generator().manual_seed(0)
     x, label = torch.randn(64, *shape, generator=g), torch.arange(64) % 2
@@ -45,6 +48,8 @@ def make(folder, kind="mlp", **options):
         if kind == "unet"
         else (Breaks if kind == "breaks" else networks.MLP)(3, width=14, classes=2)
     )
+    if kind == "unet":
+        network, x = network.double(), x.double()
     execution = {key: options.pop(key) for key in EXECUTION if key in options}
     recipe = Recipe(
         **{"iterations": 20, "batch_size": 8, "warmup": 3, "validate_every": 7, "save_every": 4, "learning_rate": 1e-2, **options}

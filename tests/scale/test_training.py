@@ -49,8 +49,8 @@ JOBS = {
     "indivisible": (None, {"batch_size": 9}),
     "other data": (None, {"kind": "other data"}),
 }
-# Half precision rounds by 4e-3 (bfloat16) and 5e-4, and Adam makes full steps of small gradients: 20 steps of at most 1e-2.
-TOLERANCE = {"half alone": 5e-2, "scaled alone": 2e-2}
+# Half precision rounds by 4e-3 (bfloat16) and 5e-4, and Adam makes full steps, here 20 of 1e-2, of gradients that are little more than rounding.
+TOLERANCE = {"half alone": 1e-1, "scaled alone": 1e-1}
 
 
 def launch(processes, jobs):
