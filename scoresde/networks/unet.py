@@ -106,7 +106,8 @@ class UNet(nn.Module):
             raise ValueError(f"this UNet takes images (B, {self.channels}, height, width), got shape {tuple(z.shape)}")
         height, width = z.shape[-2:]
         # Sides that `patch` does not divide are padded by repeating the border, and cropped at the end.
-        padded = pad(z, (0, -width % self.patch, 0, -height % self.patch), mode="replicate")
+        padding = (0, -width % self.patch, 0, -height % self.patch)
+        padded = pad(z, padding, mode="replicate") if self.patch > 1 else z
         h = self.enter(rearrange(padded, "b c (y p) (x q) -> b (c p q) y x", p=self.patch, q=self.patch))
         embedded = self.embedding(t, label)
         skips = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,20 @@ def _unet(e: Experiment, channels: int, outputs: int, classes: int | None) -> nn
 def _adm(e: Experiment, channels: int, outputs: int, classes: int | None) -> nn.Module:
     return networks.ADM(
         channels, e.width, e.multipliers, e.blocks, e.attention, outputs=outputs, classes=classes, dropout=e.dropout,
-        recompute=e.recompute,
+        head_channels=_head_channels(e), recompute=e.recompute,
     )  # fmt: skip
 
 
 def _edm2(e: Experiment, channels: int, outputs: int, classes: int | None) -> nn.Module:
     return networks.EDM2(
         channels, e.width, e.multipliers, e.blocks, e.attention, outputs=outputs, classes=classes, dropout=e.dropout,
-        recompute=e.recompute,
+        head_channels=_head_channels(e), recompute=e.recompute,
     )  # fmt: skip
+
+
+def _head_channels(e: Experiment) -> int:
+    """The published 64 channels a head, or fewer where a level of a small network cannot be split into such heads."""
+    return math.gcd(64, *(e.width * multiplier for multiplier in e.multipliers))
 
 
 def _dit(e: Experiment, channels: int, outputs: int, classes: int | None) -> nn.Module:

@@ -178,7 +178,14 @@ class Experiment:
         return {"label": part.labels} if self.conditional and part.labels is not None else {}
 
     def train(
-        self, folder: Path, device: torch.device, progress: bool = True, *, on_the_way: bool = False, **options: Any
+        self,
+        folder: Path,
+        device: torch.device,
+        progress: bool = True,
+        *,
+        on_the_way: bool = False,
+        channels_last: bool = False,
+        **options: Any,
     ) -> Trainer:
         """Train in `folder`. Training continues from the folder's checkpoint if it exists.
 
@@ -187,6 +194,7 @@ class Experiment:
             device: where to train.
             progress: as in `Trainer.run`.
             on_the_way: read the data while training, in place of all of them before.
+            channels_last: keep the channels of a pixel together in memory: faster convolutions, equal up to rounding.
             **options: of the `Trainer`: parallel, accumulate, workers, log, callbacks.
 
         Raises:
@@ -200,7 +208,10 @@ class Experiment:
         config, written = resolved._json(), folder / CONFIG
         if written.exists():
             _require_same(written, config)
-        trainer = Trainer(resolved.model().to(device), training, self.recipe, held_out=held_out, folder=folder, **options)
+        model = resolved.model().to(device)
+        if channels_last:
+            model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        trainer = Trainer(model, training, self.recipe, held_out=held_out, folder=folder, **options)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with open(written, "x") as file:

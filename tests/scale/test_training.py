@@ -49,7 +49,7 @@ JOBS = {
     "indivisible": (None, {"batch_size": 9}),
     "other data": (None, {"kind": "other data"}),
 }
-# Half precision rounds by 4e-3 (bfloat16) and 5e-4, and Adam makes full steps, here 20 of 1e-2, of gradients that are little more than rounding.
+# Half precision rounds by 4e-3 (bfloat16) and 5e-4. Adam makes full steps, here 20 of 1e-2, of gradients that are little more than rounding.
 TOLERANCE = {"half alone": 1e-1, "scaled alone": 1e-1}
 
 

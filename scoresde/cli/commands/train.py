@@ -107,6 +107,9 @@ def train(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Compute activations again in the backward pass: less memory, more time.")
     ] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Keep the channels of a pixel together in memory: faster convolutions.")
+    ] = False,
     validate_every: Annotated[int, typer.Option(min=1, help="Iterations between validations.")] = 200,
     save_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights, batches, times and noise.")] = 0,
@@ -145,7 +148,7 @@ def train(
     usable_device(device)
     device_of_process = local_device(device)
     trainer = experiment.train(
-        out, device_of_process, on_the_way=workers > 0, parallel=parallel, accumulate=accumulate,
+        out, device_of_process, on_the_way=workers > 0, channels_last=channels_last, parallel=parallel, accumulate=accumulate,
         workers=workers, log=log or [], callbacks=[Pictures(out, pictures)] if pictures else [],
     )  # fmt: skip
     if trainer.main:
