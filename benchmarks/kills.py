@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py [--kills 10] [--iterations 400] [--seed 0]
 
-Every kill is a SIGKILL of all processes, `torchrun` included, within four seconds of the first sign of life: between iterations, in one, or in a write. Prints
-the iteration of the checkpoint after each kill, and the largest difference of a tensor at the end.
+Every kill is a SIGKILL of all processes, `torchrun` included, within four seconds of the first new checkpoint: between iterations, in one, or
+in a write. Prints the iteration of the checkpoint after each kill, and the largest difference of a tensor at the end.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ MUTANTS = (
         "inside = (samples[:, :, 0] > theta)",
         "inside = (samples[:, :, 0] < theta)",
     ),
-    Mutant("train: labels are never left out", "train/trainer.py", "< self.recipe.label_dropout", "< 0"),
+    Mutant("train: labels are never left out", "train/step.py", "< self.recipe.label_dropout", "< 0"),
     Mutant(
         "sampling: network calls of a part",
         "tableau/executor.py",
@@ -392,6 +392,32 @@ MUTANTS = (
         "return [apply(t, z), *(apply(u, d) for d in data)]",
         "return [apply(t, z), *data]",
     ),
+    # scale
+    Mutant(
+        "processes: all have the same rows",
+        "data/loader.py",
+        "[self.rank :: self.world]",
+        "[: len(self.order[iteration]) // self.world]",
+    ),
+    Mutant("processes: rows gathered process by process", "train/world.py", "torch.stack(parts, 1)", "torch.stack(parts)"),
+    Mutant("processes: times of other rows", "train/step.py", "t[rows][part]", "t[: len(x)][part]"),
+    Mutant("processes: noise of other rows", "train/step.py", "count, iteration)[rows]", "count, iteration)[: len(x)]"),
+    Mutant("accumulation: sums in place of means", "train/step.py", ".mean() / self.accumulate", ".mean()"),
+    Mutant(
+        "accumulation: gradients averaged in every part",
+        "train/world.py",
+        "nullcontext() if last else module.no_sync()",
+        "module.no_sync()",
+    ),
+    Mutant(
+        "fsdp2: gradients never averaged", "train/world.py", "set_requires_gradient_sync(last,", "set_requires_gradient_sync(False,"
+    ),
+    Mutant("average: one power less", "train/average.py", "(1 - 1 / k) ** (gamma + 1)", "(1 - 1 / k) ** gamma"),
+    Mutant("average after training: products without the exponent", "train/posthoc.py", "total * math.log(m) -", "math.log(m) -"),
+    Mutant("step: lengths of weights are not set back", "train/step.py", "            self._normalise()\n", "            pass\n"),
+    Mutant("history: lines after the checkpoint stay", "train/trainer.py", "self.tracking.rewrite(self.history)", "pass"),
+    Mutant("order: an epoch begins again with the same permutation", "data/order.py", '"epoch", epoch)', '"epoch", 0)'),
+    Mutant("report: the covariance over n", "report/sums.py", "/ (self.n - 1)", "/ self.n"),
 )
 
 

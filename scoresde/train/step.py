@@ -114,8 +114,8 @@ class Step:
             self.adaptive.update(self.model.sde, t, per_sample)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        for normalise in self._normalise:
-            normalise()
+        if self._normalise is not None:
+            self._normalise()
         return float(value)
 
     def _backward(self, inputs: tuple[Any, ...], importance: Tensor, iteration: int, part: int) -> Tensor:

@@ -35,21 +35,21 @@ class Breaks(networks.MLP):
 def make(folder, kind="mlp", **options):
     """64 samples with two classes. The MLP has widths that are no multiples of 4, for uneven parts.
 
-    The U-Net is in float64: behind its layers that begin at 0 some gradients are rounding alone, of which Adam makes full steps.
+    U-Nets are in float64: behind its layers that begin at 0 some gradients are rounding alone, of which Adam makes full steps.
     """
-    shape = (1, 8, 8) if kind == "unet" else (3,)
+    shape = (1, 8, 8) if kind in ("unet", "edm2") else (3,)
     g = torch.Generator().manual_seed(0)
     x, label = torch.randn(64, *shape, generator=g), torch.arange(64) % 2
     if kind == "other data":
         x = x + float(os.environ.get("RANK", "0"))
     torch.manual_seed(0)
-    network = (
-        networks.UNet(1, width=18, heads=3, classes=2)
-        if kind == "unet"
-        else (Breaks if kind == "breaks" else networks.MLP)(3, width=14, classes=2)
-    )
-    if kind == "unet":
-        network, x = network.double(), x.double()
+    networks_of = {
+        "unet": lambda: networks.UNet(1, width=18, heads=3, classes=2).double(),
+        "edm2": lambda: networks.EDM2(1, width=18, multipliers=(1, 2), blocks=1, head_channels=9, classes=2).double(),
+        "breaks": lambda: Breaks(3, width=14, classes=2),
+    }
+    network = networks_of.get(kind, lambda: networks.MLP(3, width=14, classes=2))()
+    x = x.to(next(network.parameters()).dtype)
     execution = {key: options.pop(key) for key in EXECUTION if key in options}
     recipe = Recipe(
         **{"iterations": 20, "batch_size": 8, "warmup": 3, "validate_every": 7, "save_every": 4, "learning_rate": 1e-2, **options}

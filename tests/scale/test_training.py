@@ -40,6 +40,8 @@ JOBS = {
     ),
     "images": ("images alone", {"kind": "unet", "iterations": 6}),
     "images fsdp2": ("images alone", {"kind": "unet", "iterations": 6, "parallel": "fsdp2"}),
+    "magnitudes": ("magnitudes alone", {"kind": "edm2", "iterations": 4}),
+    "magnitudes fsdp2": ("magnitudes alone", {"kind": "edm2", "iterations": 4, "parallel": "fsdp2"}),
     "half": ("half alone", {"bfloat16": True}),
     "half fsdp2": ("half alone", {"bfloat16": True, "parallel": "fsdp2"}),
     "scaled": ("scaled alone", {"float16": True}),
@@ -83,7 +85,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     run(root / "alone")
     run(root / "begun alone", stop=9)
-    for name in ("learned", "images", "half", "scaled", "stream"):
+    for name in ("learned", "images", "magnitudes", "half", "scaled", "stream"):
         options = {key: value for key, value in JOBS[name][1].items() if key not in ("parallel", "stop")}
         run(root / f"{name} alone", **options)
     process = launch(2, [[str(root / name.strip()), options] for name, (_, options) in JOBS.items()])
@@ -101,6 +103,17 @@ def test_two_processes_train_what_one_trains(runs, name):
     assert [row["iteration"] for row in rows] == [row["iteration"] for row in expected]
     for row, wanted in zip(rows, expected, strict=True):
         assert row == pytest.approx(wanted, rel=0.05 if alone in TOLERANCE else 1e-5)
+
+
+def test_weights_of_a_fixed_length_have_it_after_training(runs):
+    tensors = read_checkpoint(runs / "magnitudes alone" / CHECKPOINT)[0]
+    weights = [
+        value for name, value in tensors.items() if name.startswith("model/") and name.endswith("weight") and value.ndim == 4
+    ]
+    assert weights
+    for weight in weights:
+        length = weight.flatten(1).square().mean(1)
+        assert torch.allclose(length, torch.ones_like(length))
 
 
 def test_the_same_number_of_processes_resumes_to_the_bit(runs):
