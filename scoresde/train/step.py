@@ -60,10 +60,8 @@ class Step:
         self.per_sample = strategy.wrap(PerSample(model, recipe))
         self.optimizer = _adamw(list(model.parameters()), recipe)
         self.adaptive = losses.Adaptive() if recipe.time_sampler == "adaptive" else None
-        # Networks whose weights have a fixed length, such as EDM2, shorten them after a step.
-        self._normalise: list[Any] = [
-            module.normalise for module in model.modules() if callable(getattr(module, "normalise", None))
-        ]
+        # A network whose weights have a fixed length, such as EDM2, sets it back after a step.
+        self._normalise: Any = next((module.normalise for module in model.modules() if hasattr(module, "normalise")), None)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.float16)
 
     @property
