@@ -404,7 +404,7 @@ MUTANTS = (
     Mutant("processes: noise of other rows", "train/step.py", "count, iteration)[rows]", "count, iteration)[: len(x)]"),
     Mutant("accumulation: sums in place of means", "train/step.py", ".mean() / self.accumulate", ".mean()"),
     Mutant(
-        "accumulation: gradients averaged in every part",
+        "accumulation: gradients never averaged",
         "train/world.py",
         "nullcontext() if last else module.no_sync()",
         "module.no_sync()",
