@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,11 @@ from torch import Tensor
 from ..models.score_model import ScoreModel
 from ..numerics.inputs import as_device
 from ..train.experiment import Experiment
+from ..train.posthoc import load_average
+from ..train.world import local_device
+
+# Of the profile of an average that is made of snapshots.
+LARGEST_ERROR = 0.05
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, ...; by default a GPU if there is one.")]
@@ -35,14 +41,14 @@ def default_device() -> str:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name.
+    """The device of that name; "cuda" is the GPU number LOCAL_RANK, so that processes of `torchrun` have one each.
 
     Raises:
         ValueError: this machine has none, or torch cannot use it.
     """
     try:
         as_device("--device", name)
-        return torch.empty(0, device=name).device
+        return torch.empty(0, device=local_device(name)).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
@@ -79,15 +85,27 @@ def output_file(out: Path, *suffixes: str) -> Path:
     return out
 
 
-def load_run(run: Path, device: str) -> tuple[Experiment, ScoreModel]:
+def load_run(run: Path, device: str, average_length: float | None = None) -> tuple[Experiment, ScoreModel]:
     """The experiment of a folder, and its trained model on `device`.
+
+    Args:
+        run: the folder.
+        device: as in `usable_device`.
+        average_length: of the average of the weights, as in `load_average`; None: that of the training.
 
     Raises:
         ValueError: the folder holds no training run, or the device cannot be used.
         FileNotFoundError: the run has no checkpoint yet.
     """
     experiment = Experiment.read(run)
-    return experiment, experiment.load_model(run, usable_device(device))
+    if average_length is None:
+        return experiment, experiment.load_model(run, usable_device(device))
+    model, error = load_average(run, experiment.model(), average_length)
+    if error > LARGEST_ERROR:
+        warnings.warn(
+            f"the average of length {average_length:g} has an error of {error:.0%}: {run} has too few snapshots", stacklevel=2
+        )
+    return experiment, model.to(usable_device(device))
 
 
 def labels(experiment: Experiment, seeds: range, label: int | None = None) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from . import layers
 from .embedding import JointEmbedding
-from .layers import ResidualBlock, group_norm, zero
+from .layers import ResidualBlock, group_norm, heads_of, require_images, zero
 from .levels import Place, places, through
 
 GROUPS = 32
@@ -44,7 +44,9 @@ class Block(nn.Module):
         super().__init__()
         self.place = place
         self.residual = ResidualBlock(place.inputs, place.outputs, embedding, dropout, GROUPS)
-        self.attention = Attention(place.outputs, _heads(place.outputs, head_channels), GROUPS) if place.attends else nn.Identity()
+        self.attention = (
+            Attention(place.outputs, heads_of(place.outputs, head_channels), GROUPS) if place.attends else nn.Identity()
+        )
 
     def forward(self, h: Tensor, embedded: Tensor, size: tuple[int, int]) -> Tensor:
         out: Tensor = self.attention(self.residual(h, embedded, size))
@@ -111,15 +113,8 @@ class ADM(nn.Module):
         Raises:
             ValueError: `z` is not a batch of images with this number of channels.
         """
-        if z.ndim != 4 or z.shape[1] != self.channels:
-            raise ValueError(f"this ADM takes images (B, {self.channels}, height, width), got shape {tuple(z.shape)}")
+        require_images(self, z, self.channels)
         embedded = self.embedding(t, label)
         h = through(self.down, self.up, self.enter(z), embedded, side_by_side, self.recompute)
         out: Tensor = self.leave(h)
         return out
-
-
-def _heads(channels: int, head_channels: int) -> int:
-    if channels % head_channels:
-        raise ValueError(f"{channels} channels cannot be split into attention heads of head_channels={head_channels}")
-    return channels // head_channels

@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from .layers import resized
+from .layers import heads_of, require_images, resized
 from .levels import Place, places, through
 from .magnitude import MPConv, MPEmbedding, MPLinear, Weight, mp_cat, mp_silu, mp_sum, normalised
 
@@ -33,9 +33,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
-        if channels % head_channels:
-            raise ValueError(f"{channels} channels cannot be split into attention heads of head_channels={head_channels}")
-        self.heads = channels // head_channels
+        self.heads = heads_of(channels, head_channels)
         self.qkv = MPConv(channels, 3 * channels, 1)
         self.leave = MPConv(channels, channels, 1)
 
@@ -162,8 +160,7 @@ class EDM2(nn.Module):
         Raises:
             ValueError: `z` is not a batch of images with this number of channels.
         """
-        if z.ndim != 4 or z.shape[1] != self.channels:
-            raise ValueError(f"this EDM2 takes images (B, {self.channels}, height, width), got shape {tuple(z.shape)}")
+        require_images(self, z, self.channels)
         embedded = self.embedding(t, label)
         # A channel of ones stands in for biases.
         h = self.enter(pad(z, (0, 0, 0, 0, 0, 1), value=1.0))

@@ -15,6 +15,27 @@ def group_norm(channels: int, most: int = 8) -> nn.GroupNorm:
     return nn.GroupNorm(next((g for g in (32, 16, 8, 4, 2) if g <= most and channels % g == 0 and channels >= 4 * g), 1), channels)
 
 
+def require_images(network: nn.Module, z: Tensor, channels: int) -> None:
+    """Raise unless `z` is a batch of images with this number of channels.
+
+    Raises:
+        ValueError: says what the network takes.
+    """
+    if z.ndim != 4 or z.shape[1] != channels:
+        raise ValueError(f"this {type(network).__name__} takes images (B, {channels}, height, width), got shape {tuple(z.shape)}")
+
+
+def heads_of(channels: int, head_channels: int) -> int:
+    """The number of attention heads.
+
+    Raises:
+        ValueError: `head_channels` does not divide the channels.
+    """
+    if channels % head_channels:
+        raise ValueError(f"{channels} channels cannot be split into attention heads of head_channels={head_channels}")
+    return channels // head_channels
+
+
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
     """Initialise the last layer of a residual branch, or of the network, at 0."""
     nn.init.zeros_(layer.weight)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from .embedding import Embedding
-from .layers import Attention, ResidualBlock, group_norm, resized, zero
+from .layers import Attention, ResidualBlock, group_norm, require_images, resized, zero
 from .recompute import run
 
 
@@ -102,8 +102,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: `z` is not a batch of images with this number of channels.
         """
-        if z.ndim != 4 or z.shape[1] != self.channels:
-            raise ValueError(f"this UNet takes images (B, {self.channels}, height, width), got shape {tuple(z.shape)}")
+        require_images(self, z, self.channels)
         height, width = z.shape[-2:]
         # Sides that `patch` does not divide are padded by repeating the border, and cropped at the end.
         padding = (0, -width % self.patch, 0, -height % self.patch)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Seconds without a change after which a file that was never finished is left over.
+STALE = 3600.0
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, object], key: str) -> None:
@@ -37,10 +42,19 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mappin
         with open(partial, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _remove_leftovers(path)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of the same file. A file that is being written was changed a moment ago."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
 
 
 def require_writable(tensors: Mapping[str, Any]) -> None:

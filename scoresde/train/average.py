@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.score_model import ScoreModel
-from .world import divided_as, local, whole
+from .world import divided_as, local
 
 
 class Average(nn.Module):
@@ -104,11 +104,9 @@ class PowerAverages:
             lerp(values, self._weights(model), (1 - 1 / k) ** (gamma + 1))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages, whole, by `number/name of the weight`."""
+        """The averages by `number/name of the weight`, divided as the weights are."""
         return {
-            f"{i}/{name}": whole(value)
-            for i, values in enumerate(self.values)
-            for name, value in zip(self.names, values, strict=True)
+            f"{i}/{name}": value for i, values in enumerate(self.values) for name, value in zip(self.names, values, strict=True)
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -117,8 +115,7 @@ class PowerAverages:
         Raises:
             ValueError: an average is missing or of another shape.
         """
-        own = self.state_dict()
-        for name, value in own.items():
+        for name, value in self.state_dict().items():
             if name not in state or state[name].shape != value.shape:
                 raise ValueError(f"the average {name} is missing, or of another network")
         for i, values in enumerate(self.values):

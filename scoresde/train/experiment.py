@@ -153,7 +153,11 @@ class Experiment:
         """
         return PROCESSES[as_one_of("process", self.process, PROCESSES)](self.event, self.steps)
 
-    def on(self, event: Sequence[int], classes: int | None) -> Experiment:
+    def on(self, example: Data) -> Experiment:
+        """`resolved` for the event shape and the classes of `example`."""
+        return self.resolved(example.x.shape[1:], example.classes)
+
+    def resolved(self, event: Sequence[int], classes: int | None) -> Experiment:
         """This experiment with the event shape and the classes of the data, and with an absolute path to them."""
         source = str(Path(self.data).resolve()) if Path(self.data).exists() and self.data not in data.NAMES else self.data
         return replace(self, data=source, event=tuple(event), classes=classes)
@@ -204,7 +208,7 @@ class Experiment:
         """
         training, held_out, classes = self._sources(on_the_way)
         event = training.batch(torch.zeros(1, dtype=torch.int64, device="cpu"))[0].shape[1:]
-        resolved = self.on(event, classes)
+        resolved = self.resolved(event, classes)
         config, written = resolved._json(), folder / CONFIG
         if written.exists():
             _require_same(written, config)

@@ -24,6 +24,7 @@ from ..models.score_model import ScoreModel
 from ..numerics.files import read_about, read_tensors, subset, write_tensors
 from .average import gamma_of
 from .checkpoint import CHECKPOINT, KEY, load_averaged, state_for
+from .identity import unwrapped
 
 # The folder of the snapshots, below that of the run.
 AVERAGES = "averages"
@@ -95,16 +96,28 @@ def load_average(folder: str | Path, model: ScoreModel, length: float, iteration
         raise ValueError(f"the first snapshot of {folder} is later than iteration {last}")
     x, error = combination(list(profiles.values()), Profile(last, gamma_of(length)))
     model = load_averaged(folder / CHECKPOINT, model)
-    weights = dict.fromkeys([name for name, weight in model.named_parameters() if weight.requires_grad], 0.0)
-    sums: dict[str, Tensor | float] = dict(weights)
-    for (file, i), coefficient in zip(profiles, x.tolist(), strict=True):
-        tensors = subset(str(i), read_tensors(file, KEY)[0])
-        for name, value in state_for(file, model.state_dict() | tensors, model).items():
-            if name in sums:
-                # Coefficients of both signs: float64.
-                sums[name] = sums[name] + coefficient * value.double()
+    coefficients = dict(zip(profiles, x.tolist(), strict=True))
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    # Coefficients have both signs: float64.
+    sums = {name: torch.zeros(weight.shape, dtype=torch.float64, device="cpu") for name, weight in trained.items()}
+    for file in dict.fromkeys(file for file, _ in profiles):
+        tensors = read_tensors(file, KEY)[0]
+        for i in range(len(about[file]["gammas"])):
+            values = _weights(file, subset(str(i), tensors), model)
+            for name, total in sums.items():
+                total += coefficients[file, i] * values[name].double()
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name in sums:
-                weight.copy_(torch.as_tensor(sums[name]))
+        for name, weight in trained.items():
+            weight.copy_(sums[name])
     return model.eval(), error
+
+
+def _weights(file: Path, tensors: Mapping[str, Tensor], model: ScoreModel) -> dict[str, Tensor]:
+    """The tensors of a model with the averages of a snapshot in place of its trained weights, whatever wraps the network here or there.
+
+    Raises:
+        ValueError: the snapshot is of another network.
+    """
+    averaged = {unwrapped(name) for name in tensors}
+    others = {name: value for name, value in model.state_dict().items() if unwrapped(name) not in averaged}
+    return state_for(file, others | dict(tensors), model)

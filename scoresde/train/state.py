@@ -14,7 +14,7 @@ from ..numerics.files import prefixed, subset
 from .average import Average, PowerAverages
 from .checkpoint import state_for
 from .step import Step
-from .world import divided_as, whole
+from .world import divided_as, gathered
 
 
 class State:
@@ -23,8 +23,8 @@ class State:
     def __init__(self, model: ScoreModel, average: Average, step: Step, power: PowerAverages | None) -> None:
         self.model, self.average, self.step, self.power = model, average, step, power
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors, whole."""
+    def tensors(self, keep: bool) -> dict[str, Tensor]:
+        """All tensors, whole, on the process that keeps them; nothing on the others, which have to ask too."""
         found = prefixed("model", self.model.state_dict()) | prefixed("average", self.average.state_dict())
         for i, moments in self.step.optimizer.state_dict()["state"].items():
             found |= prefixed(f"optimizer/{i}", moments)
@@ -34,7 +34,7 @@ class State:
             found |= prefixed("power", self.power.state_dict())
         if self.step.scaler.is_enabled():
             found |= prefixed("scaler", self._scaler())
-        return {name: whole(value) for name, value in found.items()}
+        return gathered(found, keep)
 
     def fitted(self, path: Path, tensors: Mapping[str, Tensor], check: Callable[[], object]) -> Callable[[], None]:
         """A function that loads the tensors, once all are found to fit.

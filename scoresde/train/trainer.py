@@ -34,7 +34,7 @@ from .recipe import Recipe
 from .state import State
 from .step import Step
 from .tracking import Tracker, Tracking
-from .world import strategy
+from .world import gathered, strategy
 
 # Held-out samples in one network call. A constant, as the index of a part's first sample is the key of its noise.
 VALIDATION_BATCH = 256
@@ -113,7 +113,8 @@ class Trainer:
                 raise ValueError(
                     "time_sampler and weighting must depend on the seed of their generator alone, for a run to continue"
                 )
-        self._identity = identity(model, recipe, self.source, tried) if self.folder is not None else {}
+        known = self.folder is not None or self._strategy.size > 1
+        self._identity = identity(model, recipe, self.source, tried) if known else {}
         first = {"first row": self.source.first_row_digest()} if isinstance(self.source, Stream) else {}
         self._strategy.agree({"batch size": recipe.batch_size, **self._identity, **first})
         self._strategy.shard(model, recipe.low)
@@ -201,7 +202,7 @@ class Trainer:
             for callback in self.callbacks:
                 callback(self, row)
         if self.folder is not None and self._power is not None and (last or self.iteration % recipe.snapshot_every == 0):
-            tensors = self._power.state_dict()
+            tensors = gathered(self._power.state_dict(), self.main)
             if self.main:
                 write_snapshot(self.folder, self.iteration, tensors, self._power.gammas)
         if self.folder is not None and (last or self.iteration % recipe.save_every == 0):
@@ -217,7 +218,8 @@ class Trainer:
         sums = {"validation": 0.0, "zero": 0.0}
         self.averaged.eval()
         for part in self._strategy.share(batches(len(self.held_out), VALIDATION_BATCH)):
-            x, cond = self._on_device(*self.held_out.batch(indices(part)))
+            x, cond = self.held_out.batch(indices(part))
+            x, cond = x.to(self.model.device), cond_to_device(cond, self.model.device)
             for name, model in (("validation", self.averaged), ("zero", zero)):
                 generator = cpu_generator(derive_seed(self.recipe.seed, "validation", part.start))
                 with torch.no_grad():
@@ -229,7 +231,7 @@ class Trainer:
         """One optimiser step; returns the loss."""
         if self._rows is None:
             self._rows = iter(self._loader())
-        x, cond = self._on_device(*next(self._rows))
+        x, cond = next(self._rows)
         value = self._step_of(x, cond, self.iteration)
         self._ema.update(self.model, min(self.recipe.ema, (1 + self.iteration) / (10 + self.iteration)))
         return value
@@ -248,11 +250,8 @@ class Trainer:
         if close is not None:
             close()
 
-    def _on_device(self, x: Tensor, cond: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        return x.to(self.model.device), cond_to_device(cond, self.model.device)
-
     def _save(self, path: Path) -> None:
-        tensors = self._state.tensors()
+        tensors = self._state.tensors(self.main)
         if self.main:
             about: dict[str, Any] = {}
             # A file that is damaged is written over.

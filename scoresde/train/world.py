@@ -171,6 +171,9 @@ def strategy(parallel: str | None, device: torch.device) -> Strategy:
         raise ValueError(
             f"parallel={parallel!r} needs processes that know each other: start with `torchrun --standalone --nproc_per_node 2 ...`"
         )
+    if device.type == "cuda":
+        # Where NCCL puts what it sends; else that of all processes would be the first GPU.
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return FSDP2() if parallel == "fsdp2" else DDP()
@@ -182,10 +185,7 @@ def local_device(name: str | None = None) -> torch.device:
     "cuda" without a number is GPU number LOCAL_RANK too.
     """
     if name in (None, "cuda") and torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        # NCCL puts its own memory on the current device.
-        torch.cuda.set_device(device)
-        return device
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device(name or "cpu")
 
 
@@ -197,6 +197,21 @@ def local(value: Tensor) -> Tensor:
 def whole(value: Tensor) -> Tensor:
     """A divided tensor as a whole, which every process has to ask for; any other tensor as it is."""
     return value.full_tensor() if _divided(value) else value  # type: ignore[attr-defined]
+
+
+def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """The tensors as wholes, one after another; every process has to ask.
+
+    Args:
+        tensors: by name, in the same order on every process.
+        keep: whether this process wants them. A divided tensor then comes to the CPU: together they need not fit on a device.
+    """
+    found = {}
+    for name, value in tensors.items():
+        as_whole = whole(value)
+        if keep:
+            found[name] = as_whole.cpu() if _divided(value) else value
+    return found
 
 
 def divided_as(value: Tensor, target: Tensor) -> Tensor:

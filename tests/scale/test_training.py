@@ -52,7 +52,7 @@ JOBS = {
     "other data": (None, {"kind": "other data"}),
 }
 # Half precision rounds by 4e-3 (bfloat16) and 5e-4. Adam makes full steps, here 20 of 1e-2, of gradients that are little more than rounding.
-TOLERANCE = {"half alone": 1e-1, "scaled alone": 1e-1}
+TOLERANCE = {"half alone": 1e-1, "scaled alone": 1e-1, "images alone": 1e-10, "magnitudes alone": 1e-10}
 
 
 def launch(processes, jobs):
@@ -112,7 +112,7 @@ def test_two_processes_train_what_one_trains(runs, name):
     rows, expected = history(runs / name), history(runs / alone)
     assert [row["iteration"] for row in rows] == [row["iteration"] for row in expected]
     for row, wanted in zip(rows, expected, strict=True):
-        assert row == pytest.approx(wanted, rel=0.05 if alone in TOLERANCE else 1e-5)
+        assert row == pytest.approx(wanted, rel=0.05 if alone in ("half alone", "scaled alone") else 1e-5)
 
 
 def test_weights_of_a_fixed_length_have_it_after_training(runs):
@@ -174,7 +174,7 @@ def test_a_killed_run_of_two_processes_goes_on(tmp_path):
     process = launch(2, job)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out[-4000:]
-    assert distance(tmp_path / "killed", tmp_path / "alone") < 1e-6
+    assert distance(tmp_path / "killed", tmp_path / "alone") < 1e-10
     assert [row["iteration"] for row in history(tmp_path / "killed")] == [100, 200, 300, 400]
 
 

@@ -8,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import scoresde as ss
 from scoresde import networks
+from scoresde.numerics.files import read_tensors, write_tensors
 from scoresde.train import Recipe, Trainer, load_average
 from scoresde.train.average import Average, PowerAverages, gamma_of
 from scoresde.train.posthoc import Profile, combination, inner_product
@@ -103,6 +104,26 @@ def test_any_length_after_training(tmp_path):
         load_average(tmp_path, model(), 0.1, iteration=1)
     with pytest.raises(FileNotFoundError, match="train with snapshot_every"):
         load_average(tmp_path / "none", model(), 0.1)
+
+
+def test_snapshots_of_a_wrapped_network_fit_the_network_without_its_wrapper(tmp_path):
+    recipe = Recipe(iterations=6, batch_size=8, snapshot_every=2, validate_every=6, save_every=6)
+    wrapped = model()
+    wrapped.network = torch.nn.DataParallel(wrapped.network)
+    Trainer(wrapped, torch.randn(32, 2, generator=torch.Generator().manual_seed(1)), recipe, folder=tmp_path).run(progress=False)
+    inside, _ = load_average(tmp_path, model(), 0.1)
+    outside, _ = load_average(tmp_path, wrapped, 0.1)
+    assert torch.equal(weights(inside), weights(outside))
+
+
+def test_snapshots_of_another_network_are_named(tmp_path):
+    recipe = Recipe(iterations=4, batch_size=8, snapshot_every=2, validate_every=4, save_every=4)
+    Trainer(model(), torch.zeros(32, 2), recipe, folder=tmp_path).run(progress=False)
+    file = tmp_path / "averages" / "000000004.safetensors"
+    tensors = {name: value[..., :1] for name, value in read_tensors(file, "json")[0].items()}
+    write_tensors(file, tensors, {"iteration": 4, "gammas": [6.94, 16.97]}, "json")
+    with pytest.raises(ValueError, match="is of another network"):
+        load_average(tmp_path, model(), 0.1)
 
 
 def test_a_run_that_goes_on_has_the_same_snapshots(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,11 +114,19 @@ def test_networks_and_averages_by_name(tmp_path, monkeypatch):
             "--device",
             "cpu",
         ]
-        more = ["--snapshot-every", "2", "--pictures", "4", "--mirrored"]
+        more = ["--snapshot-every", "1", "--pictures", "4", "--mirrored"]
         command(monkeypatch, "train", "digits", "--out", tmp_path / name, "--network", name, *options, *more)
         experiment = Experiment.read(tmp_path / name)
         assert isinstance(experiment.model().network, kind)
-        assert (tmp_path / name / "pictures" / "000000006.png").stat().st_size > 100
+        assert (tmp_path / name / "pictures" / "000000012.png").stat().st_size > 100
         model, error = load_average(tmp_path / name, experiment.model(), 0.1)
         assert error < 0.2
+        drawn = {}
+        for length in ("0.1", "0.2"):
+            out = tmp_path / f"{length}.npy"
+            command(monkeypatch, "sample", tmp_path / name, "--out", out, "-n", "2", "--nfe", "2", "--average-length", length)
+            drawn[length] = np.load(out)
+        with pytest.warns(UserWarning, match=r"the average of length 0.01 has an error of \d+%"):
+            command(monkeypatch, "sample", tmp_path / name, "--out", out, "-n", "2", "--nfe", "2", "--average-length", "0.01")
+        assert not np.array_equal(drawn["0.1"], drawn["0.2"])
         assert all(bool(weight.isfinite().all()) for weight in model.parameters())

@@ -19,6 +19,7 @@ from scoresde.train import trainer as training
 from scoresde.train.checkpoint import CHECKPOINT, load_averaged, read_checkpoint, write_checkpoint
 from scoresde.train.recipe import Recipe
 from scoresde.train.trainer import Trainer
+from scoresde.train.world import local_device
 
 from ..conftest import SDES, generator
 
@@ -112,6 +113,33 @@ def test_a_checkpoint_is_written_at_once_or_not_at_all(tmp_path, monkeypatch):
     state, about = read_checkpoint(path)
     assert about["iteration"] == 1
     assert torch.equal(state["a"], torch.ones(3))
+
+
+def test_what_a_killed_write_left_is_removed_later(tmp_path):
+    path = tmp_path / CHECKPOINT
+    left, writing, other = (tmp_path / f"{name}.partial" for name in (f"{CHECKPOINT}.0a", f"{CHECKPOINT}.0b", "other.0c"))
+    for file in (left, writing, other):
+        file.write_text("")
+    for file in (left, other):
+        os.utime(file, (time.time() - 2 * files.STALE,) * 2)
+    write_checkpoint(path, {"a": torch.ones(3)}, {"iteration": 1})
+    assert sorted(tmp_path.iterdir()) == sorted([path, writing, other])
+
+
+def test_only_the_process_that_writes_keeps_the_tensors_of_a_checkpoint():
+    trainer = make()
+    trainer._step()
+    assert trainer._state.tensors(keep=False) == {}
+    assert {"model", "average", "optimizer"} == {name.split("/")[0] for name in trainer._state.tensors(keep=True)}
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert local_device() == local_device("cuda") == torch.device("cuda", 3)
+    assert local_device("cuda:1") == torch.device("cuda", 1)
+    assert local_device("cpu") == torch.device("cpu")
 
 
 def test_importance_sampled_times_are_corrected_in_training(monkeypatch):

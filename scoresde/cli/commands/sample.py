@@ -74,6 +74,12 @@ def sample(
             help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none."
         ),
     ] = 1.0,
+    average_length: Annotated[
+        float | None,
+        typer.Option(
+            help="Average the weights over this share of the training, for a run with --snapshot-every: above 0, below 0.2887."
+        ),
+    ] = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Draw samples from a trained RUN.
@@ -81,7 +87,7 @@ def sample(
     Into a folder every process draws its share of the chunks: start it by torchrun, with RANK and WORLD_SIZE set, or as a SLURM job array.
     Chunks that are there are kept, so that a job that was killed is started once more.
     """
-    experiment, model = load_run(run, device)
+    experiment, model = load_run(run, device, average_length)
     if out.suffix:
         output_file(out, ".png", ".npy")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,6 @@ from ...train.presets import PRESETS
 from ...train.processes import PROCESSES
 from ...train.recipe import DECAYS, Recipe
 from ...train.tracking import TRACKERS
-from ...train.world import local_device
 from ..configuration import from_file, from_preset
 from ..options import DeviceOption, default_device, path, usable_device
 from ..pictures import Pictures
@@ -139,16 +137,13 @@ def train(
     as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
     given["multipliers"] = _integers("--multipliers", multipliers)
     given["attention"] = None if attention is None else _integers("--attention", attention)
-    given["clip"] = math.inf if clip == math.inf else clip
     if weighting is None:
         given["weighting"] = "sigma2" if prediction == "score" else prediction
     recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
     entries = {field.name: given[field.name] for field in fields(Experiment) if field.name in given}
     experiment = Experiment(**entries, recipe=recipe)
-    usable_device(device)
-    device_of_process = local_device(device)
     trainer = experiment.train(
-        out, device_of_process, on_the_way=workers > 0, channels_last=channels_last, parallel=parallel, accumulate=accumulate,
+        out, usable_device(device), on_the_way=workers > 0, channels_last=channels_last, parallel=parallel, accumulate=accumulate,
         workers=workers, log=log or [], callbacks=[Pictures(out, pictures)] if pictures else [],
     )  # fmt: skip
     if trainer.main:
