@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -127,7 +128,9 @@ def test_networks_and_averages_by_name(tmp_path, monkeypatch, capsys):
             command(monkeypatch, "sample", tmp_path / name, "--out", out, "-n", "2", "--nfe", "2", "--average-length", length)
             drawn[length] = np.load(out)
         assert "warning" not in capsys.readouterr().err
-        command(monkeypatch, "sample", tmp_path / name, "--out", out, "-n", "2", "--nfe", "2", "--average-length", "0.01")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            command(monkeypatch, "sample", tmp_path / name, "--out", out, "-n", "2", "--nfe", "2", "--average-length", "0.01")
         assert "warning: the average of length 0.01 has an error of" in capsys.readouterr().err
         assert not np.array_equal(drawn["0.08"], drawn["0.12"])
         assert all(bool(weight.isfinite().all()) for weight in model.parameters())
