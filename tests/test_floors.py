@@ -17,7 +17,8 @@ FLOORS = (
     {"tuning"},
     {"sampling"},
     {"guidance", "inverse", "sbi", "report"},
-    {"legacy", "cli", "interop", "sharing"},
+    {"audit", "legacy", "interop", "sharing"},
+    {"cli"},
 )
 # The package's own file and the script stand outside.
 FRONT = {"__init__", "__main__"}

@@ -24,6 +24,8 @@ LONGEST_LABEL = 32
 # How far the axis of errors goes above the largest error of a typical curve.
 CLIP = 5
 
+TO_FINE_SOLVE = "rms distance to a fine solve, same start"
+
 
 def _figure(width: float, height: float) -> Any:
     # Without pyplot: it keeps global state and may ask for a display.
@@ -96,16 +98,20 @@ def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
+def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path, error: str = TO_FINE_SOLVE) -> None:
     """Save `error_figure`."""
-    error_figure(curves).savefig(path, dpi=120, bbox_inches="tight")
+    error_figure(curves, error).savefig(path, dpi=120, bbox_inches="tight")
 
 
-def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Any:
+def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]], error: str = TO_FINE_SOLVE) -> Any:
     """A plot of error against network calls, both logarithmic. `curves` maps the name of a solver to its `(nfe, error)` pairs.
 
     The axis ends at `CLIP` times the largest error of a typical curve, so that one that explodes leaves room for the others. Errors above are
     triangles at the upper edge.
+
+    Args:
+        curves: by the name of the solver.
+        error: what the error is, for the axis.
     """
     figure = _figure(6, 4.2)
     axis = figure.subplots()
@@ -122,7 +128,7 @@ def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Any:
             )
     if any(error > top for pairs in curves.values() for _, error in pairs):
         axis.plot([], [], marker="^", color="gray", linestyle="none", ms=9, label="larger error")
-    axis.set(xlabel="network calls per sample", ylabel="rms distance to a fine solve, same start")
+    axis.set(xlabel="network calls per sample", ylabel=error)
     ticks = _ticks(curves)
     axis.set_xticks(ticks, [str(nfe) for nfe in ticks])
     axis.minorticks_off()

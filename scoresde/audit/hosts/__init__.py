@@ -1,0 +1,1 @@
+"""Samplers of several hosts as `Sampler`s."""
