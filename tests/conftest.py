@@ -83,6 +83,11 @@ def budget(name: str, steps: int) -> dict[str, int]:
     return {} if isinstance(solvers.get(name), ss.loops.AdaptiveLoop) else {"steps": steps}
 
 
+def quick(name: str) -> solvers.Solver:
+    """The table of this name, with a few Langevin steps at each level where there are a hundred: what holds for its rows holds for five."""
+    return solvers.AnnealedLangevin(corrections=5) if name == "annealed-langevin" else solvers.get(name)
+
+
 def mixture() -> analytic.GaussianMixture:
     """Three modes in two dimensions."""
     return analytic.GaussianMixture(

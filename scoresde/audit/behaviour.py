@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .accuracy import INTERVAL, MANY, own_steps, sampler_levels
+from .accuracy import INTERVAL, own_steps, sampler_levels
 from .draws import Draws
 from .findings import Finding, Verdict, judged
 from .levels import Levels
@@ -104,11 +104,11 @@ def inputs(sampler: Sampler) -> Finding:
     return Finding("inputs", "holds", "unchanged")
 
 
-def few_and_many_steps(sampler: Sampler) -> Finding:
-    """1, 2 and 1000 steps run and are finite."""
+def few_steps(sampler: Sampler) -> Finding:
+    """1 and 2 steps run and are finite."""
     levels = sampler_levels(sampler)
     failed = dict[int, str]()
-    for steps in (1, 2, MANY):
+    for steps in (1, 2):
         try:
             x = sampler.run(SMOOTH.denoised, levels.high * _start() / INTERVAL.high, levels, steps)
             if not bool(x.isfinite().all()):
@@ -117,7 +117,7 @@ def few_and_many_steps(sampler: Sampler) -> Finding:
             failed[steps] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:80]}"
     if failed:
         return Finding("steps", "broken", "; ".join(f"{n} steps: {what}" for n, what in failed.items()))
-    return Finding("steps", "holds", f"1, 2 and {MANY} are finite")
+    return Finding("steps", "holds", "1 and 2 are finite")
 
 
 def precision(sampler: Sampler) -> Finding:

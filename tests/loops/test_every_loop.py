@@ -6,15 +6,15 @@ import torch
 import scoresde as ss
 from scoresde import analytic, solvers
 
-from ..conftest import LOOPS, SDES, budget, generator, mixture, sdes
+from ..conftest import LOOPS, SDES, budget, generator, mixture, rotated
 
 every_loop = pytest.mark.parametrize("name", LOOPS)
 LINEAR = SDES["linear"]
 
 
-@every_loop
-@sdes
-def test_a_point_mass_is_returned(name, sde):
+@pytest.mark.parametrize(("name", "process"), list(rotated(LOOPS, SDES, each=4)))
+def test_a_point_mass_is_returned(name, process):
+    sde = SDES[process]
     point = torch.tensor([0.3, -2.0])
     model = analytic.GaussianMixture(point[None], torch.zeros(1)).model(sde)
     x = ss.sample(model, (16, 2), name, **budget(name, 10), generator=generator())

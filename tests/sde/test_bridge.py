@@ -81,7 +81,7 @@ def test_every_solver_draws_from_the_conditional(solver):
     and the bias of 48 steps, which is .05 of the variance for the first order."""
     n, name = 4000, list(BRIDGES)[DETERMINISTIC.index(solver) % len(BRIDGES)]
     given = torch.full((n, 1), Y, dtype=torch.float64)
-    out = ss.sample(pair(name), (n, 1), solver, steps=48, given=given, seeds=range(n), dtype=torch.float64)
+    out = ss.sample(pair(name), (n, 1), solver, steps=48, given=given, generator=generator(), dtype=torch.float64)
     assert float(out.mean()) == pytest.approx(HALF * Y, abs=5 * (VARIANCE / n) ** 0.5 + 1e-2)
     assert float(out.var()) == pytest.approx(VARIANCE, abs=5 * VARIANCE * (2 / n) ** 0.5 + 0.05 * VARIANCE)
 

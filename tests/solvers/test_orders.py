@@ -11,7 +11,7 @@ import scoresde as ss
 from scoresde import grids, solvers
 from scoresde.numerics.random import BatchNoise
 
-from ..conftest import SDES, TABLEAUX, generator, mixture
+from ..conftest import SDES, TABLEAUX, generator, mixture, quick, rotated
 
 CONVERGENT = [name for name in TABLEAUX if solvers.get(name).convergence_order is not None]
 DETERMINISTIC = [name for name in CONVERGENT if not solvers.get(name).stochastic]
@@ -29,7 +29,7 @@ def test_all_solvers_but_four_claim_an_order():
 @pytest.mark.parametrize("name", TABLEAUX)
 def test_what_a_solver_says_of_itself_is_what_its_table_does(name):
     """`stochastic`, `calls_per_step` and `single_call`, against tables of 7 to 12 steps."""
-    solver, sde = solvers.get(name), SDES["linear"]
+    solver, sde = quick(name), SDES["linear"]
     tables = [solver.tableau(sde, grids.half_log_snr(sde, steps)) for steps in range(7, 13)]
     assert all(tableau.stochastic == solver.stochastic for tableau in tables)
     assert all(b.nfe - a.nfe == solver.calls_per_step for a, b in itertools.pairwise(tables))
@@ -49,15 +49,14 @@ def _fine_solution(sde):
     return ss.tableau.run(solvers.UniPC(3).tableau(sde, grid), mixture().model(sde), z, BatchNoise()).x
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
-@pytest.mark.parametrize("sde", [SDES["linear"], SDES["ddpm"]], ids=["linear", "ddpm"])
-def test_order_of_ode_solvers(name, sde):
+@pytest.mark.parametrize(("name", "process"), list(rotated(DETERMINISTIC, ("linear", "ddpm"))))
+def test_order_of_ode_solvers(name, process):
     """The slope of the endpoint error on a fixed interval, on three modes, against 4000 steps of the highest order in float64.
 
     No order is lost near the end, as in peer bug 19.
     """
-    model, end = mixture().model(sde), 0.02
-    z = torch.randn(64, 2, dtype=torch.float64, generator=generator())
+    sde, end = SDES[process], 0.02
+    model, z = mixture().model(sde), torch.randn(64, 2, dtype=torch.float64, generator=generator())
 
     def solve(solver, steps):
         return ss.tableau.run(solver.tableau(sde, grids.half_log_snr(sde, steps, t_end=end)), model, z, BatchNoise()).x
@@ -68,11 +67,10 @@ def test_order_of_ode_solvers(name, sde):
         assert order == pytest.approx(solvers.get(name).convergence_order, abs=0.2)
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
-@pytest.mark.parametrize("sde", [SDES["linear"], SDES["ddpm"]], ids=["linear", "ddpm"])
-def test_weak_order_of_stochastic_solvers(name, sde):
+@pytest.mark.parametrize(("name", "process"), list(rotated(STOCHASTIC, ("linear", "ddpm"))))
+def test_weak_order_of_stochastic_solvers(name, process):
     """Mean and standard deviation of the law at a fixed time, from the coefficients alone, for data N(0.7, 0.3^2)."""
-    mean, std, end = 0.7, 0.3, 0.02
+    sde, mean, std, end = SDES[process], 0.7, 0.3, 0.02
 
     def marginal(t):
         alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
@@ -93,6 +91,12 @@ def test_weak_order_of_stochastic_solvers(name, sde):
         assert name != "euler-maruyama"
 
 
+@cache
+def _five_hundred_steps():
+    z = torch.randn(256, 2, dtype=torch.float64, generator=generator())
+    return z, ss.sample(mixture().model(SDES["ddpm"]), z.shape, "dpm++3m", steps=500, z=z)
+
+
 @pytest.mark.parametrize("name", CONVERGENT)
 def test_error_does_not_rise_with_steps(name):
     """On a mixture for the deterministic solvers, in the law of Gaussian data for the stochastic ones."""
@@ -105,8 +109,7 @@ def test_error_does_not_rise_with_steps(name):
             for steps in ((10, 20, 40, 80) if name in ("sde-dpm++3m", "sa-solver") else (5, 10, 20, 40))
         ]
     else:
-        model, z = mixture().model(sde), torch.randn(256, 2, dtype=torch.float64, generator=generator())
-        exact = ss.sample(model, z.shape, "dpm++3m", steps=500, z=z)
+        model, (z, exact) = mixture().model(sde), _five_hundred_steps()
         errors = [
             float((ss.sample(model, z.shape, name, steps=steps, z=z) - exact).square().mean().sqrt()) for steps in (5, 10, 20, 40)
         ]

@@ -8,7 +8,7 @@ import torch
 import scoresde as ss
 from scoresde import analytic, grids, solvers
 
-from ..conftest import SDES, TABLEAUX, generator, rotated
+from ..conftest import SDES, TABLEAUX, generator, quick, rotated
 
 every_solver = pytest.mark.parametrize("name", TABLEAUX)
 
@@ -19,8 +19,8 @@ def test_moments_against_simulation(name, process):
     sde, n, mean, std = SDES[process], 100_000, 0.7, 0.3
     model = analytic.GaussianMixture(torch.tensor([[mean]]), torch.tensor([std**2])).model(sde)
     grid = grids.half_log_snr(sde, 12)
-    x = ss.sample(model, (n, 1), name, grid=grid, generator=generator(), dtype=torch.float64)
-    exact_mean, exact_std = solvers.get(name).tableau(sde, grid).moments(mean, std)
+    x = ss.sample(model, (n, 1), quick(name), grid=grid, generator=generator(), dtype=torch.float64)
+    exact_mean, exact_std = quick(name).tableau(sde, grid).moments(mean, std)
     # The result is exactly Gaussian: 5 standard errors, std/sqrt(n) and std/sqrt(2n).
     assert float(x.mean()) == pytest.approx(exact_mean, abs=5 * exact_std / math.sqrt(n))
     assert float(x.std()) == pytest.approx(exact_std, abs=5 * exact_std / math.sqrt(2 * n))
@@ -28,9 +28,10 @@ def test_moments_against_simulation(name, process):
 
 @every_solver
 def test_moments_do_not_depend_on_the_prediction(name):
-    tableau = solvers.get(name).tableau(SDES["ddpm"], grids.half_log_snr(SDES["ddpm"], 12))
+    tableau = quick(name).tableau(SDES["ddpm"], grids.half_log_snr(SDES["ddpm"], 12))
+    expected = pytest.approx(tableau.moments(0.7, 0.3), rel=1e-9)
     for prediction in ("noise", "score", "velocity"):
-        assert tableau.folded(prediction).moments(0.7, 0.3) == pytest.approx(tableau.moments(0.7, 0.3), rel=1e-9)
+        assert tableau.folded(prediction).moments(0.7, 0.3) == expected
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++2m", "ancestral", "sde-dpm++2m"])

@@ -9,7 +9,7 @@ from scoresde import networks
 from scoresde.numerics.random import BatchNoise, SeededNoise
 from scoresde.sampling import plan
 
-from ..conftest import SDES, TABLEAUX, generator, mixture, rotated
+from ..conftest import SDES, TABLEAUX, generator, mixture, quick, rotated
 
 every_solver = pytest.mark.parametrize("name", TABLEAUX)
 
@@ -25,9 +25,9 @@ def test_folding_a_prediction_changes_nothing(name, prediction):
     model = ss.ScoreModel(Exact(), sde, prediction, time="t")
     z = torch.randn(9, 2, dtype=torch.float64, generator=generator())
     for steps in (1, 2, 7):
-        ours = ss.sample(model, z.shape, name, steps=steps, z=z, generator=generator(1))
+        ours = ss.sample(model, z.shape, quick(name), steps=steps, z=z, generator=generator(1))
         torch.testing.assert_close(
-            ours, ss.sample(exact, z.shape, name, steps=steps, z=z, generator=generator(1)), rtol=1e-8, atol=1e-8
+            ours, ss.sample(exact, z.shape, quick(name), steps=steps, z=z, generator=generator(1)), rtol=1e-8, atol=1e-8
         )
 
 
@@ -78,7 +78,7 @@ def test_the_loop_never_waits_for_a_value(name):
     """What is checked once, before it starts, does not grow with the steps."""
     model, z, waits = ss.ScoreModel(networks.MLP(2, width=8), DDPM), torch.randn(3, 2, generator=generator()), []
     for steps in (4, 9):
-        tableau = plan(DDPM, name, steps=steps).tableau
+        tableau = plan(DDPM, quick(name), steps=steps).tableau
         tableau.program("noise")
         with torch.no_grad(), Quiet() as mode:
             ss.tableau.run(tableau, model, z, SeededNoise(range(3)))

@@ -1,0 +1,16 @@
+"""No false alarm: nothing of our solvers is broken. One of each kind; docs/audit.md has all of them."""
+
+import pytest
+
+from scoresde import audit
+
+KINDS = (
+    "ancestral", "heun", "dpm++3m", "unipc3", "vab4", "plms", "euler-maruyama", "sde-dpm++2m", "seeds2", "er-sde3", "edm", "pc",
+    "adaptive", "torchsde-srk",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_of_ours_is_broken(name):
+    found = audit.run(name)
+    assert not found.broken, found.markdown()
