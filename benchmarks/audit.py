@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["DIFFUSERS_VERBOSITY"] = "error"
 
 import torch
 from audit_page import page

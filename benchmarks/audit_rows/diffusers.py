@@ -27,8 +27,9 @@ def entries() -> Iterator[tuple[str, str, dict[str, Any], int | None, int | None
     for variance in ("fixed_small", "fixed_large", "fixed_small_log", "fixed_large_log"):
         yield "DDPM", f"DDPM {variance}", {"variance_type": variance}, 1, 1
     yield "DDPMParallel", "DDPMParallel", {}, 1, 1
-    yield "PNDM", "PNDM", {}, 4, 1
-    yield "PNDM", "PNDM with Runge-Kutta steps", {"skip_prk_steps": False}, 4, 1
+    # Its paper proves order 2 (Liu et al. 2022, section 3.4), although its weights are those of order 4.
+    yield "PNDM", "PNDM", {}, 2, 1
+    yield "PNDM", "PNDM with Runge-Kutta steps", {"skip_prk_steps": False}, 2, 1
     yield "EulerDiscrete", "Euler", {}, 1, 1
     yield "EulerAncestralDiscrete", "Euler ancestral", {}, 1, 1
     yield "HeunDiscrete", "Heun", {}, 2, 2
@@ -36,7 +37,7 @@ def entries() -> Iterator[tuple[str, str, dict[str, Any], int | None, int | None
     yield "KDPM2AncestralDiscrete", "KDPM2 ancestral", {}, 2, 2
     yield "LMSDiscrete", "LMS order=4", {}, 4, 1
     for order in (1, 2, 3):
-        yield "LMSDiscrete", f"LMS order={order}", {"order": order}, order, 1
+        yield "LMSDiscrete", f"LMS order={order}", {}, order, 1
     yield "DPMSolverSDE", "DPM-Solver SDE", {}, 2, 2
     yield "TCD", "TCD eta=0", {"eta": 0.0}, 1, 1
     for algorithm in ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"):
@@ -55,9 +56,10 @@ def entries() -> Iterator[tuple[str, str, dict[str, Any], int | None, int | None
         yield "EDMDPMSolverMultistep", f"EDM DPMSolverMultistep order={order}", {"solver_order": order}, order, 1
     for predictor, corrector in ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3)):
         options = {"predictor_order": predictor, "corrector_order": corrector}
-        yield "SASolver", f"SASolver predictor={predictor} corrector={corrector}", options, None, 1
-        still = {**options, "tau_func": _no_noise}
-        yield "SASolver", f"SASolver predictor={predictor} corrector={corrector} tau=0", still, predictor, 1
+        for tau, function in enumerate((_no_noise, _full_noise)):
+            label = f"SASolver predictor={predictor} corrector={corrector} tau={tau}"
+            # Its own tau is a function of the index, for chains of 1000.
+            yield "SASolver", label, {**options, "tau_func": function}, min(predictor, corrector), 1
     for solver in ("midpoint", "heun"):
         options = {"solver_order": 2, "solver_type": solver, "algorithm_type": "sde-dpmsolver++"}
         yield "EDMDPMSolverMultistep", f"EDM SDE DPMSolverMultistep {solver} order=2", options, 2, 1
@@ -67,7 +69,7 @@ def entries() -> Iterator[tuple[str, str, dict[str, Any], int | None, int | None
     spaced: tuple[tuple[str, str, dict[str, Any], int], ...] = (
         ("DDIM", "DDIM", {}, 1),
         ("DDPM", "DDPM", {}, 1),
-        ("PNDM", "PNDM", {}, 4),
+        ("PNDM", "PNDM", {}, 2),
         ("EulerDiscrete", "Euler", {}, 1),
         ("EulerAncestralDiscrete", "Euler ancestral", {}, 1),
         ("HeunDiscrete", "Heun", {}, 2),
@@ -86,6 +88,10 @@ def _no_noise(t: object) -> int:
     return 0
 
 
+def _full_noise(t: object) -> int:
+    return 1
+
+
 def rows() -> Iterator[Sampler]:
     """Every row.
 
@@ -97,4 +103,6 @@ def rows() -> Iterator[Sampler]:
     from scoresde.audit.hosts.diffusers import sampler_of
 
     for cls, label, options, order, calls in entries():
-        yield sampler_of(getattr(diffusers, f"{cls}Scheduler"), f"diffusers {label}", order, calls, **options)
+        # These end at the lowest level of the chain.
+        exact_end = cls not in ("DEISMultistep", "SASolver", "TCD")
+        yield sampler_of(getattr(diffusers, f"{cls}Scheduler"), f"diffusers {label}", order, calls, exact_end, **options)

