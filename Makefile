@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test mutants lint types examples docs bench bench-fitted bench-overhead bench-training bench-conditional bench-processes bench-gpu clean
+.PHONY: demo demo-short demo-mnist test mutants lint types examples docs bench bench-fitted bench-overhead bench-training bench-audit bench-conditional bench-processes bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
@@ -67,6 +67,10 @@ bench-overhead: .venv/ready-bench ## what the sampling loop costs beyond the net
 
 bench-training: .venv/ready-bench ## samples a second in training, beside diffusers: 2 minutes
 	$(BIN)/python benchmarks/training.py
+
+bench-audit: .venv/ready-bench ## every sampler of five packages, audited: docs/audit.md, 10 minutes
+	$(BIN)/pip install -q --no-deps -c constraints.txt k-diffusion torchdiffeq || echo "without k-diffusion"
+	$(BIN)/python benchmarks/audit.py
 
 bench-conditional: .venv/ready-bench ## cost of guidance, and posteriors on a prior of 25 modes: 8 minutes
 	$(BIN)/python benchmarks/conditional.py cost modes

@@ -28,6 +28,7 @@ PACKAGES = (
     "scoresde.tuning",
     "scoresde.report",
     "scoresde.sampling",
+    "scoresde.audit",
     "scoresde.guidance",
     "scoresde.inverse",
     "scoresde.inverse.covariances",

@@ -13,7 +13,7 @@ from .conditions import CLOCKS, exact_degree, step_at, worst
 from .findings import Finding, Verdict, judged, slope
 from .laws import law_error, level_error, mean_error
 from .levels import Levels
-from .probe import EVENT, Coefficients, probe
+from .probe import EVENT, Coefficients, count, probe
 from .sampler import Sampler
 from .targets import GAUSSIAN, NARROW, POINT, SMOOTH, Target
 
@@ -98,21 +98,22 @@ def weak_error(sampler: Sampler, target: Target, name: str) -> Finding:
 
 
 def bias(sampler: Sampler, stochastic: bool) -> Finding:
-    """The error of mean and standard deviation on data N(0.7, 0.3^2) at 1000 steps."""
+    """The error of mean and standard deviation on data N(0.7, 0.3^2) at 1000 steps; at 100 of more than ten calls each."""
     levels = sampler_levels(sampler)
     mean, std = GAUSSIAN.moments(levels.low)
+    many = MANY if count(sampler, INTERVAL, STEPS[0])[0] <= 10 * STEPS[0] else MANY // 10
     if stochastic:
-        x = drawn(sampler, GAUSSIAN, levels, MANY)
+        x = drawn(sampler, GAUSSIAN, levels, many)
         errors, stderr = (float(x.mean()) - mean, float(x.std()) - std), std / math.sqrt(DRAWN)
     else:
         # Two starts: the result is affine in the start.
         start_mean, start_std = GAUSSIAN.moments(levels.high)
         start = torch.tensor([start_mean, start_mean + start_std], dtype=torch.float64).reshape(2, 1, 1, 1).expand(2, *EVENT)
-        low, high = sampler.run(GAUSSIAN.denoised, start.clone(), levels, MANY).double().flatten(1)[:, 0].tolist()
+        low, high = sampler.run(GAUSSIAN.denoised, start.clone(), levels, many).double().flatten(1)[:, 0].tolist()
         errors, stderr = (low - mean, abs(high - low) - std), 0.0
     error = math.hypot(*errors) / std
     if not math.isfinite(error):
-        return Finding("bias", "broken", f"not finite at {MANY} steps", {"error": error})
+        return Finding("bias", "broken", f"not finite at {many} steps", {"error": error})
     fine = error <= 0.03 + 5 * stderr / std
     text = f"{error:.1e} of the standard deviation" + (f" +- {stderr / std:.0e}" if stochastic else "")
     return Finding("bias", judged(fine), text, {"error": error, "stderr": stderr / std})
@@ -155,7 +156,8 @@ def levels_told(runs: Mapping[int, Coefficients]) -> Finding:
         return Finding(
             "point mass", "note", f"the mean of a state is off by {off:.1e}, which falls with order {centred:.1f}", numbers
         )
-    if rate < 0.5:
+    # EDM's churn inflates its noise by 0.3 % on purpose.
+    if rate < 0.5 and last > 0.01:
         return Finding("point mass", "broken", f"the network is told a level that is {last:.1%} off that of the state", numbers)
     return Finding("point mass", "note", f"levels differ by {last:.1e}, which falls with order {rate:.1f}", numbers)
 

@@ -167,7 +167,7 @@ def _fixed(sampler: Sampler, start: Tensor, part: slice) -> Tensor:
 
     def noise(k: int, draw: Tensor) -> Tensor:
         whole = torch.randn(BATCH, *EVENT, dtype=torch.float64, generator=torch.Generator().manual_seed(100 + k))
-        return whole[part] if draw.shape == whole[part].shape else draw
+        return whole[part] if draw.numel() == whole[part].numel() else draw
 
     torch.manual_seed(0)
     with Draws(noise):

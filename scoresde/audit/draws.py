@@ -56,9 +56,10 @@ class Draws(TorchDispatchMode):
         if self.replace is None:
             return draw
         made = self.replace(k, draw)
-        if made.shape != draw.shape:
+        if made.shape != draw.shape and made.flatten(1).shape != draw.shape:
             raise ValueError(f"noise of shape {tuple(draw.shape)} for states of shape {tuple(made.shape)}")
-        return made.to(dtype=draw.dtype, device=draw.device)
+        # Some hosts flatten events.
+        return made.reshape(draw.shape).to(dtype=draw.dtype, device=draw.device)
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> tuple[Any, Any]:

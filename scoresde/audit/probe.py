@@ -25,8 +25,8 @@ EVENT = (1, 2, 2)
 # Of a coefficient, in units of float64's and float32's rounding: hosts keep their tables in float32.
 LINEAR = 1e-4
 
-# Of a run, each of which is an item of the batch. A Brownian tree makes many for each step.
-MOST_DRAWS = 1500
+# Calls and draws of a run, each of which is an item of the batch. A Brownian tree makes many draws in each step.
+MOST_INPUTS = 1500
 
 
 class NotLinearError(ValueError):
@@ -69,8 +69,8 @@ def probe(sampler: Sampler, levels: Levels, steps: int) -> Coefficients:
         NotLinearError: it is none, or its calls and draws depend on the values.
     """
     calls, draws = count(sampler, levels, steps)
-    if draws > MOST_DRAWS:
-        raise NotLinearError(f"{draws} draws are too many to probe")
+    if calls + draws > MOST_INPUTS:
+        raise NotLinearError(f"{calls} calls and {draws} draws are too many to probe")
     size = 1 + calls + draws
     item = torch.arange(size, dtype=torch.float64)
     random = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
