@@ -13,7 +13,7 @@ from .conditions import CLOCKS, exact_degree, step_at, worst
 from .findings import Finding, Verdict, judged, slope
 from .laws import law_error, level_error, mean_error
 from .levels import Levels
-from .probe import EVENT, Coefficients, count, probe
+from .probe import EVENT, Coefficients, count
 from .sampler import Sampler
 from .targets import GAUSSIAN, NARROW, POINT, SMOOTH, Target
 
@@ -167,11 +167,6 @@ def gaussian(runs: Mapping[int, Coefficients]) -> Finding:
     error = law_error(runs[min(runs)], 0.0, GAUSSIAN.stds[0])
     exact = "exact" if error <= EXACT else f"{error:.1e} of the standard deviation"
     return Finding("gaussian", "note", f"{exact} at {min(runs)} steps", {"error": error})
-
-
-def probed(sampler: Sampler, levels: Levels, steps: tuple[int, ...]) -> dict[int, Coefficients]:
-    """The coefficients at several numbers of steps."""
-    return {n: probe(sampler, levels, n) for n in steps}
 
 
 def rounding(runs: Mapping[int, Coefficients]) -> float:
