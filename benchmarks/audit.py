@@ -1,6 +1,6 @@
 """Every sampler that can be installed, audited: results/audit.json and docs/audit.md.
 
-python benchmarks/audit.py [--packages scoresde diffusers ...] [--page]
+python benchmarks/audit.py [--packages scoresde diffusers ...] [--only REGEX] [--page]
 
 Samplers of packages that are not installed keep the rows of the last run. Two processes of one thread each.
 """
@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -62,24 +63,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", nargs="+", default=["scoresde", *PEERS])
     parser.add_argument("--page", action="store_true", help="write the page of the results that there are, and measure nothing")
+    parser.add_argument("--only", default="", help="audit the samplers whose name this expression finds, and keep the other rows")
     options = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"versions": {}, "rows": [], "seconds": {}}
     for package in [] if options.page else options.packages:
-        count = len(names(package))
-        if not count:
+        chosen = [k for k, name in enumerate(names(package)) if re.search(options.only, name)]
+        if not chosen:
             continue
         started = time.perf_counter()
         with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
             made = []
-            for row in pool.map(one, [(package, k) for k in range(count)]):
+            for row in pool.map(one, [(package, k) for k in chosen]):
                 print(
                     f"{row['sampler']}: {', '.join(n for n, f in row['findings'].items() if f['verdict'] == 'broken') or 'sound'}",
                     flush=True,
                 )
                 made.append(row)
-        kept["rows"] = [row for row in kept["rows"] if row["package"] != package] + made
+        again = {row["sampler"]: row for row in made}
+        others = [again.pop(row["sampler"], row) for row in kept["rows"] if options.only or row["package"] != package]
+        kept["rows"] = [*others, *again.values()]
         kept["versions"][package] = importlib.metadata.version(package)
-        kept["seconds"][package] = round(time.perf_counter() - started)
+        if not options.only:
+            kept["seconds"][package] = round(time.perf_counter() - started)
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
     PAGE.write_text(page(kept))
 

@@ -73,7 +73,7 @@ mixes coordinates is not tried. Schedulers keep tables in float32, so that resid
 def page(results: dict) -> str:
     """The page of a file of results."""
     rows = results["rows"]
-    packages = list(dict.fromkeys(row["package"] for row in rows))
+    packages = sorted(dict.fromkeys(row["package"] for row in rows), key=lambda package: package != "scoresde")
     parts = [INTRODUCTION + "\n".join(f"| {name} | {what} |" for name, what in PROPERTIES.items()) + "\n"]
     parts.append(about_ours([row for row in rows if row["package"] == "scoresde"]))
     parts.append(summary(rows, packages, results))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .conditions import CLOCKS, exact_degree, step_at, worst
 from .findings import Finding, Verdict, judged, slope
-from .laws import law_error, level_error, mean_error
+from .laws import law_error, level_error, mean_error, start_error
 from .levels import Levels
 from .probe import EVENT, Coefficients, count
 from .sampler import Sampler
@@ -170,13 +170,12 @@ def gaussian(runs: Mapping[int, Coefficients]) -> Finding:
 
 
 def rounding(runs: Mapping[int, Coefficients]) -> float:
-    """The floor of errors that mean something, from how exactly the rows reproduce data that are the same everywhere, up to float32.
+    """The floor of errors that mean something: three times what the rows leave of data that are the same everywhere, and of D = 0.
 
-    A sampler that does not reproduce them at all has no tables to judge the rounding by, and keeps that of float32.
+    A sampler that does not reproduce these at all has no tables to judge the rounding by, and gets the floor of float32.
     """
-    if not runs:
-        return UNKNOWN
-    return min(max(SMALLEST, 30 * max(map(mean_error, runs.values()))), UNKNOWN)
+    left = [error for run in runs.values() for error in (mean_error(run), start_error(run)) if error < 1e-3]
+    return max(SMALLEST, 3 * max(left)) if left else UNKNOWN
 
 
 def end_errors(sampler: Sampler, target: Target, levels: Levels, steps: int) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.quadrature import gauss_legendre
+from .laws import start_error
 from .probe import Coefficients
 
 Tree = tuple["Tree", ...]
@@ -53,7 +54,7 @@ def conditions(run: Coefficients, given: int = 0) -> list[Condition]:
     c = (r - 1 / run.first) / span
     a = run.data * r[:, None] / span
     # Every state holds y_0 once where D = 0 is solved exactly.
-    found = [Condition("start", float((run.start * run.first * r - 1).abs().max()))]
+    found = [Condition("start", start_error(run))]
     for k in range(1, LARGEST_TREE):
         clock = c[given] ** (k + 1) / (k + 1) + (a[-1] - a[given]) @ c[:-1] ** k
         found.append(Condition(f"b c^{k}", abs(float(clock) - 1 / (k + 1))))

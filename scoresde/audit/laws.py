@@ -46,3 +46,8 @@ def level_error(run: Coefficients) -> float:
 def mean_error(run: Coefficients) -> float:
     """The largest error of the mean of a state at data of one point: 1 - a_j - sum_i B_ji for data at 1."""
     return float((1 - run.start - run.data.sum(1)).abs().max())
+
+
+def start_error(run: Coefficients) -> float:
+    """The largest error of a state without noise where D = 0, which is x_start sigma_j/sigma_start exactly."""
+    return float((run.start * run.first / run.sigmas - 1).abs().max())
