@@ -69,8 +69,8 @@ def sampler_of(
             raise TypeError(f"{name_of(inner)} returned {type(result).__name__} in place of a tensor")
         return result
 
-    # A host that takes no noise_sampler and no generator can only draw from the global state.
-    free = {"noise_sampler", "generator", "seed", "seeds"} & set(parameters)
+    # The hosts' way is the global state, unless a noise_sampler replaces the noise. A generator or a seed promises another way.
+    free = {"generator", "seed", "seeds"} & set(parameters)
     return Sampler(name or name_of(inner), run, order, calls_per_step, exact_end, drawn_globally=not free, adaptive=adaptive)
 
 
