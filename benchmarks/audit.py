@@ -29,7 +29,7 @@ from scoresde import audit, solvers
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "audit.json", HERE.parent / "docs" / "audit.md"
-PEERS = ("diffusers", "k-diffusion", "azula", "skrample", "torchsde")
+OURS, PEERS = ("scoresde",), ("diffusers", "k-diffusion", "azula", "skrample", "torchsde")
 
 
 def rows(package: str) -> Iterator[audit.Sampler]:
@@ -61,30 +61,31 @@ def one(task: tuple[str, int]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--packages", nargs="+", default=["scoresde", *PEERS])
+    parser.add_argument("--packages", nargs="+", default=[*OURS, *PEERS])
     parser.add_argument("--page", action="store_true", help="write the page of the results that there are, and measure nothing")
     parser.add_argument("--only", default="", help="audit the samplers whose name this expression finds, and keep the other rows")
     options = parser.parse_args()
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"versions": {}, "rows": [], "seconds": {}}
-    for package in [] if options.page else options.packages:
-        chosen = [k for k, name in enumerate(names(package)) if re.search(options.only, name)]
-        if not chosen:
-            continue
-        started = time.perf_counter()
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-            made = []
-            for row in pool.map(one, [(package, k) for k in chosen]):
-                print(
-                    f"{row['sampler']}: {', '.join(n for n, f in row['findings'].items() if f['verdict'] == 'broken') or 'sound'}",
-                    flush=True,
-                )
-                made.append(row)
-        again = {row["sampler"]: row for row in made}
-        others = [again.pop(row["sampler"], row) for row in kept["rows"] if options.only or row["package"] != package]
-        kept["rows"] = [*others, *again.values()]
-        kept["versions"][package] = importlib.metadata.version(package)
-        if not options.only:
-            kept["seconds"][package] = round(time.perf_counter() - started)
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"versions": {}, "rows": [], "seconds": None}
+    before = {row["sampler"]: row for row in kept["rows"]}
+    tasks = {
+        name: (package, k)
+        for package in ([] if options.page else options.packages)
+        for k, name in enumerate(names(package))
+        if re.search(options.only, name)
+    }
+    # The longest first, so that no process waits for the other at the end.
+    order = sorted(tasks, key=lambda name: -before.get(name, {"seconds": 30.0})["seconds"])
+    started = time.perf_counter()
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for row in pool.map(one, [tasks[name] for name in order]):
+            broken = [name for name, finding in row["findings"].items() if finding["verdict"] == "broken"]
+            print(f"{row['sampler']}: {', '.join(broken) or 'sound'}", flush=True)
+            before[row["sampler"]] = row
+    if order:
+        kept["versions"] |= {package: importlib.metadata.version(package) for package, _ in tasks.values()}
+        if not options.only and options.packages == [*OURS, *PEERS]:
+            kept["seconds"] = round(time.perf_counter() - started)
+        kept["rows"] = sorted(before.values(), key=lambda row: (*OURS, *PEERS).index(row["package"]))
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
     PAGE.write_text(page(kept))
 

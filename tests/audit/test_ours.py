@@ -6,7 +6,7 @@ from scoresde import audit
 
 KINDS = (
     "ancestral", "heun", "dpm++3m", "unipc3", "vab4", "plms", "euler-maruyama", "sde-dpm++2m", "seeds2", "er-sde3", "edm", "pc",
-    "adaptive", "torchsde-srk",
+    "adaptive", "torchsde-euler",
 )  # fmt: skip
 
 
