@@ -418,6 +418,17 @@ MUTANTS = (
     Mutant("history: lines after the checkpoint stay", "train/trainer.py", "self.tracking.rewrite(self.history)", "pass"),
     Mutant("order: an epoch begins again with the same permutation", "data/order.py", '"epoch", epoch)', '"epoch", 0)'),
     Mutant("report: the covariance over n", "report/sums.py", "/ (self.n - 1)", "/ self.n"),
+    # the audit
+    Mutant(
+        "a known defect's order judged against a claim that is 1.5 lower", "audit/accuracy.py", "SHORTFALL = 0.5", "SHORTFALL = 1.5"
+    ),
+    Mutant("inputs that are written over are not seen", "audit/behaviour.py", "kept = start.clone()", "kept = start"),
+    Mutant(
+        "noise left at level 0 is a note where it falls",
+        "audit/accuracy.py",
+        "not sampler.exact_end and len(rms) > 1",
+        "len(rms) > 1",
+    ),
 )
 
 

@@ -137,8 +137,9 @@ def noise_left(sampler: Sampler) -> Finding:
         rms[STEPS[-1]] = left(STEPS[-1])
     rate, _ = slope(rms)
     text = ", ".join(f"rms {size:.1e} at {steps} steps" for steps, size in rms.items()) + end
-    # Steps that do not reduce it add noise, or leave it, of a fixed amount.
-    return Finding("noise left", "note" if len(rms) > 1 and rate > 0.5 else "broken", text, {"rms": rms[few], "order": rate})
+    # A sampler that goes to level 0 leaves nothing there. Others approach their level; steps that do not reduce what is left add noise.
+    approaches = not sampler.exact_end and len(rms) > 1 and rate > 0.5
+    return Finding("noise left", "note" if approaches else "broken", text, {"rms": rms[few], "order": rate})
 
 
 def levels_told(runs: Mapping[int, Coefficients]) -> Finding:
