@@ -1,0 +1,342 @@
+"""Is this network what it is said to be? `check` reads a network in other ways and says which way fits the data best.
+
+The measurements, on data with noise of several levels, against the best linear guess (`readings`):
+
+- the declared reading, beside a network that returns 0;
+- other predictions and signs, times, paths and scales of data, one change at a time, and two where one is not enough;
+- noise of one level with the label of another: the right label has the lowest error. A schedule that is none of those tried shows here, as does
+  a network that ignores its time, and on a chain an index that is off by one;
+- samples of DDIM in 30 steps against the range, the mean and the spread of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from ..models.base import Model
+from ..models.score_model import ScoreModel
+from ..numerics.inputs import as_state
+from ..numerics.random import as_generator, randn
+from ..sde.linear import LinearSDE
+from ..sde.vp import VPChain
+from .linear_guess import LinearGuess
+from .range import SampleRange, sample_range
+from .readings import Noised, Reading, error, linear_error, output, paths, predictions, scales, scores, times
+
+# Errors of the linear guess at the levels that are tried: between those where nothing and where all is known of the noise.
+LEVELS = (0.85, 0.7, 0.5, 0.3, 0.15, 0.05)
+# Data of the linear guess, of the errors, and of the first look at other readings.
+FITTED, TESTED, LOOKED = 1024, 64, 24
+LEAST = 32
+# Of the mean log-ratio: another reading is better by this, a reading fits below this.
+BETTER, FITS = 0.1, 0.15
+# Mean log-gain of the best other label, in units of half the log-SNR, and the shifts that are tried.
+GAIN, SHIFTS = 0.08, (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)
+# Relative change of the output over all labels, below which the network ignores its time.
+BLIND = 0.02
+# Shares of a chain at which its index is tested, and the least index. The shift of the best index is off by 1 beyond 0.6.
+INDICES, LEAST_INDEX, SHIFT = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1), 5, 0.6
+STEPS = 30
+# Samples whose spread or mean is beyond these are not those of the data.
+NARROWEST, WIDEST, DRIFT, OUTSIDE = 0.5, 1.6, 0.5, 0.05
+
+
+@dataclass(frozen=True)
+class Level:
+    """Mean squared errors of the noise prediction at one noise level. A network that predicts no noise has 1.
+
+    Attributes:
+        t: the time.
+        half_log_snr: log(alpha/sigma).
+        network, linear: of the network, and of the best linear guess on the same states.
+    """
+
+    t: float
+    half_log_snr: float
+    network: float
+    linear: float
+
+
+@dataclass(frozen=True, repr=False)
+class Check:
+    """What `check` found.
+
+    Attributes:
+        faults: kinds of faults: "prediction", "sign", "time", "direction", "schedule", "scale", "index", "time ignored", "samples", "call",
+            "training".
+        remedies: a sentence for each fault.
+        levels: errors by noise level, as the network is declared.
+        samples: those of DDIM beside the data; None where the network could not be called.
+    """
+
+    faults: tuple[str, ...]
+    remedies: tuple[str, ...]
+    levels: tuple[Level, ...]
+    samples: SampleRange | None
+
+    @property
+    def well(self) -> bool:
+        """Whether no fault was found."""
+        return not self.faults
+
+    @property
+    def verdict(self) -> str:
+        """The result in words."""
+        if self.well:
+            return "All is well: no other reading of the network fits the data better, and its samples have the range of the data."
+        return " ".join(self.remedies)
+
+    def __str__(self) -> str:
+        head = f"{'t':>8} {'log SNR/2':>10} {'network':>9} {'linear guess':>13} {'zero':>6}"
+        rows = [f"{at.t:8.4f} {at.half_log_snr:10.2f} {at.network:9.4f} {at.linear:13.4f} {1:6d}" for at in self.levels]
+        return "\n".join(["mean squared error of the noise prediction", head, *rows, "", self.verdict])
+
+    def __repr__(self) -> str:
+        return f"Check(well={self.well}, faults={self.faults})"
+
+
+def check(model: Model, x: Tensor, generator: Generator | None = None, **cond: Any) -> Check:
+    """Check that a network is what its `ScoreModel` says: prediction, sign, time, schedule, scale of the data, and index.
+
+    The linear guess is fitted to at most 1,024 of the data, and the errors are measured on 64 others. It takes some 3,000 to 10,000 network
+    calls on single samples.
+
+    Args:
+        model: a `ScoreModel` on a path of scalars.
+        x: data like those of the training, `(n, *event)`: 32 or more, 300 or more are better.
+        generator: the source of the noise.
+        **cond: conditions of the network, `(n, ...)` or one for all.
+
+    Raises:
+        TypeError: `model` is no `ScoreModel`, or `x` holds no real numbers.
+        ValueError: fewer than 32 data, or a path with blocks.
+    """
+    if not isinstance(model, ScoreModel):
+        raise TypeError(f"check reads the network of a ScoreModel, got {type(model).__name__}: check the model inside")
+    if isinstance(model.sde, LinearSDE):
+        raise ValueError(f"check knows paths of scalars, and {model.sde!r} has blocks")
+    x = as_state("x", x).to(model.device)
+    if len(x) < LEAST:
+        raise ValueError(f"check needs {LEAST} data or more, got {len(x)}")
+    data = _noised(x, as_generator(generator), cond)
+    declared = Reading(model.sde, model.prediction, model._network_time)
+    training = model.training
+    model.eval()
+    try:
+        return _check(model, declared, data, x)
+    finally:
+        model.train(training)
+
+
+def _noised(x: Tensor, generator: Generator | None, cond: dict[str, Any]) -> Noised:
+    """The last data with their noise, and the linear guess of the others."""
+    tested = min(TESTED, len(x) // 4)
+    split = len(x) - tested
+    own = {name: v[split:] if isinstance(v, Tensor) and v.ndim and len(v) == len(x) else v for name, v in cond.items()}
+    noise = randn(x[split:].shape, generator, dtype=x.dtype, device=x.device)
+    return Noised(x[split:], noise, own, LinearGuess.of(x[max(0, split - FITTED) : split]))
+
+
+def _check(model: ScoreModel, declared: Reading, data: Noised, x: Tensor) -> Check:
+    few = data.first(LOOKED)
+    try:
+        levels = tuple(_level(model, data, declared, wanted) for wanted in LEVELS)
+    except Exception as problem:
+        said = f"The network cannot be called as it is declared: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}."
+        best, score = _best(model, few, [declared])
+        words = f" It can be called with: {_remedy(best)}." if best.changes and score < FITS else ""
+        return Check(("call", *_kinds(best, score < FITS)), (said + words,), (), None)
+    samples = _samples(model, declared, data, x)
+    found = _faults(model, declared, data, few)
+    if not found and samples is not None and (reason := _unlike(samples)):
+        found = [("samples", reason)]
+    return Check(tuple(kind for kind, _ in found), tuple(dict.fromkeys(words for _, words in found)), levels, samples)
+
+
+def _faults(model: ScoreModel, declared: Reading, data: Noised, few: Noised) -> list[tuple[str, str]]:
+    """Kinds and sentences: of another reading that fits better, of the labels, or of a network that no reading fits."""
+    own = scores(model, few, [declared], LEVELS)[0]
+    best, score = _best(model, few, [declared])
+    if best.changes and score < own - BETTER and score < FITS:
+        part = math.exp(score - own)
+        words = (
+            f"Another reading of the network fits the data better: {_remedy(best)}. The error is then {part:.2g} times that now."
+        )
+        return [(kind, words) for kind in _kinds(best, True)]
+    if _ignores_time(model, data, declared):
+        words = (
+            "The output hardly depends on the time: the network may see t in [0, 1] where it expects 0 to 1000, or a wrapper may hide the "
+            "time convention from it."
+        )
+        return [("time ignored", words)]
+    gain, shift = _labels(model, data, declared)
+    if gain > GAIN:
+        words = (
+            f"Noise of one level fits the label of another better, by {shift:+.2g} in log(alpha/sigma): the path is not the one of the "
+            "training. Compare its betas, or its log-SNR, with those of the training."
+        )
+        return [("schedule", words)]
+    if own > FITS:
+        words = (
+            f"The network's error is {math.exp(own):.2g} times that of the best linear guess, and no other reading that is known fits better. "
+            "Is it trained, in evaluation mode, and on these data?"
+        )
+        return [("training", words)]
+    if isinstance(declared.sde, VPChain) and (offset := _index_shift(model, data, declared)):
+        return [("index", f"The index of the chain is off by one: tell the network the index {offset:+d}.")]
+    return []
+
+
+def _level(model: ScoreModel, data: Noised, reading: Reading, wanted: float) -> Level:
+    """Errors of the network as it is declared."""
+    t = reading.t(data.guess.level(wanted))
+    out, z = output(model, data, reading, t)
+    squared = float(error(out, z, data, reading, t).mean())
+    return Level(float(t), float(reading.sde.half_log_snr(t)), squared, linear_error(data, reading, z, t))
+
+
+def _best(model: ScoreModel, data: Noised, declared: Sequence[Reading]) -> tuple[Reading, float]:
+    """The reading with the lowest score, among those with one change, and with two where one is not enough."""
+    one = list(_changed(declared[0], data.x))
+    best, score = _lowest(model, data, [declared[0], *one])
+    if score < FITS:
+        return best, score
+    fewer = data.first(max(8, len(data.x) // 2))
+    two = (second for first in one for second in _changed(first, data.x) if _later(first, second))
+    other, its_score = _lowest(model, fewer, two)
+    return (other, its_score) if its_score < score - BETTER else (best, score)
+
+
+def _changed(reading: Reading, x: Tensor) -> Iterable[Reading]:
+    """Readings with one more change of what the network is given."""
+    yield from times(reading)
+    yield from paths(reading)
+    yield from scales(reading, x)
+
+
+def _later(first: Reading, second: Reading) -> bool:
+    """Two changes of different kinds, in one order of the two."""
+    order = ("scale", "schedule", "time", "direction")
+    before, after = (order.index(reading.changes[-1][0]) for reading in (first, second))
+    return before < after
+
+
+def _lowest(model: ScoreModel, data: Noised, readings: Iterable[Reading]) -> tuple[Reading, float]:
+    best: Reading | None = None
+    lowest = math.inf
+    for reading in readings:
+        alike = list(predictions(reading))
+        for one, score in zip(alike, scores(model, data, alike, LEVELS), strict=True):
+            # The simpler reading stays unless the other one is better.
+            if best is None or score < lowest - (0.02 if len(one.changes) >= len(best.changes) else 0.0):
+                best, lowest = one, score
+    assert best is not None
+    return best, lowest
+
+
+def _remedy(reading: Reading) -> str:
+    return ", and ".join(remedy for _, remedy in reading.changes)
+
+
+def _kinds(reading: Reading, known: bool) -> tuple[str, ...]:
+    return tuple(kind for kind, _ in reading.changes) if known else ()
+
+
+def _told_errors(model: ScoreModel, data: Noised, reading: Reading, t: Tensor, told: Iterable[Tensor]) -> list[Tensor]:
+    """Errors `(n,)` on noise of the time `t` with the labels of other times; infinite where the network refuses one."""
+
+    def told_error(other: Tensor) -> Tensor:
+        try:
+            out, z = output(model, data, reading, t, reading.time(reading.sde, other))
+        except Exception:
+            return torch.full((len(data.x),), math.inf, dtype=torch.float64)
+        return error(out, z, data, reading, t)
+
+    return [told_error(other) for other in told]
+
+
+def _labels(model: ScoreModel, data: Noised, reading: Reading) -> tuple[float, float]:
+    """The mean log-gain of the best other label over the levels, and its mean shift in log(alpha/sigma)."""
+    logs = dict.fromkeys((0.0, *SHIFTS), 0.0)
+    for wanted in LEVELS:
+        t = reading.t(data.guess.level(wanted))
+        level = float(reading.sde.half_log_snr(t))
+        for shift, squared in zip(
+            logs, _told_errors(model, data, reading, t, (reading.t(level + shift) for shift in logs)), strict=True
+        ):
+            logs[shift] += math.log(float(squared.mean()) + 1e-12) / len(LEVELS)
+    best = min(logs, key=lambda shift: logs[shift])
+    return logs[0.0] - logs[best], best
+
+
+def _ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
+    """Whether no label changes the output by more than 2 %."""
+    changes = list[float]()
+    for wanted in LEVELS:
+        t = reading.t(data.guess.level(wanted))
+        own, _ = output(model, data, reading, t)
+        for level in (-math.inf, 0.0, math.inf):
+            other, _ = output(model, data, reading, t, reading.time(reading.sde, reading.t(level)))
+            changes.append(float((other - own).norm() / own.norm().clamp(min=1e-30)))
+    return max(changes) < BLIND
+
+
+def _index_shift(model: ScoreModel, data: Noised, reading: Reading) -> int:
+    """-1 or 1 where the label of the next index fits better at small indices, else 0.
+
+    A parabola through the errors with the labels i - 1, i and i + 1, added up over the indices, has its vertex at the best label.
+    """
+    assert isinstance(reading.sde, VPChain)
+    steps = reading.sde.steps
+    before, after = 0.0, 0.0
+    for index in {max(LEAST_INDEX, round(share * steps)) for share in INDICES}:
+        at = [torch.tensor([(index + 1 + shift) / steps], dtype=torch.float64) for shift in (-1, 0, 1)]
+        lower, own, higher = (float(e.mean()) for e in _told_errors(model, data, reading, at[1], at))
+        before, after = before + lower / own - 1, after + higher / own - 1
+    if not math.isfinite(before + after) or before + after <= 0:
+        return 0
+    vertex = (before - after) / (2 * (before + after))
+    return round(math.copysign(1, vertex)) if abs(vertex) > SHIFT else 0
+
+
+@torch.no_grad()
+def _samples(model: ScoreModel, reading: Reading, data: Noised, x: Tensor) -> SampleRange | None:
+    """DDIM from the prior, uniform in lambda: z_s = alpha_s E[x | z_t] + sigma_s E[eps | z_t]."""
+    sde = reading.sde
+    first, last = (sde.half_log_snr(reading.t(level)) for level in (-math.inf, math.inf))
+    grid = [reading.t(float(level)) for level in torch.linspace(float(first), float(last), STEPS + 1, dtype=torch.float64)]
+    z = sde.prior_std * data.noise
+    try:
+        for t, s in pairwise(grid):
+            noise = model.noise(z, t, **data.cond)
+            mean = (z - float(sde.sigma(t)) * noise) / float(sde.alpha(t))
+            z = float(sde.alpha(s)) * mean + float(sde.sigma(s)) * noise
+    except Exception:
+        return None
+    return sample_range(z.nan_to_num(math.inf, math.inf, -math.inf), x) if bool(z.isfinite().all()) else None
+
+
+def _unlike(samples: SampleRange) -> str:
+    """What is wrong with the samples, empty where nothing is."""
+    wrong = (
+        f"the standard deviation of the samples is {samples.spread:.2g} times that of the data"
+        * (not NARROWEST <= samples.spread <= WIDEST),
+        f"the mean of the samples is off by {samples.drift:+.2g} standard deviations" * (abs(samples.drift) > DRIFT),
+        f"{samples.outside:.0%} of the coordinates leave the range of the data" * (samples.outside > OUTSIDE),
+    )
+    found = "; ".join(filter(None, wrong))
+    remedy = (
+        "Errors of the network add up along the flow, as those of a network that does not see the mean of its input. "
+        "models.thresholded, solvers with noise, or another network may help."
+    )
+    return f"The errors by level are those of a sound network, but samples of DDIM are not: {found}. {remedy}" if found else ""
+
+
+__all__ = ["Check", "Level", "check"]
