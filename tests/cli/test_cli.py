@@ -113,8 +113,8 @@ def figures_of(monkeypatch):
     """The curves of every error plot that is drawn from now on, and its figure."""
     made = []
 
-    def kept(curves):
-        made.append((curves, drawn(curves)))
+    def kept(curves, error):
+        made.append((curves, drawn(curves, error)))
         return made[-1][1]
 
     drawn = pictures.error_figure
