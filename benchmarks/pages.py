@@ -1,5 +1,5 @@
 """The measured pages of docs/ and their pictures: benchmarks.md and choosing.md from solvers.json, fitted.md from fitted.json, and parts of
-interop.md from sbi.json and of guidance.md, inverse.md and inference.md from conditional.json.
+check.md from check.json, of interop.md from sbi.json and of guidance.md, inverse.md and inference.md from conditional.json.
 
 python benchmarks/pages.py [--results benchmarks/results]
 """
@@ -495,6 +495,27 @@ by solver and calls; two halves of the data are at {found["halves"]:.2f}. One tr
 {table(["process", *columns], rows)}"""
 
 
+def checked(rows: list[dict]) -> str:
+    """The part of docs/check.md on networks of others: what was named, by fault and network."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    found = {(row["fault"], row["network"]): row for row in rows}
+
+    def cell(fault: str, network: str) -> str:
+        row = found.get((fault, network))
+        if row is None:
+            return ""
+        return (", ".join(row["found"]) or "well") + ("" if row["named"] else " **(wrong)**")
+
+    faults = list(dict.fromkeys(row["fault"] for row in rows))
+    cells = [[fault, *(cell(fault, network) for network in networks)] for fault in faults]
+    planted, sound = ([row["named"] for row in rows if (row["fault"] == "as it is") == kind] for kind in (False, True))
+    seconds = sorted(row["seconds"] for row in rows)
+    return f"""{table(["planted", *networks], cells, left=1 + len(networks))}
+
+{sum(planted)} of {len(planted)} planted faults are named. Of {len(sound)} networks as they are, {sum(sound)} get the right verdict. A check
+takes {seconds[0]:.0f} to {seconds[-1]:.0f} seconds on one thread, {seconds[len(seconds) // 2]:.0f} in the median. Made by `benchmarks/check.py`."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
@@ -530,6 +551,7 @@ def main() -> None:
     replaced(
         "guidance.md", {"cost": guidance_cost(conditional["cost"]), "classifiers": classifier_share(conditional["classifiers"])}
     )
+    replaced("check.md", {"check": checked(json.loads((folder / "check.json").read_text()))})
     linear = json.loads((folder / "processes.json").read_text())
     parts = {"cld": momentum(linear["cld"]), "restoration": restored(linear["restoration"]), "trained": trained(linear["digits"])}
     replaced("processes.md", parts)

@@ -317,6 +317,20 @@ MUTANTS = (
         "sbi: the mask the wrong way round", "sbi/masked.py", "return out[~mask.expand_as(out)]", "return out[mask.expand_as(out)]"
     ),
     Mutant(
+        "diagnostics: the index of a chain the wrong way",
+        "diagnostics/labels.py",
+        "vertex = float(before.sum() - after.sum())",
+        "vertex = float(after.sum() - before.sum())",
+    ),
+    Mutant("diagnostics: a linear guess without shrinkage", "diagnostics/linear_guess.py", "rho = min(1.0,", "rho = 0 * min(1.0,"),
+    Mutant("diagnostics: a sign that is not tried", "diagnostics/readings.py", "reading.sign * float(c_out)", "float(c_out)"),
+    Mutant(
+        "diagnostics: the scale without the shift",
+        "diagnostics/linear_guess.py",
+        "mean=scale * self.mean + shift",
+        "mean=scale * self.mean",
+    ),
+    Mutant(
         "diagnostics: coverage of the wrong side",
         "diagnostics/posteriors.py",
         "inside = (samples[:, :, 0] > theta)",

@@ -1,4 +1,4 @@
-"""The command line: train, fit a solver, sample, compare, diagnose, audit."""
+"""The command line: train, fit a solver, sample, compare, check, diagnose, audit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from ..data import DataError
 from .commands.audit import audit
+from .commands.check import check
 from .commands.compare import compare
 from .commands.diagnose import diagnose
 from .commands.fit import fit
@@ -20,13 +21,13 @@ from .commands.train import train
 LONGEST = 600
 
 app = typer.Typer(
-    help="Train score models, fit solvers to them, sample with any solver, compare solvers, diagnose a trained model, audit samplers.",
+    help="Train score models, fit solvers to them, sample with any solver, compare solvers, check and diagnose models, audit samplers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, fit, sample, compare, diagnose, audit):
+for command in (train, fit, sample, compare, check, diagnose, audit):
     app.command()(command)
 
 

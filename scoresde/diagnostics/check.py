@@ -4,8 +4,7 @@ The measurements, on data with noise of several levels, against the best linear 
 
 - the declared reading, beside a network that returns 0;
 - other predictions and signs, times, paths and scales of data, one change at a time, and two where one is not enough;
-- noise of one level with the label of another: the right label has the lowest error. A schedule that is none of those tried shows here, as does
-  a network that ignores its time, and on a chain an index that is off by one;
+- noise of one level with the label of another (`labels`);
 - samples of DDIM in 30 steps against the range, the mean and the spread of the data.
 """
 
@@ -26,23 +25,20 @@ from ..numerics.inputs import as_state
 from ..numerics.random import as_generator, randn
 from ..sde.linear import LinearSDE
 from ..sde.vp import VPChain
+from .labels import best_shift, ignores_time, index_shift
 from .linear_guess import LinearGuess
 from .range import SampleRange, sample_range
-from .readings import Noised, Reading, error, linear_error, output, paths, predictions, scales, scores, times
+from .readings import LEVELS, Noised, Reading, error, linear_error, output, paths, predictions, scales, score_of_zero, scores, times
 
-# Errors of the linear guess at the levels that are tried: between those where nothing and where all is known of the noise.
-LEVELS = (0.85, 0.7, 0.5, 0.3, 0.15, 0.05)
 # Data of the linear guess, of the errors, and of the first look at other readings.
 FITTED, TESTED, LOOKED = 1024, 64, 24
 LEAST = 32
+# Numbers of noise of the index test: errors of neighbouring labels are close, and events may have few coordinates.
+NUMBERS = 20_000
 # Of the mean log-ratio: another reading is better by this, a reading fits below this.
 BETTER, FITS = 0.1, 0.15
-# Mean log-gain of the best other label, in units of half the log-SNR, and the shifts that are tried.
-GAIN, SHIFTS = 0.08, (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)
-# Relative change of the output over all labels, below which the network ignores its time.
-BLIND = 0.02
-# Shares of a chain at which its index is tested, and the least index. The shift of the best index is off by 1 beyond 0.6.
-INDICES, LEAST_INDEX, SHIFT = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1), 5, 0.6
+# Mean log-gain of the best other label, above which the path is another one.
+GAIN = 0.08
 STEPS = 30
 # Samples whose spread or mean is beyond these are not those of the data.
 NARROWEST, WIDEST, DRIFT, OUTSIDE = 0.5, 1.6, 0.5, 0.05
@@ -125,12 +121,14 @@ def check(model: Model, x: Tensor, generator: Generator | None = None, **cond: A
     x = as_state("x", x).to(model.device)
     if len(x) < LEAST:
         raise ValueError(f"check needs {LEAST} data or more, got {len(x)}")
-    data = _noised(x, as_generator(generator), cond)
+    generator = as_generator(generator)
+    data = _noised(x, generator, cond)
+    many = data.repeated(math.ceil(NUMBERS / data.x.numel()), generator)
     declared = Reading(model.sde, model.prediction, model._network_time)
     training = model.training
     model.eval()
     try:
-        return _check(model, declared, data, x)
+        return _check(model, declared, data, many, x)
     finally:
         model.train(training)
 
@@ -144,39 +142,40 @@ def _noised(x: Tensor, generator: Generator | None, cond: dict[str, Any]) -> Noi
     return Noised(x[split:], noise, own, LinearGuess.of(x[max(0, split - FITTED) : split]))
 
 
-def _check(model: ScoreModel, declared: Reading, data: Noised, x: Tensor) -> Check:
+def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: Tensor) -> Check:
     few = data.first(LOOKED)
     try:
         levels = tuple(_level(model, data, declared, wanted) for wanted in LEVELS)
     except Exception as problem:
         said = f"The network cannot be called as it is declared: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}."
         best, score = _best(model, few, [declared])
-        words = f" It can be called with: {_remedy(best)}." if best.changes and score < FITS else ""
-        return Check(("call", *_kinds(best, score < FITS)), (said + words,), (), None)
+        if not _fits(few, best, score):
+            return Check(("call",), (said,), (), None)
+        return Check(("call", *_kinds(best)), (f"{said} It can be called with: {_remedy(best)}.",), (), None)
     samples = _samples(model, declared, data, x)
-    found = _faults(model, declared, data, few)
+    found = _faults(model, declared, data, few, many)
     if not found and samples is not None and (reason := _unlike(samples)):
         found = [("samples", reason)]
     return Check(tuple(kind for kind, _ in found), tuple(dict.fromkeys(words for _, words in found)), levels, samples)
 
 
-def _faults(model: ScoreModel, declared: Reading, data: Noised, few: Noised) -> list[tuple[str, str]]:
+def _faults(model: ScoreModel, declared: Reading, data: Noised, few: Noised, many: Noised) -> list[tuple[str, str]]:
     """Kinds and sentences: of another reading that fits better, of the labels, or of a network that no reading fits."""
-    own = scores(model, few, [declared], LEVELS)[0]
+    own = scores(model, few, [declared])[0]
     best, score = _best(model, few, [declared])
-    if best.changes and score < own - BETTER and score < FITS:
+    if score < own - BETTER and _fits(few, best, score):
         part = math.exp(score - own)
         words = (
             f"Another reading of the network fits the data better: {_remedy(best)}. The error is then {part:.2g} times that now."
         )
-        return [(kind, words) for kind in _kinds(best, True)]
-    if _ignores_time(model, data, declared):
+        return [(kind, words) for kind in _kinds(best)]
+    if ignores_time(model, data, declared):
         words = (
             "The output hardly depends on the time: the network may see t in [0, 1] where it expects 0 to 1000, or a wrapper may hide the "
             "time convention from it."
         )
         return [("time ignored", words)]
-    gain, shift = _labels(model, data, declared)
+    gain, shift = best_shift(model, data, declared)
     if gain > GAIN:
         words = (
             f"Noise of one level fits the label of another better, by {shift:+.2g} in log(alpha/sigma): the path is not the one of the "
@@ -189,7 +188,7 @@ def _faults(model: ScoreModel, declared: Reading, data: Noised, few: Noised) -> 
             "Is it trained, in evaluation mode, and on these data?"
         )
         return [("training", words)]
-    if isinstance(declared.sde, VPChain) and (offset := _index_shift(model, data, declared)):
+    if isinstance(declared.sde, VPChain) and (offset := index_shift(model, many, declared)):
         return [("index", f"The index of the chain is off by one: tell the network the index {offset:+d}.")]
     return []
 
@@ -233,7 +232,7 @@ def _lowest(model: ScoreModel, data: Noised, readings: Iterable[Reading]) -> tup
     lowest = math.inf
     for reading in readings:
         alike = list(predictions(reading))
-        for one, score in zip(alike, scores(model, data, alike, LEVELS), strict=True):
+        for one, score in zip(alike, scores(model, data, alike), strict=True):
             # The simpler reading stays unless the other one is better.
             if best is None or score < lowest - (0.02 if len(one.changes) >= len(best.changes) else 0.0):
                 best, lowest = one, score
@@ -245,65 +244,13 @@ def _remedy(reading: Reading) -> str:
     return ", and ".join(remedy for _, remedy in reading.changes)
 
 
-def _kinds(reading: Reading, known: bool) -> tuple[str, ...]:
-    return tuple(kind for kind, _ in reading.changes) if known else ()
+def _kinds(reading: Reading) -> tuple[str, ...]:
+    return tuple(kind for kind, _ in reading.changes)
 
 
-def _told_errors(model: ScoreModel, data: Noised, reading: Reading, t: Tensor, told: Iterable[Tensor]) -> list[Tensor]:
-    """Errors `(n,)` on noise of the time `t` with the labels of other times; infinite where the network refuses one."""
-
-    def told_error(other: Tensor) -> Tensor:
-        try:
-            out, z = output(model, data, reading, t, reading.time(reading.sde, other))
-        except Exception:
-            return torch.full((len(data.x),), math.inf, dtype=torch.float64)
-        return error(out, z, data, reading, t)
-
-    return [told_error(other) for other in told]
-
-
-def _labels(model: ScoreModel, data: Noised, reading: Reading) -> tuple[float, float]:
-    """The mean log-gain of the best other label over the levels, and its mean shift in log(alpha/sigma)."""
-    logs = dict.fromkeys((0.0, *SHIFTS), 0.0)
-    for wanted in LEVELS:
-        t = reading.t(data.guess.level(wanted))
-        level = float(reading.sde.half_log_snr(t))
-        for shift, squared in zip(
-            logs, _told_errors(model, data, reading, t, (reading.t(level + shift) for shift in logs)), strict=True
-        ):
-            logs[shift] += math.log(float(squared.mean()) + 1e-12) / len(LEVELS)
-    best = min(logs, key=lambda shift: logs[shift])
-    return logs[0.0] - logs[best], best
-
-
-def _ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
-    """Whether no label changes the output by more than 2 %."""
-    changes = list[float]()
-    for wanted in LEVELS:
-        t = reading.t(data.guess.level(wanted))
-        own, _ = output(model, data, reading, t)
-        for level in (-math.inf, 0.0, math.inf):
-            other, _ = output(model, data, reading, t, reading.time(reading.sde, reading.t(level)))
-            changes.append(float((other - own).norm() / own.norm().clamp(min=1e-30)))
-    return max(changes) < BLIND
-
-
-def _index_shift(model: ScoreModel, data: Noised, reading: Reading) -> int:
-    """-1 or 1 where the label of the next index fits better at small indices, else 0.
-
-    A parabola through the errors with the labels i - 1, i and i + 1, added up over the indices, has its vertex at the best label.
-    """
-    assert isinstance(reading.sde, VPChain)
-    steps = reading.sde.steps
-    before, after = 0.0, 0.0
-    for index in {max(LEAST_INDEX, round(share * steps)) for share in INDICES}:
-        at = [torch.tensor([(index + 1 + shift) / steps], dtype=torch.float64) for shift in (-1, 0, 1)]
-        lower, own, higher = (float(e.mean()) for e in _told_errors(model, data, reading, at[1], at))
-        before, after = before + lower / own - 1, after + higher / own - 1
-    if not math.isfinite(before + after) or before + after <= 0:
-        return 0
-    vertex = (before - after) / (2 * (before + after))
-    return round(math.copysign(1, vertex)) if abs(vertex) > SHIFT else 0
+def _fits(data: Noised, reading: Reading, score: float) -> bool:
+    """Whether a changed reading is right: about as good as the linear guess, and better than a network that returns 0."""
+    return bool(reading.changes) and score < min(FITS, score_of_zero(data, reading) - BETTER)
 
 
 @torch.no_grad()

@@ -18,11 +18,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..models.score_model import ScoreModel, as_output
 from ..models.times import noise_scale, remaining
 from ..numerics.arrays import expand
+from ..numerics.random import randn
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow
 from ..sde.prediction import Preconditioned, Prediction, convert, direction
@@ -30,6 +31,10 @@ from ..sde.vp import VPSDE, VPChain
 from .linear_guess import LinearGuess
 
 TimeFunction = Callable[[SDE, Tensor], Tensor]
+# Errors of the linear guess at the levels that are tried: between those where nothing and where all is known of the noise.
+LEVELS = (0.85, 0.7, 0.5, 0.3, 0.15, 0.05)
+# Of log(alpha/sigma): a path whose nearest level is off by more does not reach a level.
+REACHED = 0.1
 # Steps of a chain, where the declared path is none.
 STEPS = 1000
 # Of the noise prediction: the errors of two readings below this are both 0. A single reading's log-ratio is held to a range.
@@ -81,17 +86,29 @@ class Noised:
     cond: Mapping[str, Any]
     guess: LinearGuess
 
+    def repeated(self, times: int, generator: Generator | None) -> Noised:
+        """Every sample this many times, with new noise."""
+        n = len(self.x)
+        own = [name for name, v in self.cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n]
+        cond = {name: torch.cat([v] * times) if name in own else v for name, v in self.cond.items()}
+        x = torch.cat([self.x] * times)
+        return replace(self, x=x, noise=randn(x.shape, generator, dtype=x.dtype, device=x.device), cond=cond)
+
     def first(self, n: int) -> Noised:
         """The first n of the data."""
         cond = {name: v[:n] if isinstance(v, Tensor) and v.ndim and len(v) == len(self.x) else v for name, v in self.cond.items()}
         return replace(self, x=self.x[:n], noise=self.noise[:n], cond=cond)
 
 
+def states(data: Noised, reading: Reading, t: Tensor) -> Tensor:
+    """z = alpha (scale x + shift) + sigma eps."""
+    return float(reading.sde.alpha(t)) * (reading.scale * data.x + reading.shift) + float(reading.sde.sigma(t)) * data.noise
+
+
 @torch.no_grad()
 def output(model: ScoreModel, data: Noised, reading: Reading, t: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The network's output and the state that it saw: noise of time `t` `(1,)`, and the time `told`, by default that of `t`."""
-    alpha, sigma = float(reading.sde.alpha(t)), float(reading.sde.sigma(t))
-    z = alpha * (reading.scale * data.x + reading.shift) + sigma * data.noise
+    z = states(data, reading, t)
     time = reading.time(reading.sde, t) if told is None else told
     time = time.to(z.device, torch.float32 if time.is_floating_point() else time.dtype).expand(len(z), *time.shape[1:])
     seen = z
@@ -117,16 +134,20 @@ def linear_error(data: Noised, reading: Reading, z: Tensor, t: Tensor) -> float:
     return float((eps - data.noise.double()).square().mean())
 
 
-def scores(model: ScoreModel, data: Noised, readings: list[Reading], errors: tuple[float, ...]) -> list[float]:
-    """The mean of log r of readings that differ in prediction and sign alone, over the levels where the linear guess has these errors.
+def scores(model: ScoreModel, data: Noised, readings: list[Reading]) -> list[float]:
+    """The mean of log r of readings that differ in prediction and sign alone, over `LEVELS`.
 
-    Infinite where the network cannot be called.
+    Infinite where the network cannot be called. A changed reading is scored at the levels that its path reaches, and is infinite where these
+    are fewer than half: at the end of a path even a network that returns 0 is as good as the linear guess.
     """
     first = readings[0]
     guess = data.guess.of_affine(first.scale, first.shift)
     found = [list[float]() for _ in readings]
-    for wanted in errors:
-        t = first.t(guess.level(wanted))
+    for wanted in LEVELS:
+        level = guess.level(wanted)
+        t = first.t(level)
+        if first.changes and abs(float(first.sde.half_log_snr(t)) - level) > REACHED:
+            continue
         try:
             out, z = output(model, data, first, t)
         except Exception:  # a network may refuse a time in many ways
@@ -137,7 +158,19 @@ def scores(model: ScoreModel, data: Noised, readings: list[Reading], errors: tup
         for logs, reading in zip(found, readings, strict=True):
             ratio = (float(error(out, z, data, reading, t).mean()) + FLOOR) / (linear + FLOOR)
             logs.append(min(max(math.log(ratio), LOWEST), HIGHEST))
-    return [sum(logs) / len(logs) for logs in found]
+    return [sum(logs) / len(logs) if len(logs) >= len(LEVELS) / 2 else math.inf for logs in found]
+
+
+def score_of_zero(data: Noised, reading: Reading) -> float:
+    """The score of a network that returns 0, read in the same way. As a velocity, 0 may be as good as the linear guess."""
+    guess = data.guess.of_affine(reading.scale, reading.shift)
+    logs = []
+    for wanted in LEVELS:
+        t = reading.t(guess.level(wanted))
+        z = states(data, reading, t)
+        squared = float(error(torch.zeros_like(z), z, data, reading, t).mean())
+        logs.append(math.log((squared + FLOOR) / (linear_error(data, reading, z, t) + FLOOR)))
+    return sum(logs) / len(logs)
 
 
 # --- alternatives ---------------------------------------------------------------------------------------------------------
@@ -159,8 +192,11 @@ def predictions(reading: Reading) -> Iterator[Reading]:
 def times(reading: Reading) -> Iterator[Reading]:
     """The reading with other times."""
     steps = reading.sde.steps if isinstance(reading.sde, VPChain) else STEPS
-    whole = not reading.time(reading.sde, reading.t(0.0)).is_floating_point()
-    first, last = reading.time(reading.sde, reading.t(math.inf)), reading.time(reading.sde, reading.t(-math.inf))
+    try:
+        first, last = reading.time(reading.sde, reading.t(math.inf)), reading.time(reading.sde, reading.t(-math.inf))
+    except ValueError:  # the index of a path that is no chain
+        return
+    whole = not first.is_floating_point()
 
     def reverse(sde: SDE, t: Tensor) -> Tensor:
         return first + last - reading.time(sde, t)

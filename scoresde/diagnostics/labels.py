@@ -1,0 +1,85 @@
+"""Labels of time: noise of one level, and the network told the time of another. The right label has the lowest error.
+
+A path that is not the one of the training shows here, as does a network that ignores its time, and on a chain an index that is off by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ..models.score_model import ScoreModel
+from ..sde.vp import VPChain
+from .readings import LEVELS, Noised, Reading, error, output
+
+# Shifts of the label that are tried, in half the log-SNR.
+SHIFTS = (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)
+# Relative change of the output over all labels, below which the network ignores its time.
+BLIND = 0.02
+# Shares of a chain at which its index is tested, and the least index. The shift of the best index is off by 1 beyond 0.6.
+INDICES, LEAST_INDEX, SHIFT = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1), 5, 0.6
+
+
+def _told_errors(model: ScoreModel, data: Noised, reading: Reading, t: Tensor, told: Iterable[Tensor]) -> list[Tensor]:
+    """Errors `(n,)` on noise of the time `t` with the labels of other times; infinite where the network refuses one."""
+
+    def told_error(other: Tensor) -> Tensor:
+        try:
+            out, z = output(model, data, reading, t, reading.time(reading.sde, other))
+        except Exception:
+            return torch.full((len(data.x),), math.inf, dtype=torch.float64)
+        return error(out, z, data, reading, t)
+
+    return [told_error(other) for other in told]
+
+
+def best_shift(model: ScoreModel, data: Noised, reading: Reading) -> tuple[float, float]:
+    """The mean log-gain of the best other label over the levels, and its mean shift in log(alpha/sigma)."""
+    logs = dict.fromkeys((0.0, *SHIFTS), 0.0)
+    for wanted in LEVELS:
+        t = reading.t(data.guess.level(wanted))
+        level = float(reading.sde.half_log_snr(t))
+        for shift, squared in zip(
+            logs, _told_errors(model, data, reading, t, (reading.t(level + shift) for shift in logs)), strict=True
+        ):
+            logs[shift] += math.log(float(squared.mean()) + 1e-12) / len(LEVELS)
+    best = min(logs, key=lambda shift: logs[shift])
+    return logs[0.0] - logs[best], best
+
+
+def ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
+    """Whether no label changes the output by more than 2 %."""
+    changes = list[float]()
+    for wanted in LEVELS:
+        t = reading.t(data.guess.level(wanted))
+        own, _ = output(model, data, reading, t)
+        for level in (-math.inf, 0.0, math.inf):
+            other, _ = output(model, data, reading, t, reading.time(reading.sde, reading.t(level)))
+            changes.append(float((other - own).norm() / own.norm().clamp(min=1e-30)))
+    return max(changes) < BLIND
+
+
+def index_shift(model: ScoreModel, data: Noised, reading: Reading) -> int:
+    """-1 or 1 where the label of the next index fits better at small indices, else 0.
+
+    A parabola through the errors with the labels i - 1, i and i + 1, added up over the indices, has its vertex at the best label. A sample's
+    error is larger by b with the label before and by a with the label after:
+
+        v = (sum b - sum a) / (2 (sum b + sum a)),    stderr(v) = (sum (b - a - 2 v (b + a))^2)^(1/2) / (2 (sum b + sum a)).
+    """
+    assert isinstance(reading.sde, VPChain)
+    steps = reading.sde.steps
+    before, after = torch.zeros(2, len(data.x), dtype=torch.float64)
+    for index in {max(LEAST_INDEX, round(share * steps)) for share in INDICES}:
+        at = [torch.tensor([(index + 1 + shift) / steps], dtype=torch.float64) for shift in (-1, 0, 1)]
+        lower, own, higher = (e.cpu() for e in _told_errors(model, data, reading, at[1], at))
+        before, after = before + (lower - own) / own.mean(), after + (higher - own) / own.mean()
+    curvature = float(before.sum() + after.sum())
+    if not math.isfinite(curvature) or curvature <= 0:
+        return 0
+    vertex = float(before.sum() - after.sum()) / (2 * curvature)
+    stderr = float((before - after - 2 * vertex * (before + after)).square().sum().sqrt()) / (2 * curvature)
+    return round(math.copysign(1, vertex)) if abs(vertex) > max(SHIFT, 0.5 + 2 * stderr) else 0

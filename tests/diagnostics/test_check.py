@@ -1,0 +1,217 @@
+"""`check` on exact networks, as they are and with planted faults; the linear guess against its closed forms; the networks of others."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import scoresde as ss
+from scoresde import analytic, diagnostics, networks
+from scoresde.diagnostics.labels import best_shift, index_shift
+from scoresde.diagnostics.linear_guess import LinearGuess
+from scoresde.diagnostics.readings import LEVELS, Noised, Reading, error, linear_error, output
+
+from ..conftest import generator
+
+MIXTURE = analytic.GaussianMixture(
+    torch.tensor([[-0.8, -0.3, 0.5], [0.6, 0.9, -0.2], [0.1, -0.7, -0.9]]), torch.tensor([0.15, 0.1, 0.2]) ** 2
+)
+DATA = MIXTURE.sample(400, generator(0), dtype=torch.float32)
+CHAIN = ss.VPSDE.from_betas(torch.linspace(1e-3, 0.2, 100, dtype=torch.float64))
+
+
+class Exact(nn.Module):
+    """The exact prediction of a process, at the time that `t_of` reads from what the network is told."""
+
+    def __init__(self, sde, prediction, t_of, sign=1):
+        super().__init__()
+        self.exact, self.prediction, self.t_of, self.sign = MIXTURE.model(sde), prediction, t_of, sign
+
+    def forward(self, z, told):
+        t = self.t_of(told.double()).clamp(self.exact.sde.t_min, 1)
+        return self.sign * getattr(self.exact, self.prediction)(z.double(), t.expand(len(z))).to(z.dtype)
+
+
+def chain(prediction="noise", sign=1):
+    return Exact(CHAIN, prediction, lambda index: (index + 1) / 100, sign)
+
+
+def flow(sign=1):
+    return Exact(ss.RectifiedFlow(), "velocity", lambda t: t, sign)
+
+
+def index(offset):
+    return lambda sde, t: (t * 100 - 1 + offset).clamp(0, 99)
+
+
+def reversed_index(sde, t):
+    return 100 - t * 100
+
+
+LONGER = ss.VPSDE.from_betas(torch.linspace(3e-3, 0.35, 100, dtype=torch.float64))
+FAULTS = {
+    "prediction": (chain(), CHAIN, "data", "index", 1.0, "prediction='noise'"),
+    "prediction of data": (chain("data"), CHAIN, "noise", "index", 1.0, "prediction='data'"),
+    "prediction of velocity": (flow(), ss.RectifiedFlow(), "noise", "t", 1.0, "prediction='velocity'"),
+    "sign": (chain(sign=-1), CHAIN, "noise", "index", 1.0, "negate"),
+    "sign of velocity": (flow(-1), ss.RectifiedFlow(), "velocity", "t", 1.0, "negate"),
+    "direction": (flow(), ss.RectifiedFlow(), "velocity", lambda sde, t: 1 - t, 1.0, "the other way"),
+    "direction of a chain": (chain(), CHAIN, "noise", reversed_index, 1.0, "the other way"),
+    "time": (chain(), CHAIN, "noise", "t", 1.0, "index"),
+    "schedule": (chain(), ss.VPSDE.cosine(100), "noise", "index", 1.0, "path"),
+    "schedule of no name": (chain(), LONGER, "noise", "index", 1.0, "betas"),
+    "scale": (chain(), CHAIN, "noise", "index", 255.0, "the network's data are"),
+    "index": (chain(), CHAIN, "noise", index(1), 1.0, "-1"),
+    "index below": (chain(), CHAIN, "noise", index(-1), 1.0, "+1"),
+}
+ALL_WELL = {
+    "chain, noise": (chain(), CHAIN, "noise", "index"),
+    "chain, data": (chain("data"), CHAIN, "data", "index"),
+    "chain, velocity": (chain("velocity"), CHAIN, "velocity", "index"),
+    "flow": (flow(), ss.RectifiedFlow(), "velocity", "t"),
+    "edm": (Exact(ss.EDM(), "noise", lambda t: t), ss.EDM(), "noise", "t"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_named_with_its_remedy(name):
+    network, sde, prediction, time, factor, remedy = FAULTS[name]
+    found = diagnostics.check(ss.ScoreModel(network, sde, prediction, time=time), DATA * factor, generator(1))
+    assert not found.well
+    assert name.split()[0] in found.faults, found
+    assert remedy in found.verdict
+
+
+@pytest.mark.parametrize("name", ALL_WELL)
+def test_an_exact_network_is_well(name):
+    network, sde, prediction, time = ALL_WELL[name]
+    found = diagnostics.check(ss.ScoreModel(network, sde, prediction, time=time), DATA, generator(1))
+    assert found.well, found
+    assert "All is well" in str(found)
+    # The exact prediction is the best one, the linear guess the best linear one, and a guess of zero has 1.
+    assert all(at.network < at.linear < 1 for at in found.levels[1:-1])
+
+
+def test_a_network_that_ignores_its_time_or_is_not_trained_is_not_well():
+    blind = ss.ScoreModel(chain(), CHAIN, "noise", time=lambda sde, t: torch.full_like(t, 30.0))
+    assert set(diagnostics.check(blind, DATA, generator(1)).faults) & {"time ignored", "time", "schedule"}
+    torch.manual_seed(0)
+    untrained = ss.ScoreModel(networks.MLP(features=3), CHAIN, "noise")
+    assert set(diagnostics.check(untrained, DATA, generator(1)).faults) & {"time ignored", "training"}
+    wild = nn.Module()
+    wild.forward = lambda z, t: (5 * z).sin() * t[:, None]
+    untrained = ss.ScoreModel(wild, CHAIN, "noise", time="t")
+    assert "training" in diagnostics.check(untrained, DATA, generator(1)).faults
+
+
+def test_a_network_that_needs_whole_times_cannot_be_called_with_others():
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.exact = nn.Embedding(100, 1), chain()
+
+        def forward(self, z, told):
+            return self.exact(z, told) + 0 * self.table(told)
+
+    found = diagnostics.check(ss.ScoreModel(Embedded(), CHAIN, "noise", time="index"), DATA, generator(1))
+    assert found.faults[0] == "call"
+    assert "cannot be called as it is declared" in found.verdict
+    assert found.samples is None
+
+
+def test_what_check_cannot_read_is_refused():
+    with pytest.raises(TypeError, match="ScoreModel"):
+        diagnostics.check(MIXTURE.model(CHAIN), DATA)
+    with pytest.raises(ValueError, match="32"):
+        diagnostics.check(ss.ScoreModel(chain(), CHAIN), DATA[:31])
+
+
+def test_the_same_generator_gives_the_same_check_and_the_mode_is_kept():
+    model = ss.ScoreModel(chain(), CHAIN, "noise", time="index").train()
+    first, second = (diagnostics.check(model, DATA, generator(3)) for _ in range(2))
+    assert first.levels == second.levels
+    assert model.training
+
+
+# --- the linear guess ------------------------------------------------------------------------------------------------------
+
+
+def test_the_linear_guess_is_least_squares():
+    """Of 200,000 Gaussian samples; its error is the formula's within five standard errors, and no other linear map is better."""
+    a = torch.randn(3, 3, generator=generator(4), dtype=torch.float64)
+    x = torch.randn(200_000, 3, generator=generator(5), dtype=torch.float64) @ a.T + torch.tensor([1.0, -2.0, 0.5])
+    guess = LinearGuess.of(x)
+    alpha, sigma = 0.8, 0.6
+    eps = torch.randn(x.shape, generator=generator(6), dtype=torch.float64)
+    z = alpha * x + sigma * eps
+    design = torch.cat([z, torch.ones(len(z), 1)], 1)
+    best = design @ torch.linalg.lstsq(design, eps).solution
+    # The covariance of 2e5 samples is off by 2e-3 of its size, and a few z are 5 standard deviations from the mean.
+    torch.testing.assert_close(guess.noise(z, alpha, sigma), best, atol=5e-2, rtol=0)
+    squared = (guess.noise(z, alpha, sigma) - eps).square().mean(1)
+    assert float(squared.mean()) == pytest.approx(
+        guess.error(math.log(alpha / sigma)), abs=5 * float(squared.std()) / len(z) ** 0.5
+    )
+
+
+def test_the_guess_of_few_data_is_shrunk_as_sklearn_does():
+    covariance = pytest.importorskip("sklearn.covariance")
+    x = torch.randn(20, 50, generator=generator(7), dtype=torch.float64) * torch.linspace(0.1, 3, 50, dtype=torch.float64)
+    guess = LinearGuess.of(x)
+    own = guess.basis.T * (guess.variances - guess.rest) @ guess.basis + guess.rest * torch.eye(50)
+    torch.testing.assert_close(own, torch.as_tensor(covariance.ledoit_wolf(x.numpy())[0]))
+
+
+def test_the_level_inverts_the_error_and_a_scale_moves_it():
+    guess = LinearGuess.of(DATA)
+    for wanted in LEVELS:
+        assert guess.error(guess.level(wanted)) == pytest.approx(wanted, rel=1e-9)
+    assert guess.of_affine(10.0, 3.0).level(0.5) == pytest.approx(guess.level(0.5) - math.log(10))
+
+
+# --- readings and labels -----------------------------------------------------------------------------------------------------
+
+
+def noised(n=400):
+    x = MIXTURE.sample(n, generator(8))
+    return Noised(
+        x,
+        torch.randn(x.shape, generator=generator(9), dtype=torch.float64),
+        {},
+        LinearGuess.of(MIXTURE.sample(1000, generator(10))),
+    )
+
+
+@pytest.mark.parametrize("sde", [CHAIN, ss.RectifiedFlow(), ss.EDM()], ids=repr)
+@pytest.mark.parametrize("prediction", ["noise", "data", "velocity", "score"])
+def test_every_prediction_of_an_exact_network_has_the_same_error(sde, prediction):
+    """The noise that a prediction determines is that of the exact model."""
+    data = noised(50)
+    exact = MIXTURE.model(sde)
+    model = ss.ScoreModel(Exact(sde, prediction, lambda t: t), sde, prediction, time=None).double()
+    reading = Reading(sde, prediction, lambda sde, t: t)
+    for level in (2.0, 0.0, -2.0):
+        t = reading.t(level)
+        out, z = output(model, data, reading, t)
+        wanted = (exact.noise(z, t.expand(len(z))) - data.noise).square().mean(1)
+        torch.testing.assert_close(error(out, z, data, reading, t), wanted, rtol=1e-6, atol=1e-9)
+        assert float(wanted.mean()) < linear_error(data, reading, z, t)
+
+
+def test_the_best_label_of_a_shifted_time_is_the_shift():
+    data = noised()
+    sde = ss.EDM()
+    model = ss.ScoreModel(Exact(sde, "noise", lambda t: t), sde, "noise", time=None).double()
+    own = Reading(sde, "noise", lambda sde, t: t)
+    assert best_shift(model, data, own) == (0.0, 0.0)
+    shifted = Reading(sde, "noise", lambda sde, t: sde.time(sde.half_log_snr(t) - 0.5))
+    gain, shift = best_shift(model, data, shifted)
+    assert shift == 0.5
+    assert gain > 0.05
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_an_index_is_off_by_what_was_planted(offset):
+    model = ss.ScoreModel(chain(), CHAIN, "noise", time="index").double()
+    assert index_shift(model, noised(6000), Reading(CHAIN, "noise", index(offset))) == -offset
