@@ -25,7 +25,7 @@ from ..numerics.inputs import as_state
 from ..numerics.random import as_generator, randn
 from ..sde.linear import LinearSDE
 from ..sde.vp import VPChain
-from .labels import best_shift, ignores_time, index_shift
+from .labels import NUMBERS, best_shift, ignores_time, index_shift
 from .linear_guess import LinearGuess
 from .range import SampleRange, sample_range
 from .readings import LEVELS, Noised, Reading, error, linear_error, output, paths, predictions, scales, score_of_zero, scores, times
@@ -33,8 +33,6 @@ from .readings import LEVELS, Noised, Reading, error, linear_error, output, path
 # Data of the linear guess, of the errors, and of the first look at other readings.
 FITTED, TESTED, LOOKED = 1024, 64, 24
 LEAST = 32
-# Numbers of noise of the index test: errors of neighbouring labels are close, and events may have few coordinates.
-NUMBERS = 20_000
 # Of the mean log-ratio: another reading is better by this, a reading fits below this.
 BETTER, FITS = 0.1, 0.15
 # Mean log-gain of the best other label, above which the path is another one.
@@ -69,7 +67,7 @@ class Check:
             "training".
         remedies: a sentence for each fault.
         levels: errors by noise level, as the network is declared.
-        samples: those of DDIM beside the data; None where the network could not be called.
+        samples: those of DDIM beside the data; None where they are not finite, or the network cannot be called.
     """
 
     faults: tuple[str, ...]
@@ -122,27 +120,25 @@ def check(model: Model, x: Tensor, generator: Generator | None = None, **cond: A
     if len(x) < LEAST:
         raise ValueError(f"check needs {LEAST} data or more, got {len(x)}")
     generator = as_generator(generator)
-    data = _noised(x, generator, cond)
-    many = data.repeated(math.ceil(NUMBERS / data.x.numel()), generator)
+    tested = min(TESTED, len(x) // 4)
+    guess = LinearGuess.of(x[:-tested][-FITTED:])
+    data, many = (_noised(x, n, generator, cond, guess) for n in (tested, max(tested, math.ceil(NUMBERS / x[0].numel()))))
     declared = Reading(model.sde, model.prediction, model._network_time)
     training = model.training
     model.eval()
     try:
-        return _check(model, declared, data, many, x)
+        return _check(model, declared, data, many, x, generator)
     finally:
         model.train(training)
 
 
-def _noised(x: Tensor, generator: Generator | None, cond: dict[str, Any]) -> Noised:
-    """The last data with their noise, and the linear guess of the others."""
-    tested = min(TESTED, len(x) // 4)
-    split = len(x) - tested
-    own = {name: v[split:] if isinstance(v, Tensor) and v.ndim and len(v) == len(x) else v for name, v in cond.items()}
-    noise = randn(x[split:].shape, generator, dtype=x.dtype, device=x.device)
-    return Noised(x[split:], noise, own, LinearGuess.of(x[max(0, split - FITTED) : split]))
+def _noised(x: Tensor, n: int, generator: Generator | None, cond: dict[str, Any], guess: LinearGuess) -> Noised:
+    """The last n of the data, or all, with their noise."""
+    own = {name: v[-n:] if isinstance(v, Tensor) and v.ndim and len(v) == len(x) else v for name, v in cond.items()}
+    return Noised(x[-n:], randn(x[-n:].shape, generator, dtype=x.dtype, device=x.device), own, guess)
 
 
-def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: Tensor) -> Check:
+def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: Tensor, generator: Generator | None) -> Check:
     few = data.first(LOOKED)
     try:
         levels = tuple(_level(model, data, declared, wanted) for wanted in LEVELS)
@@ -153,13 +149,15 @@ def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: 
             return Check(("call",), (said,), (), None)
         return Check(("call", *_kinds(best)), (f"{said} It can be called with: {_remedy(best)}.",), (), None)
     samples = _samples(model, declared, data, x)
-    found = _faults(model, declared, data, few, many)
-    if not found and samples is not None and (reason := _unlike(samples)):
+    found = _faults(model, declared, data, few, many, generator)
+    if not found and (reason := _unlike(samples)):
         found = [("samples", reason)]
     return Check(tuple(kind for kind, _ in found), tuple(dict.fromkeys(words for _, words in found)), levels, samples)
 
 
-def _faults(model: ScoreModel, declared: Reading, data: Noised, few: Noised, many: Noised) -> list[tuple[str, str]]:
+def _faults(
+    model: ScoreModel, declared: Reading, data: Noised, few: Noised, many: Noised, generator: Generator | None
+) -> list[tuple[str, str]]:
     """Kinds and sentences: of another reading that fits better, of the labels, or of a network that no reading fits."""
     own = scores(model, few, [declared])[0]
     best, score = _best(model, few, [declared])
@@ -188,7 +186,7 @@ def _faults(model: ScoreModel, declared: Reading, data: Noised, few: Noised, man
             "Is it trained, in evaluation mode, and on these data?"
         )
         return [("training", words)]
-    if isinstance(declared.sde, VPChain) and (offset := index_shift(model, many, declared)):
+    if isinstance(declared.sde, VPChain) and (offset := index_shift(model, many, declared, generator)):
         return [("index", f"The index of the chain is off by one: tell the network the index {offset:+d}.")]
     return []
 
@@ -255,28 +253,29 @@ def _fits(data: Noised, reading: Reading, score: float) -> bool:
 
 @torch.no_grad()
 def _samples(model: ScoreModel, reading: Reading, data: Noised, x: Tensor) -> SampleRange | None:
-    """DDIM from the prior, uniform in lambda: z_s = alpha_s E[x | z_t] + sigma_s E[eps | z_t]."""
+    """DDIM from the prior, uniform in lambda: z_s = alpha_s E[x | z_t] + sigma_s E[eps | z_t]. None where the samples are not finite."""
     sde = reading.sde
     first, last = (sde.half_log_snr(reading.t(level)) for level in (-math.inf, math.inf))
-    grid = [reading.t(float(level)) for level in torch.linspace(float(first), float(last), STEPS + 1, dtype=torch.float64)]
+    levels = torch.linspace(float(first), float(last), STEPS + 1, dtype=torch.float64)
     z = sde.prior_std * data.noise
-    try:
-        for t, s in pairwise(grid):
-            noise = model.noise(z, t, **data.cond)
-            mean = (z - float(sde.sigma(t)) * noise) / float(sde.alpha(t))
-            z = float(sde.alpha(s)) * mean + float(sde.sigma(s)) * noise
-    except Exception:
-        return None
-    return sample_range(z.nan_to_num(math.inf, math.inf, -math.inf), x) if bool(z.isfinite().all()) else None
+    for t, s in pairwise(reading.t(float(level))[0] for level in levels):
+        noise = model.noise(z, t, **data.cond)
+        mean = (z - float(sde.sigma(t)) * noise) / float(sde.alpha(t))
+        z = float(sde.alpha(s)) * mean + float(sde.sigma(s)) * noise
+    return sample_range(z, x) if bool(z.isfinite().all()) else None
 
 
-def _unlike(samples: SampleRange) -> str:
+def _unlike(samples: SampleRange | None) -> str:
     """What is wrong with the samples, empty where nothing is."""
     wrong = (
-        f"the standard deviation of the samples is {samples.spread:.2g} times that of the data"
-        * (not NARROWEST <= samples.spread <= WIDEST),
-        f"the mean of the samples is off by {samples.drift:+.2g} standard deviations" * (abs(samples.drift) > DRIFT),
-        f"{samples.outside:.0%} of the coordinates leave the range of the data" * (samples.outside > OUTSIDE),
+        ("they are not finite",)
+        if samples is None
+        else (
+            f"the standard deviation of the samples is {samples.spread:.2g} times that of the data"
+            * (not NARROWEST <= samples.spread <= WIDEST),
+            f"the mean of the samples is off by {samples.drift:+.2g} standard deviations" * (abs(samples.drift) > DRIFT),
+            f"{samples.outside:.0%} of the coordinates leave the range of the data" * (samples.outside > OUTSIDE),
+        )
     )
     found = "; ".join(filter(None, wrong))
     remedy = (

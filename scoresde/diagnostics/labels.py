@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..models.score_model import ScoreModel
 from ..sde.vp import VPChain
@@ -21,6 +21,8 @@ SHIFTS = (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)
 BLIND = 0.02
 # Shares of a chain at which its index is tested, and the least index. The shift of the best index is off by 1 beyond 0.6.
 INDICES, LEAST_INDEX, SHIFT = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1), 5, 0.6
+# Least numbers of noise of this test: errors of neighbouring labels are close, and events may have few coordinates.
+NUMBERS = 20_000
 
 
 def _told_errors(model: ScoreModel, data: Noised, reading: Reading, t: Tensor, told: Iterable[Tensor]) -> list[Tensor]:
@@ -62,21 +64,25 @@ def ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
     return max(changes) < BLIND
 
 
-def index_shift(model: ScoreModel, data: Noised, reading: Reading) -> int:
+def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Generator | None) -> int:
     """-1 or 1 where the label of the next index fits better at small indices, else 0.
 
     A parabola through the errors with the labels i - 1, i and i + 1, added up over the indices, has its vertex at the best label. A sample's
-    error is larger by b with the label before and by a with the label after:
+    error is larger by b with the label before and by a with the label after, also added up over draws of noise:
 
         v = (sum b - sum a) / (2 (sum b + sum a)),    stderr(v) = (sum (b - a - 2 v (b + a))^2)^(1/2) / (2 (sum b + sum a)).
+
+    The draws of one sample are one term of the standard error: a sample of other data would have another best label.
     """
     assert isinstance(reading.sde, VPChain)
     steps = reading.sde.steps
     before, after = torch.zeros(2, len(data.x), dtype=torch.float64)
-    for index in {max(LEAST_INDEX, round(share * steps)) for share in INDICES}:
-        at = [torch.tensor([(index + 1 + shift) / steps], dtype=torch.float64) for shift in (-1, 0, 1)]
-        lower, own, higher = (e.cpu() for e in _told_errors(model, data, reading, at[1], at))
-        before, after = before + (lower - own) / own.mean(), after + (higher - own) / own.mean()
+    for _ in range(math.ceil(NUMBERS / data.x.numel())):
+        data = data.renewed(generator)
+        for index in sorted({max(LEAST_INDEX, round(share * steps)) for share in INDICES}):
+            at = [torch.tensor([(index + 1 + shift) / steps], dtype=torch.float64) for shift in (-1, 0, 1)]
+            lower, own, higher = (e.cpu() for e in _told_errors(model, data, reading, at[1], at))
+            before, after = before + (lower - own) / own.mean(), after + (higher - own) / own.mean()
     curvature = float(before.sum() + after.sum())
     if not math.isfinite(curvature) or curvature <= 0:
         return 0

@@ -86,13 +86,9 @@ class Noised:
     cond: Mapping[str, Any]
     guess: LinearGuess
 
-    def repeated(self, times: int, generator: Generator | None) -> Noised:
-        """Every sample this many times, with new noise."""
-        n = len(self.x)
-        own = [name for name, v in self.cond.items() if isinstance(v, Tensor) and v.ndim and len(v) == n]
-        cond = {name: torch.cat([v] * times) if name in own else v for name, v in self.cond.items()}
-        x = torch.cat([self.x] * times)
-        return replace(self, x=x, noise=randn(x.shape, generator, dtype=x.dtype, device=x.device), cond=cond)
+    def renewed(self, generator: Generator | None) -> Noised:
+        """The same samples with new noise."""
+        return replace(self, noise=randn(self.x.shape, generator, dtype=self.x.dtype, device=self.x.device))
 
     def first(self, n: int) -> Noised:
         """The first n of the data."""

@@ -89,6 +89,8 @@ def test_an_exact_network_is_well(name):
     found = diagnostics.check(ss.ScoreModel(network, sde, prediction, time=time), DATA, generator(1))
     assert found.well, found
     assert "All is well" in str(found)
+    assert found.samples is not None
+    assert found.samples.spread == pytest.approx(1, abs=0.3)  # 64 samples, of three modes
     # The exact prediction is the best one, the linear guess the best linear one, and a guess of zero has 1.
     assert all(at.network < at.linear < 1 for at in found.levels[1:-1])
 
@@ -214,4 +216,4 @@ def test_the_best_label_of_a_shifted_time_is_the_shift():
 @pytest.mark.parametrize("offset", [-1, 0, 1])
 def test_an_index_is_off_by_what_was_planted(offset):
     model = ss.ScoreModel(chain(), CHAIN, "noise", time="index").double()
-    assert index_shift(model, noised(6000), Reading(CHAIN, "noise", index(offset))) == -offset
+    assert index_shift(model, noised(1000), Reading(CHAIN, "noise", index(offset)), generator(2)) == -offset
