@@ -35,6 +35,8 @@ FITTED, TESTED, LOOKED = 1024, 64, 24
 LEAST = 32
 # Of the mean log-ratio: another reading is better by this, a reading fits below this.
 BETTER, FITS = 0.1, 0.15
+# A reading replaces one that was tried before if it is better by the first, and one with fewer changes by the second.
+EARLIER, SIMPLER = 0.02, 0.05
 # Mean log-gain of the best other label, above which the path is another one.
 GAIN = 0.08
 STEPS = 30
@@ -232,7 +234,7 @@ def _lowest(model: ScoreModel, data: Noised, readings: Iterable[Reading]) -> tup
         alike = list(predictions(reading))
         for one, score in zip(alike, scores(model, data, alike), strict=True):
             # The simpler reading stays unless the other one is better.
-            if best is None or score < lowest - (0.02 if len(one.changes) >= len(best.changes) else 0.0):
+            if best is None or score < lowest - (SIMPLER if len(one.changes) > len(best.changes) else EARLIER):
                 best, lowest = one, score
     assert best is not None
     return best, lowest
