@@ -14,9 +14,10 @@ author = "The scoresde authors"
 copyright = author
 version = release = scoresde.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "offline"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"scoresde {version}"
 
 myst_enable_extensions = ["dollarmath"]
@@ -52,5 +53,5 @@ def formulas(app, what, name, obj, options, lines):
 
 
 def setup(app):
-    make_api.write(Path(__file__).with_name("api.md"))
+    make_api.write(Path(app.srcdir) / "api.md")
     app.connect("autodoc-process-docstring", formulas, priority=400)  # napoleon comes at 500
