@@ -21,6 +21,10 @@ $$
 $$
 
 A [link](https://example.com) that a reader follows loads nothing.
+
+```{eval-rst}
+.. autofunction:: scoresde.sampling.sample
+```
 """
 
 
@@ -42,6 +46,9 @@ def test_a_page_has_its_formulas_and_loads_nothing(tmp_path):
     assert "\\tfrac" in pages["index.html"]  # for who copies the formula
     assert "<mfrac" in drawn
     assert "<mtable" in drawn
+
+    parameters = re.findall(r'class="sig-param"><span class="n"><span class="pre">(\w+)', pages["index.html"])
+    assert parameters[:5] == ["model", "shape", "solver", "steps", "nfe"]  # those of the function, not of its overloads
 
 
 def test_the_build_warns_of_what_it_cannot_show_without_a_network(tmp_path):
