@@ -4,6 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+from sphinx.pycode import ModuleAnalyzer
+
 import scoresde
 
 sys.path.append(str(Path(__file__).parent))
@@ -14,9 +16,12 @@ author = "The scoresde authors"
 copyright = author
 version = release = scoresde.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mathml", "offline"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
 html_title = f"scoresde {version}"
 
 myst_enable_extensions = ["dollarmath"]
@@ -32,6 +37,8 @@ autodoc_inherit_docstrings = False  # a solver lists what it adds to its base cl
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
+viewcode_line_numbers = True
 
 
 def formulas(app, what, name, obj, options, lines):
@@ -51,6 +58,15 @@ def formulas(app, what, name, obj, options, lines):
     lines[:] = out
 
 
+def one_signature(app, what, name, obj, options, signature, returns):
+    """Show the arguments that a reader passes: overloads are for the type checker and hide them in `**options`."""
+    if what == "function":
+        analyzer = ModuleAnalyzer.for_module(obj.__module__)
+        analyzer.analyze()
+        analyzer.overloads.clear()
+
+
 def setup(app):
-    make_api.write(Path(__file__).with_name("api.md"))
+    make_api.write(Path(app.srcdir))
+    app.connect("autodoc-process-signature", one_signature)
     app.connect("autodoc-process-docstring", formulas, priority=400)  # napoleon comes at 500

@@ -1,7 +1,8 @@
-"""docs/api.md from `__all__` and the docstrings. conf.py calls `write` in every build; the page is not committed.
+"""docs/api.md and docs/api/PACKAGE.md from `__all__` and the docstrings. conf.py calls `write` in every build; no page is committed.
 
-Packages come in the order of `PACKAGES`. A package lists its names by the module that defines them, after the docstring of that module, where
-the formulas are. A name that two packages export is described in one of them and linked from the other.
+docs/api.md has one line for every package and every name, in the order of `PACKAGES`. The page of a package lists its names by the module that
+defines them, after the docstring of that module, where the formulas are. A name that two packages export is described in one of them and linked
+from the other.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ SOLVER_COLUMNS = ("order", "convergence_order", "stochastic", "calls_per_step", 
 LOOP_COLUMNS = ("order", "stochastic", "calls_per_step")
 INTRODUCTION = """# API
 
+Every public name. A page for each package has the signatures, shapes, units and errors.
 Shapes are `(B, *event)` with any event shape; a time is a number or a tensor of shape `(B,)`, from 0 (data) to 1 (noise).
 Losses have shape `(B,)`, densities are in nats. Schedules and coefficients are float64; states have the dtype you give them.
 """
@@ -82,29 +84,65 @@ def directive(package: str, name: str, value: object) -> str:
 
 
 def reference(name: str, value: object) -> str:
-    """A link to the description of an object, or to the section of a package."""
+    """A link to the description of an object or of a module."""
     if isinstance(value, ModuleType):
-        return f"[`{name}`](#{value.__name__.replace('.', '')})"
+        page = max((package for package in PACKAGES if f"{value.__name__}.".startswith(f"{package}.")), key=len)
+        return f"[`{name}`](/api/{page}.md#{value.__name__.replace('.', '')})"
     role = "class" if inspect.isclass(value) else "func" if inspect.isfunction(value) else "data"
     return f"{{py:{role}}}`{name} <{home(name, value)}.{name}>`"
 
 
-def section(package: str) -> str:
-    """A package: its docstring, links to the names that are described elsewhere, and its own names, module by module."""
+def summary(value: object) -> str:
+    """The first sentence of a docstring; of data, what it is."""
+    if isinstance(value, ModuleType) or inspect.isclass(value) or inspect.isfunction(value):
+        paragraph = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+        sentence = re.split(r"(?<=[.])\s+(?=[A-Z`])", paragraph)[0]
+        return re.sub("[,:]$", ".", sentence).replace("|", "\\|")
+    if isinstance(value, dict):
+        return f"A dictionary of {len(value)} names."
+    return f"A tuple of {len(value)}." if isinstance(value, tuple) else "A value or a type."
+
+
+def own_names(package: str) -> dict[str, Any]:
+    """The public names that the page of a package describes."""
     names = public_names(package)
-    own = {name: value for name, value in names.items() if not isinstance(value, ModuleType) and home(name, value) == package}
+    return {name: value for name, value in names.items() if not isinstance(value, ModuleType) and home(name, value) == package}
+
+
+def table(names: dict[str, Any]) -> list[str]:
+    """Names with links and first sentences."""
+    rows = [f"| {reference(name, value)} | {summary(value)} |" for name, value in names.items()]
+    return ["", "| name | what it is |", "|---|---|", *rows, ""]
+
+
+def package_page(package: str) -> str:
+    """A package: its docstring, links to the names that are described elsewhere, and its own names, module by module."""
+    own = own_names(package)
     modules: dict[str, list[str]] = {package: []}
     for name, value in own.items():
         module = origin(value) if origin(value).startswith(package) else package
         modules.setdefault(module, []).append(directive(package, name, value))
-    lines = [f"## `{package}`", *block(f".. automodule:: {package}")]
-    elsewhere = [reference(name, value) for name, value in names.items() if name not in own]
-    lines += [f"Described elsewhere: {', '.join(elsewhere)}.\n"] if elsewhere else []
+    lines = [f"# `{package}`", *block(f".. automodule:: {package}")]
+    elsewhere = {name: value for name, value in public_names(package).items() if name not in own}
+    lines += ["Described on other pages:", *table(elsewhere)] if elsewhere else []
     lines += tables(package)
+    lines += ["On this page:", *table(own)] if len(own) > 1 else []
     for module, directives in modules.items():
         if module != package:
-            lines += [f"\n### `{module}`", *block(f".. automodule:: {module}\n   :no-index:")]
+            lines += [f"\n## `{module}`", *block(f".. automodule:: {module}\n   :no-index:")]
         lines += block(*directives)
+    return "\n".join(lines) + "\n"
+
+
+def landing_page() -> str:
+    """Every package with its first sentence, then every name with the same."""
+    toctree = ["```{toctree}", ":hidden:", "", *(f"api/{package}" for package in PACKAGES), "```", ""]
+    packages = {package: importlib.import_module(package) for package in PACKAGES}
+    lines = [INTRODUCTION, *toctree, "| package | what it holds |", "|---|---|"]
+    lines += [f"| [`{package}`](api/{package}.md) | {summary(module)} |" for package, module in packages.items()]
+    for package in PACKAGES:
+        names = public_names(package) if package == PACKAGES[0] else own_names(package)
+        lines += [f"\n## Names of `{package}`", *table(names)]
     return "\n".join(lines) + "\n"
 
 
@@ -138,12 +176,16 @@ def cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def write(path: Path) -> None:
-    """Write the page where it has changed."""
-    page = "\n".join([INTRODUCTION, *(section(package) for package in PACKAGES)])
-    if not path.exists() or path.read_text() != page:
-        path.write_text(page)
+def write(folder: Path) -> None:
+    """Write the pages that have changed, and remove those of packages that are gone."""
+    pages = {folder / "api.md": landing_page(), **{folder / "api" / f"{package}.md": package_page(package) for package in PACKAGES}}
+    (folder / "api").mkdir(exist_ok=True)
+    for path in set((folder / "api").glob("*.md")) - set(pages):
+        path.unlink()
+    for path, page in pages.items():
+        if not path.exists() or path.read_text() != page:
+            path.write_text(page)
 
 
 if __name__ == "__main__":
-    write(Path(__file__).with_name("api.md"))
+    write(Path(__file__).parent)

@@ -83,9 +83,6 @@ def sample(
             the times themselves. By default the solver's own; a solver that was selected for a model or fitted to it brings its times.
         tol: the error to stay below, rms per coordinate, for a cascade of `solvers.calibrate`. With `trajectory` the result has the `bound` of
             each sample.
-
-        Other arguments.
-
         generator: one stream of noise for the batch, or a list with one generator a sample.
         seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
         z: the state to start from, `(B, *event)`; by default the prior of `model.sde`, at `t_start` < 1 with the noise scale of that time.
