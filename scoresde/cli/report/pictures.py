@@ -70,9 +70,28 @@ def save_samples(x: Tensor, path: Path) -> None:
 
         Image.fromarray(picture(x).numpy()).save(path)
         return
+    scatter_figure(x).savefig(path, dpi=120, bbox_inches="tight")
+
+
+def scatter_figure(x: Tensor, like: Tensor | None = None) -> Any:
+    """A scatter plot of two coordinates, or a histogram of a single one. The axes are those of `like`, so that outliers are outside."""
     figure = _figure(5, 5)
-    _scatter(figure.subplots(), x)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    axis = figure.subplots()
+    _scatter(axis, x)
+    if like is not None:
+        flat = like.detach().cpu().reshape(len(like), -1)
+        low, high = flat.amin(0) - 0.1 * flat.std(0), flat.amax(0) + 0.1 * flat.std(0)
+        axis.set_xlim(float(low[0]), float(high[0]))
+        if flat.shape[1] > 1:
+            axis.set_ylim(float(low[1]), float(high[1]))
+    return figure
+
+
+def strip(x: Tensor) -> Any:
+    """Images `(N, channels, h, w)` as one row, a picture of PIL."""
+    from PIL import Image
+
+    return Image.fromarray((tiles(x, len(x)) * 255).round().to(torch.uint8).squeeze(-1).numpy())
 
 
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
