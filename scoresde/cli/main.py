@@ -1,4 +1,4 @@
-"""The command line: train, fit a solver, sample, compare, diagnose, audit."""
+"""The command line: train, fit a solver, sample, compare, report, diagnose, audit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .commands.audit import audit
 from .commands.compare import compare
 from .commands.diagnose import diagnose
 from .commands.fit import fit
+from .commands.report import report
 from .commands.sample import sample
 from .commands.train import train
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, fit, sample, compare, diagnose, audit):
+for command in (train, fit, sample, compare, report, diagnose, audit):
     app.command()(command)
 
 

@@ -10,6 +10,7 @@ from .page import density_table, diagnosis_markdown, markdown
 from .paired import FineSolve, PairedError
 from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_rows, save_samples
 from .sections import comparison_sections, lead
+from .showcase import bounds, guided, inpainted
 
 __all__ = [
     "CURVE_NFE",
@@ -22,6 +23,7 @@ __all__ = [
     "Field",
     "FineSolve",
     "PairedError",
+    "bounds",
     "compare",
     "comparison_sections",
     "density_table",
@@ -29,7 +31,9 @@ __all__ = [
     "diagnosis_markdown",
     "error_figure",
     "frechet_distance",
+    "guided",
     "html_page",
+    "inpainted",
     "is_image",
     "lead",
     "markdown",

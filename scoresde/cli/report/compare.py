@@ -34,6 +34,7 @@ class Comparison:
     """The measurements of a comparison.
 
     Attributes:
+        entries: the solvers, each once.
         rows: a table row for each entry, by column names.
         samples: the samples of each entry, `(len(seeds), *event)` on the CPU, in the order of the seeds.
         fine: the fine solve of the first seeds, at most 256.
@@ -41,9 +42,10 @@ class Comparison:
         curves: for each deterministic solver, pairs `(nfe, error)` of `error_curves`.
         without_curve: the solvers that were asked for and are not among them.
         yardstick: the real samples, and the distances to them.
-        kernel: the kernel distance of each entry, where there are samples enough for it.
+        frechet, kernel: the distances of each entry, where there are samples enough for them.
     """
 
+    entries: list[Entry]
     rows: list[dict[str, object]]
     samples: dict[str, Tensor]
     fine: FineSolve
@@ -51,6 +53,7 @@ class Comparison:
     curves: dict[str, list[tuple[int, float]]]
     without_curve: list[str]
     yardstick: Yardstick
+    frechet: dict[str, float]
     kernel: dict[str, KernelDistance]
 
     @property
@@ -94,6 +97,7 @@ def compare(
     yardstick = Yardstick.of(reference, real_pair, len(seeds), None if classifier is None else classifier.body)
     rows: list[dict[str, object]] = []
     samples: dict[str, Tensor] = {}
+    frechet: dict[str, float] = {}
     kernel: dict[str, KernelDistance] = {}
     cond = cond_to_device(conditions or {}, model.device)
     # The first calls of a network are slower than the rest.
@@ -124,7 +128,7 @@ def compare(
     for row, (name, x) in zip(rows, samples.items(), strict=True):
         shown = x if classifier is None else x.clamp(-1, 1)
         if not yardstick.no_frechet:
-            row["Frechet distance"] = yardstick.frechet(shown)
+            row["Frechet distance"] = frechet[name] = yardstick.frechet(shown)
         if not yardstick.no_kernel:
             kernel[name] = yardstick.kernel(shown)
         if classifier is not None:
@@ -137,4 +141,6 @@ def compare(
     }
     curves = error_curves(model, fine.first(CURVE_SAMPLES), curve_solvers, curve_nfe) if curve_nfe else {}
     asked = dict.fromkeys(solver.label if isinstance(solver, Entry) else solver for solver in curve_solvers)
-    return Comparison(rows, samples, fine, paired, curves, [label for label in asked if label not in curves], yardstick, kernel)
+    return Comparison(
+        entries, rows, samples, fine, paired, curves, [label for label in asked if label not in curves], yardstick, frechet, kernel
+    )

@@ -28,7 +28,7 @@ GLOSSARY = {
     "Frechet distance": "Distance between Gaussians of the same mean and covariance as the samples and as the data. Not an FID: "
     "compare only numbers of one table.",
     "kernel distance": "Squared maximum mean discrepancy with a cubic kernel, as in KID, without bias: around 0 for equal distributions.",
-    "fitted solver": "Coefficients and times fitted to this network by `scoresde fit`. Its samples use no other network.",
+    "fitted solver": "Coefficients and times fitted to this network by scoresde fit. The network itself stays as it is.",
     "bound": "Calibrated so that 95 % of new samples have an error below it. It costs no further network call.",
     "guidance": "Twice the network calls push a sample towards its class. Weight 1 is the class alone, weight 0 no class.",
     "posterior": "Samples that agree with an observation, here with the pixels that are seen. Nothing is trained for it.",
@@ -52,6 +52,11 @@ class Picture:
     plot: bool = False
 
 
+def number(value: float, digits: int = 2) -> str:
+    """A number with so many digits that count."""
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells of text; the first column names the row."""
@@ -66,32 +71,29 @@ class Section:
 
     Attributes:
         title: its heading.
-        text: paragraphs above the table.
+        text: paragraphs above the rest.
+        facts: descriptions by name.
         table, pictures: may be missing.
         note: a paragraph below, about n and units.
         terms: keys of `GLOSSARY` that the section uses.
     """
 
     title: str
-    text: Sequence[str]
+    text: Sequence[str] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
     table: Table | None = None
     pictures: Sequence[Picture] = ()
     note: str = ""
-    terms: Sequence[str] = field(default=())
+    terms: Sequence[str] = ()
 
 
 def html_page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page, with a glossary of the terms that its sections use."""
+    """The page, which ends with the terms that its sections use."""
     used = {term for section in sections for term in section.terms}
-    environment = Environment(
-        loader=PackageLoader("scoresde.cli.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    glossary = {term: said for term, said in GLOSSARY.items() if term in used}
-    return environment.get_template("page.html").render(title=title, lead=lead, sections=sections, glossary=glossary)
+    terms = Section("Terms", facts={term: said for term, said in GLOSSARY.items() if term in used})
+    loader = PackageLoader("scoresde.cli.report", ".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("page.html").render(title=title, lead=lead, sections=[*sections, terms])
 
 
 def plotted(figure: Any, label: str, alt: str) -> Picture:

@@ -122,7 +122,9 @@ def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Pat
     error_figure(curves, error).savefig(path, dpi=120, bbox_inches="tight")
 
 
-def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]], error: str = TO_FINE_SOLVE) -> Any:
+def error_figure(
+    curves: Mapping[str, Sequence[tuple[int, float]]], error: str = TO_FINE_SOLVE, size: tuple[float, float] = (6, 4.2)
+) -> Any:
     """A plot of error against network calls, both logarithmic. `curves` maps the name of a solver to its `(nfe, error)` pairs.
 
     The axis ends at `CLIP` times the largest error of a typical curve, so that one that explodes leaves room for the others. Errors above are
@@ -131,8 +133,9 @@ def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]], error: str =
     Args:
         curves: by the name of the solver.
         error: what the error is, for the axis.
+        size: of the figure, in inches.
     """
-    figure = _figure(6, 4.2)
+    figure = _figure(*size)
     axis = figure.subplots()
     bottom, top = _limits(curves)
     for (name, pairs), marker in zip(curves.items(), cycle("osDv<>Pp*"), strict=False):
@@ -151,6 +154,22 @@ def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]], error: str =
     ticks = _ticks(curves)
     axis.set_xticks(ticks, [str(nfe) for nfe in ticks])
     axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def bound_figure(bound: Tensor, error: Tensor) -> Any:
+    """The errors of samples against their bounds, both logarithmic, with the line where they are equal."""
+    figure = _figure(4.8, 3.9)
+    axis = figure.subplots()
+    holds = error <= bound
+    axis.loglog(bound[holds], error[holds], "o", ms=4, alpha=0.6, label=f"within the bound: {int(holds.sum())}")
+    if not holds.all():
+        axis.loglog(bound[~holds], error[~holds], "s", ms=5, label=f"beyond it: {int((~holds).sum())}")
+    ends = [float(bound.min()), float(bound.max())]
+    axis.plot(ends, ends, "k--", lw=1)
+    axis.set(xlabel="bound", ylabel="rms error against the fine solve")
     axis.grid(alpha=0.3)
     axis.legend()
     return figure

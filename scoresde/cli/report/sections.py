@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ...models.score_model import ScoreModel
 from ...report import KernelDistance
+from ...sampling.registry import DEFAULT
 from ...train.experiment import Experiment
 from .compare import CURVE_SAMPLES, Comparison
-from .html import Section, Table, plotted, strips
+from .html import Section, Table, number, plotted, strips
 from .paired import FINE_STEPS, PairedError
 from .pictures import error_figure, is_image
 
@@ -33,23 +34,21 @@ def about(run: Path, experiment: Experiment, model: ScoreModel) -> Section:
     if recipe.label_dropout:
         classes += f", left out of {recipe.label_dropout:.0%} of the training samples"
     network = f"{type(model.network).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"
-    rows = [
-        ("folder", str(run)),
-        ("data", f"{Path(experiment.data).name}, {_shape(experiment.event)}, {experiment.held_out} samples held out"),
-        ("network", f"{network}, {experiment.prediction} prediction{classes}"),
-        (
-            "process",
-            f"{experiment.process}" + (f", {experiment.steps} steps" if experiment.process in ("linear", "cosine") else ""),
-        ),
-        ("training", f"{recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}"),
-    ]
-    return Section("The run", [], Table(("", "this run"), rows))
+    chain = f", {experiment.steps} steps" if experiment.process in ("linear", "cosine") else ""
+    facts = {
+        "folder": str(run),
+        "data": f"{Path(experiment.data).name}, {_shape(experiment.event)}, {experiment.held_out} samples held out",
+        "network": f"{network}, {experiment.prediction} prediction{classes}",
+        "process": experiment.process + chain,
+        "training": f"{recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}",
+    }
+    return Section("The run", facts=facts)
 
 
 def lead(found: Comparison) -> str:
     """The smallest error of few calls, in one sentence."""
     fine = found.fine
-    rows = [(name, calls, found.paired[key]) for key, name, calls in _rows(found) if key in found.paired]
+    rows = [(name, calls, found.paired[key]) for key, name, calls in _entries(found) if key in found.paired]
     if not rows:
         return (
             "All solvers are stochastic: their samples are others than those of the fine solve, so that there is no paired error."
@@ -57,9 +56,9 @@ def lead(found: Comparison) -> str:
     few = [row for row in rows if row[1] <= FEW_CALLS] or rows
     name, calls, error = min(few, key=lambda row: row[2].rms)
     return (
-        f"With {calls} network calls, {name} is {error.rms:.2g} from the fine solve of {FINE_STEPS} calls "
-        f"(rms {unit(fine.x)}; 95 % interval {error.low:.2g} to {error.high:.2g}; n = {len(fine.x)} samples). "
-        f"Samples of different seeds are {fine.scale:.2g} apart."
+        f"With {calls} network calls, {name} is {number(error.rms)} from the fine solve of {FINE_STEPS} calls "
+        f"(rms {unit(fine.x)}; 95 % interval {number(error.low)} to {number(error.high)}; n = {len(fine.x)} samples). "
+        f"Samples of different seeds are {number(fine.scale)} apart."
     )
 
 
@@ -67,33 +66,33 @@ def errors(found: Comparison) -> Section:
     """The paired error of each solver, with its interval."""
     fine = found.fine
     n = str(len(fine.x))
-    rows = [("fine solve", str(FINE_STEPS), f"floor {fine.floor:.2g}", "", "", n)]
-    for key, name, calls in sorted(_rows(found), key=lambda row: row[2]):
+    rows = [("fine solve", str(FINE_STEPS), f"floor {number(fine.floor)}", "", "", n)]
+    for key, name, calls in _entries(found):
         cells = paired_cells(found.paired[key]) if key in found.paired else ("stochastic", "", "")
         rows.append((name, str(calls), *cells, n if key in found.paired else ""))
     return Section(
         "Error of each solver",
         [
-            "Every solver starts from the same seeds as the fine solve. What is left between two samples of one seed is the solver's error."
+            "All solvers start from the seeds of the fine solve. Between two samples of one seed there is the error of the solver alone."
         ],
-        Table(("solver", "network calls", "rms error", "95 % interval", "median", "n"), rows),
+        table=Table(("solver", "network calls", "rms error", "95 % interval", "median", "n"), rows),
         note=f"Errors are {unit(fine.x)}. Floor: the fine solve moves by as much when it takes {FINE_STEPS // 2} steps. "
-        f"For scale: samples of different seeds are {fine.scale:.2g} apart.",
+        f"For scale: samples of different seeds are {number(fine.scale)} apart. {_defaults(found)}",
         terms=("network call", "fine solve", "paired error", "rms", "interval", "floor", "stochastic solver", "fitted solver"),
     )
 
 
 def paired_cells(error: PairedError) -> tuple[str, str, str]:
     """The cells of an error: rms, interval, median."""
-    return f"{error.rms:.2g}", f"{error.low:.2g} to {error.high:.2g}", f"{error.median:.2g}"
+    return number(error.rms), f"{number(error.low)} to {number(error.high)}", number(error.median)
 
 
 def samples(found: Comparison) -> Section:
     """Samples of the same seeds, a row for each solver, the fine solve first."""
     fine = found.fine
     rows = {f"fine solve, {FINE_STEPS} calls": fine.x}
-    for key, name, calls in _rows(found):
-        error = f", rms error {found.paired[key].rms:.2g}" if key in found.paired else ", stochastic"
+    for key, name, calls in _entries(found):
+        error = f", rms error {number(found.paired[key].rms)}" if key in found.paired else ", stochastic"
         rows[f"{name}, {calls} calls{error}"] = found.samples[key]
     said = f"Each column is one seed. Errors are {unit(fine.x)}, over n = {len(fine.x)} samples. A stochastic solver makes other samples."
     return sample_rows("Samples", said, rows)
@@ -109,8 +108,8 @@ def curve(found: Comparison) -> Section:
     """The error plot."""
     n = min(CURVE_SAMPLES, len(found.fine.x))
     named = {_name(label): pairs for label, pairs in found.curves.items()}
-    figure = error_figure(named, "rms error against the fine solve")
-    listed = "; ".join(f"{label} " + ", ".join(f"{nfe}: {error:.2g}" for nfe, error in pairs) for label, pairs in named.items())
+    figure = error_figure(named, "rms error against the fine solve", (4.8, 3.9))
+    listed = "; ".join(f"{label} " + ", ".join(f"{nfe}: {number(error)}" for nfe, error in pairs) for label, pairs in named.items())
     left_out = f" Not here: {', '.join(map(_name, found.without_curve))}, not deterministic." if found.without_curve else ""
     return Section(
         "Error against network calls",
@@ -127,15 +126,15 @@ def distances(found: Comparison) -> Section:
     one, other = map(len, yardstick.pair)
     frechet, kernel = yardstick.no_frechet, yardstick.no_kernel
     rows = []
-    for row, (key, name, calls) in zip(found.rows, _rows(found), strict=True):
-        distance = frechet or f"{row['Frechet distance']:.3g}", kernel or _kernel(found.kernel[key])
+    for key, name, calls in _entries(found):
+        distance = frechet or number(found.frechet[key], 3), kernel or _kernel(found.kernel[key])
         rows.append((name, str(calls), *distance, str(yardstick.n)))
-    floor = frechet or f"{found.floor:.3g}", kernel or _kernel(yardstick.kernel_floor)
+    floor = frechet or number(found.floor, 3), kernel or _kernel(yardstick.kernel_floor)
     rows.append(("floor: real data", "", *floor, f"{one} and {other}"))
     return Section(
         "Distance to real data",
         ["The network's errors count here too, so that the distances of good solvers differ little. Read them beside their floor."],
-        Table(("solver", "network calls", "Frechet distance", "kernel distance", "n"), rows),
+        table=Table(("solver", "network calls", "Frechet distance", "kernel distance", "n"), rows),
         note=f"In {yardstick.name}: squares in their units for the Frechet distance, no unit for the kernel distance with its standard "
         f"error. n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
         terms=("floor", "Frechet distance", "kernel distance"),
@@ -148,16 +147,27 @@ def unit(x: Tensor) -> str:
 
 
 def _kernel(distance: KernelDistance) -> str:
-    return f"{distance.value:.2g} +- {distance.stderr:.1g}"
+    return f"{number(distance.value)} ± {number(distance.stderr, 1)}"
 
 
-def _rows(found: Comparison) -> list[tuple[str, str, int]]:
-    """Key, name and network calls of each entry."""
-    return [(key, _name(str(row["solver"])), int(str(row["NFE"]))) for key, row in zip(found.samples, found.rows, strict=True)]
+def _entries(found: Comparison) -> list[tuple[str, str, int]]:
+    """Key, name and network calls of each entry, the cheapest first."""
+    named = [(str(entry), _name(entry.label), int(str(row["NFE"]))) for entry, row in zip(found.entries, found.rows, strict=True)]
+    return sorted(named, key=lambda entry: entry[2])
+
+
+def _defaults(found: Comparison) -> str:
+    """What the default was for each of its budgets."""
+    chosen = [
+        f"{row['solver']} with {row['NFE']} calls"
+        for entry, row in zip(found.entries, found.rows, strict=True)
+        if entry.solver == DEFAULT
+    ]
+    return f"Chosen: {'; '.join(chosen)}." if chosen else ""
 
 
 def _name(solver: str) -> str:
-    """The name of a solver; of the file of a fitted one, the file's."""
+    """The name of a solver; of the file of a fitted one, that of the file."""
     return f"fitted solver {Path(solver).stem}" if solver.endswith(".safetensors") else solver
 
 
