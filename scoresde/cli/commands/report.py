@@ -47,13 +47,14 @@ def report(
             model, nfe, shape=experiment.event, trajectories=trajectories, refine=REFINE, batch_size=batch_size,
             cond=cond_to_device(calibration, model.device), progress=sys.stderr.isatty(),
         )  # fmt: skip
-        files.append(str(out / f"{nfe}-calls.safetensors"))
+        files.append(str(out / f"fitted-{nfe}.safetensors"))
         fitted.save(files[-1])
         print(f"{files[-1]}: {fitted}", flush=True)
     seeds = range(samples)
     found = reports.compare(
         model, [reports.parse_entry(text) for text in (*ENTRIES, *files)], held_out.x, (training.x[:samples], held_out.x), seeds=seeds,
         batch_size=batch_size, conditions=labels(experiment, seeds), curve_solvers=(*reports.CURVE_SOLVERS, *files),
+        progress=sys.stderr.isatty(),
     )  # fmt: skip
     compared = reports.comparison_sections(run, experiment, model, found)
     shown = [reports.bounds(model, fitted, found.fine, trajectories, calibration)]

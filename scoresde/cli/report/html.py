@@ -22,7 +22,7 @@ GLOSSARY = {
     "fine solve": "Samples of 200 steps of dpm++3m. Few solvers come closer to what the network itself describes.",
     "paired error": "Distance between a sample and that of the fine solve from the same seed. The solver alone makes it.",
     "rms": "Root of the mean square, here over all coordinates of all samples.",
-    "interval": "With a probability of 95 % it holds the rms error over new seeds: percentiles of 2000 bootstrap samples.",
+    "interval": "Bootstrap of the n samples, 95 %. Where rms is far above the median, few samples decide and the interval is too narrow.",
     "stochastic solver": "It draws noise on the way, so that its samples are others than those of the fine solve.",
     "floor": "The smallest value that means something. For a distance to data: that between two sets of real samples.",
     "Frechet distance": "Distance between Gaussians of the same mean and covariance as the samples and as the data. Not an FID: "

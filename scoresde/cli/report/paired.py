@@ -84,7 +84,8 @@ class PairedError(NamedTuple):
     Attributes:
         each: the rms distance per coordinate of each sample to that of the fine solve, `(n,)`.
         rms, median: of them.
-        low, high: the ends of a bootstrap interval for the rms over new samples, with the probability 0.95.
+        low, high: the ends of a bootstrap interval for the rms over new samples, nominally of probability 0.95. On the mixture of the tests it
+            holds in 91 % of cases for 100 samples, in 95 % for 200. Heavier tails make it hold less often.
     """
 
     each: Tensor

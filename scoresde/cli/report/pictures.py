@@ -88,10 +88,15 @@ def scatter_figure(x: Tensor, like: Tensor | None = None) -> Any:
 
 
 def strip(x: Tensor) -> Any:
-    """Images `(N, channels, h, w)` as one row, a picture of PIL."""
+    """Images `(N, channels, h, w)` in [-1, 1] as one row, enlarged, with gaps that let the page through: a picture of PIL."""
     from PIL import Image
 
-    return Image.fromarray((tiles(x, len(x)) * 255).round().to(torch.uint8).squeeze(-1).numpy())
+    scale, gap = max(1, round(64 / max(x.shape[2:]))), 8
+    shown = ((x.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    opaque = torch.cat([shown, torch.full_like(shown[:, :1], 255)], 1)
+    enlarged = repeat(opaque, "n c h w -> n c (h a) (w b)", a=scale, b=scale)
+    row = rearrange(torch.nn.functional.pad(enlarged, (0, gap)), "n c h w -> h (n w) c")[:, :-gap]
+    return Image.fromarray(row.contiguous().numpy(), "RGBA")
 
 
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
@@ -155,23 +160,23 @@ def error_figure(
     axis.set_xticks(ticks, [str(nfe) for nfe in ticks])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend()
+    # Below the plot, where it hides no curve.
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
 def bound_figure(bound: Tensor, error: Tensor) -> Any:
-    """The errors of samples against their bounds, both logarithmic, with the line where they are equal."""
+    """The errors of samples against their bounds, with the line where they are equal."""
     figure = _figure(4.8, 3.9)
     axis = figure.subplots()
     holds = error <= bound
-    axis.loglog(bound[holds], error[holds], "o", ms=4, alpha=0.6, label=f"within the bound: {int(holds.sum())}")
-    if not holds.all():
-        axis.loglog(bound[~holds], error[~holds], "s", ms=5, label=f"beyond it: {int((~holds).sum())}")
-    ends = [float(bound.min()), float(bound.max())]
-    axis.plot(ends, ends, "k--", lw=1)
-    axis.set(xlabel="bound", ylabel="rms error against the fine solve")
+    axis.plot(bound[holds], error[holds], "o", ms=4, alpha=0.6, label=f"within the bound: {int(holds.sum())}")
+    axis.plot(bound[~holds], error[~holds], "s", ms=5, label=f"beyond it: {int((~holds).sum())}")
+    end = float(bound.max())
+    axis.plot([0, end], [0, end], "k--", lw=1, label="error = bound")
+    axis.set(xlabel="bound", ylabel="rms error against the fine solve", xlim=(0, None), ylim=(0, None))
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

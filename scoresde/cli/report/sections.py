@@ -18,7 +18,7 @@ from .paired import FINE_STEPS, PairedError
 from .pictures import error_figure, is_image
 
 # Images of a row, and the calls up to which the first sentence looks for the smallest error.
-COLUMNS, FEW_CALLS = 12, 10
+COLUMNS, FEW_CALLS = 10, 10
 
 
 def comparison_sections(run: Path, experiment: Experiment, model: ScoreModel, found: Comparison) -> list[Section]:
@@ -55,10 +55,11 @@ def lead(found: Comparison) -> str:
         )
     few = [row for row in rows if row[1] <= FEW_CALLS] or rows
     name, calls, error = min(few, key=lambda row: row[2].rms)
+    others = sorted((row for row in rows if row[1] == calls and row[0] != name), key=lambda row: row[2].rms)
+    said = f" Others with {calls} calls: " + ", ".join(f"{row[0]} {number(row[2].rms)}" for row in others) + "." if others else ""
     return (
         f"With {calls} network calls, {name} is {number(error.rms)} from the fine solve of {FINE_STEPS} calls "
-        f"(rms {unit(fine.x)}; 95 % interval {number(error.low)} to {number(error.high)}; n = {len(fine.x)} samples). "
-        f"Samples of different seeds are {number(fine.scale)} apart."
+        f"(rms {unit(fine.x)}; 95 % interval {number(error.low)} to {number(error.high)}; n = {len(fine.x)} samples).{said}"
     )
 
 
@@ -133,7 +134,9 @@ def distances(found: Comparison) -> Section:
     rows.append(("floor: real data", "", *floor, f"{one} and {other}"))
     return Section(
         "Distance to real data",
-        ["The network's errors count here too, so that the distances of good solvers differ little. Read them beside their floor."],
+        [
+            "The network's errors count here too, so that good solvers differ little. Values near the floor or below it rank nothing."
+        ],
         table=Table(("solver", "network calls", "Frechet distance", "kernel distance", "n"), rows),
         note=f"In {yardstick.name}: squares in their units for the Frechet distance, no unit for the kernel distance with its standard "
         f"error. n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
@@ -168,7 +171,7 @@ def _defaults(found: Comparison) -> str:
 
 def _name(solver: str) -> str:
     """The name of a solver; of the file of a fitted one, that of the file."""
-    return f"fitted solver {Path(solver).stem}" if solver.endswith(".safetensors") else solver
+    return Path(solver).stem if solver.endswith(".safetensors") else solver
 
 
 def _shape(event: tuple[int, ...]) -> str:

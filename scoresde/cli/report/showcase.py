@@ -25,8 +25,8 @@ CONFIDENCE = 0.95
 # Calls of the solver with guidance, and the weights.
 GUIDED_CALLS, WEIGHTS = 10, (0.0, 1.0, 2.0, 4.0)
 
-# Of the inpainting: digits, posterior samples of each, steps, and the standard deviation of the noise of the observation.
-OBSERVED, DRAWS, POSTERIOR_STEPS, NOISE = 8, 8, 30, 0.1
+# Of the inpainting: images, posterior samples of each, steps, and the standard deviation of the noise of the observation.
+OBSERVED, DRAWS, POSTERIOR_STEPS, NOISE = 32, 8, 30, 0.1
 
 
 def bounds(model: ScoreModel, solver: FittedSolver, fine: FineSolve, noises: int, calibration: dict[str, Tensor]) -> Section:
@@ -55,7 +55,7 @@ def bounds(model: ScoreModel, solver: FittedSolver, fine: FineSolve, noises: int
     order = bound.argsort()[torch.linspace(0, len(bound) - 1, min(COLUMNS, len(bound))).round().long()]
     held = int((error <= bound).sum())
     rows = [("bound", *(number(float(bound[k])) for k in order)), ("error", *(number(float(error[k])) for k in order))]
-    seeds = [f"seed {fine.seeds[int(k)]}" for k in order]
+    seeds = [str(fine.seeds[int(k)]) for k in order]
     pictures = strips(
         {f"fine solve, {FINE_STEPS} calls": fine.x[order], f"{solver.nfe} calls": x[order]}, "samples, sorted by their bound"
     )
@@ -65,7 +65,7 @@ def bounds(model: ScoreModel, solver: FittedSolver, fine: FineSolve, noises: int
             f"The fitted solver of {solver.nfe} calls states for each sample how far it is at most from the fine solve, at no further call. "
             f"{held} of {len(error)} new samples are within their bound; the calibration asks for {CONFIDENCE:.0%}."
         ],
-        table=Table(("", *seeds), rows),
+        table=Table(("seed", *seeds), rows),
         pictures=[
             *pictures,
             plotted(bound_figure(bound, error), "Each dot is a sample; below the line the bound holds.", "error by bound"),
@@ -94,9 +94,8 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
             guidance.Guided(model, weight), (count, *held_out.x.shape[1:]), nfe=GUIDED_CALLS, seeds=range(count), batch_size=batch_size,
             label=label.to(model.device),
         ).cpu()  # fmt: skip
-        right = float((classifier.probabilities(x.clamp(-1, 1)).argmax(1) == label).double().mean())
-        error = (right * (1 - right) / count) ** 0.5
-        rows.append((f"weight {weight:g}", str(each * GUIDED_CALLS), f"{right:.0%} ± {error:.0%}", str(count)))
+        right = int((classifier.probabilities(x.clamp(-1, 1)).argmax(1) == label).sum())
+        rows.append((f"weight {weight:g}", str(each * GUIDED_CALLS), f"{right} of {count}"))
         pictures[f"weight {weight:g}, {each * GUIDED_CALLS} calls"] = x
     accuracy = float((classifier.probabilities(held_out.x).argmax(1) == held_out.labels).double().mean())
     section = sample_rows("Classes, with guidance", "", {name: x[:classes] for name, x in pictures.items()})
@@ -105,9 +104,9 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
         [
             "The columns are the classes in turn, the rows the weights of guidance from the same seeds. The default solver draws them."
         ],
-        table=Table(("", "network calls", "in their class", "n"), rows),
+        table=Table(("", "network calls", "in their class"), rows),
         pictures=section.pictures,
-        note=f"In their class: the share that a classifier of the training data sees there, with its standard error. It is right on "
+        note=f"In their class: samples that a classifier, trained on the training data, sees in the class that was asked for. It is right on "
         f"{accuracy:.0%} of {len(held_out.x)} held-out samples.",
         terms=("guidance", "network call"),
     )
@@ -143,7 +142,8 @@ def inpainted(model: Model, x: Tensor, typical: Tensor) -> Section:
         ("one posterior sample", error(drawn[:, 0])),
         ("mean of the training images", error(typical.to(x).expand_as(x))),
     ]
-    pictures = {"truth": x, "observation": y, "posterior sample": drawn[:, 0], "another": drawn[:, 1], "mean": drawn.mean(1)}
+    rows_of = {"truth": x, "observation": y, "posterior sample": drawn[:, 0], "another": drawn[:, 1], "mean": drawn.mean(1)}
+    pictures = {name: images[:COLUMNS] for name, images in rows_of.items()}
     return Section(
         "Inpainting",
         [
@@ -153,6 +153,7 @@ def inpainted(model: Model, x: Tensor, typical: Tensor) -> Section:
         table=Table(("in the hidden pixels", "rms error"), rows),
         pictures=strips(pictures, "images"),
         note=f"Errors are {unit(x)}, over {len(x)} images of {int(hidden.sum())} hidden pixels. The noise has standard deviation {NOISE:g}. "
-        f"The mean is over {DRAWS} samples of each, {run.network_calls:g} network calls a sample (pigdm with sde-dpm++2m).",
+        f"The mean is over {DRAWS} samples of each image. A single sample is further away, as it is one of several possible images. It takes "
+        f"{run.network_calls:g} network calls (pigdm with sde-dpm++2m).",
         terms=("posterior", "rms", "network call"),
     )
