@@ -4,18 +4,15 @@ BIN := .venv/bin
 
 .PHONY: demo demo-short demo-mnist test mutants lint types examples docs bench bench-fitted bench-overhead bench-training bench-audit bench-conditional bench-processes bench-gpu clean
 
-demo: .venv/ready-demo ## train on real 8x8 digits, compare solvers, draw pictures: about 4 minutes
-	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297
-	$(BIN)/scoresde sample runs/demo --out runs/demo/samples.png
-	$(BIN)/scoresde compare runs/demo --samples 200
-	$(BIN)/scoresde compare runs/demo --out runs/demo/all --samples 1797 --against all --no-curves \
-	  --solver ddim:50 --solver dpm++2m:10 --solver dpm++2m:20
+demo: .venv/ready-demo ## train on real 8x8 digits and show what the network can do: runs/demo/report.html, about 4 minutes
+	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297 --conditional --label-dropout 0.15
+	$(BIN)/scoresde report runs/demo --trajectories 64
 
 demo-short: .venv/ready-demo ## the demo in half a minute, for CI: the digits are not yet readable
 	rm -rf runs/short
-	$(BIN)/scoresde train digits --out runs/short --prediction velocity --held-out 297 --iterations 100
-	$(BIN)/scoresde sample runs/short --out runs/short/samples.png
-	$(BIN)/scoresde compare runs/short --samples 16 --solver ancestral:100 --solver ddim:20 --solver dpm++2m:10 --solver default:10
+	$(BIN)/scoresde train digits --out runs/short --prediction velocity --held-out 297 --conditional --label-dropout 0.15 \
+	  --iterations 100 --width 8
+	$(BIN)/scoresde report runs/short --samples 16 --trajectories 40
 
 demo-mnist: .venv/ready-mnist ## the same on real 28x28 digits: about 11 minutes
 	$(BIN)/scoresde train mnist --out runs/mnist --prediction velocity --process cosine --iterations 4500 --ema 0.998 \

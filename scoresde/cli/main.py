@@ -1,4 +1,4 @@
-"""The command line: train, fit a solver, sample, compare, check, diagnose, audit."""
+"""The command line: train, fit a solver, sample, compare, report, check, diagnose, audit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .commands.check import check
 from .commands.compare import compare
 from .commands.diagnose import diagnose
 from .commands.fit import fit
+from .commands.report import report
 from .commands.sample import sample
 from .commands.train import train
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, fit, sample, compare, check, diagnose, audit):
+for command in (train, fit, sample, compare, report, check, diagnose, audit):
     app.command()(command)
 
 

@@ -141,11 +141,11 @@ def test_curves_without_a_size_are_drawn_too():
 
 
 def test_the_adaptive_ode_has_one_error_and_stochastic_solvers_have_none():
-    from scoresde.cli.report.compare import error_curves
+    from scoresde.cli.report.paired import error_curves, fine_solve
 
     model = ss.ScoreModel(Exact(mixture().model(SDES["ddpm"])), SDES["ddpm"], "data", time="t")
     entries = [report.Entry("adaptive", 500), "gotta-go-fast", "sde-dpm++2m", "heun", report.Entry("heun", 9, "karras"), "plms"]
-    curves = error_curves(model, (2,), entries, (3, 4, 5), count=8)
+    curves = error_curves(model, fine_solve(model, (2,), range(8)), entries, (3, 4, 5))
     assert list(curves) == ["adaptive", "heun", "heun (karras)", "plms"]
     ((calls, error),) = curves["adaptive"]
     assert calls == ss.sample(model, (8, 2), "adaptive", seeds=range(8), trajectory=True).nfe
@@ -155,16 +155,17 @@ def test_the_adaptive_ode_has_one_error_and_stochastic_solvers_have_none():
 
 
 def test_a_solver_whose_states_are_not_finite_has_an_infinite_error(monkeypatch):
-    module = importlib.import_module("scoresde.cli.report.compare")
+    module = importlib.import_module("scoresde.cli.report.paired")
 
     def explode(model, shape, solver, **options):
         if getattr(solver, "nfe", None) == 3:
             raise FloatingPointError("step 2")
         return ss.sample(model, shape, solver, **options)
 
-    monkeypatch.setattr(module, "sample", explode)
     model = ss.ScoreModel(Exact(mixture().model(SDES["ddpm"])), SDES["ddpm"], "data", time="t")
-    curves = module.error_curves(model, (2,), ["ddim"], (3, 4), count=4)
+    fine = module.fine_solve(model, (2,), range(4))
+    monkeypatch.setattr(module, "sample", explode)
+    curves = module.error_curves(model, fine, ["ddim"], (3, 4))
     assert curves["ddim"][0] == (3, float("inf"))
     assert 0 < curves["ddim"][1][1] < 1
 

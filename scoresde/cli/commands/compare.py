@@ -30,7 +30,7 @@ DEFAULT_ENTRIES = (
 def compare(
     run: RunFolder,
     out: Annotated[
-        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder for report.md and pictures; by default RUN.")
+        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder for report.html and pictures; by default RUN.")
     ] = None,
     solver: Annotated[
         list[str] | None,
@@ -54,8 +54,9 @@ def compare(
 ) -> None:
     """Compare solvers on a trained RUN.
 
-    All solvers sample from the same seeds. Prints a table and writes report.md, a picture with a row of samples for each solver, and a plot of
-    the error against the number of network calls: of the deterministic ones among the given solvers, without --solver of a few common ones.
+    All solvers sample from the same seeds. Prints a table and writes report.html, one file with all pictures in it, and its parts: report.md, a
+    picture with a row of samples for each solver, and a plot of the error against the number of network calls: of the deterministic ones among
+    the given solvers, without --solver of a few common ones.
     """
     entries = [report.parse_entry(text) for text in solver or DEFAULT_ENTRIES]
     if features not in ("pixels", "classifier"):
@@ -87,11 +88,18 @@ def compare(
         report.save_error_plot(result.curves, out / "error.png")
     table = tabulate(result.rows, headers="keys", tablefmt="github", floatfmt=".3g")
     note = (
-        f"Frechet distance in {result.features} between {samples} samples of each solver and {len(reference)} real ones "
+        f"Frechet distance {result.yardstick.no_frechet}."
+        if result.yardstick.no_frechet
+        else f"Frechet distance in {result.yardstick.name} between {samples} samples of each solver and {len(reference)} real ones "
         f"({against} data). Floor: {len(real_pair[0])} real samples are at {result.floor:.3g} from {len(real_pair[1])} others. "
         "Not an FID: compare only numbers of one table."
     )
     if curves and result.without_curve:
         note += f" No error is plotted for {', '.join(result.without_curve)}: it is for deterministic solvers."
     (out / "report.md").write_text(report.markdown(run, experiment, table, note, bool(result.curves)))
-    print(f"{table}\n\n{note}\n\nwritten: {out}/report.md, compare.png" + (", error.png" if result.curves else ""))
+    title, sections = (
+        f"{run.name}: one network, {len(result.rows)} solvers",
+        report.comparison_sections(run, experiment, model, result),
+    )
+    (out / "report.html").write_text(report.html_page(title, report.lead(result), sections), encoding="utf-8")
+    print(f"{table}\n\n{note}\n\nwritten: {out}/report.html, report.md, compare.png" + (", error.png" if result.curves else ""))

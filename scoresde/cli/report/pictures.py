@@ -70,9 +70,33 @@ def save_samples(x: Tensor, path: Path) -> None:
 
         Image.fromarray(picture(x).numpy()).save(path)
         return
+    scatter_figure(x).savefig(path, dpi=120, bbox_inches="tight")
+
+
+def scatter_figure(x: Tensor, like: Tensor | None = None) -> Any:
+    """A scatter plot of two coordinates, or a histogram of a single one. The axes are those of `like`, so that outliers are outside."""
     figure = _figure(5, 5)
-    _scatter(figure.subplots(), x)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    axis = figure.subplots()
+    _scatter(axis, x)
+    if like is not None:
+        flat = like.detach().cpu().reshape(len(like), -1)
+        low, high = flat.amin(0) - 0.1 * flat.std(0), flat.amax(0) + 0.1 * flat.std(0)
+        axis.set_xlim(float(low[0]), float(high[0]))
+        if flat.shape[1] > 1:
+            axis.set_ylim(float(low[1]), float(high[1]))
+    return figure
+
+
+def strip(x: Tensor) -> Any:
+    """Images `(N, channels, h, w)` in [-1, 1] as one row, enlarged, with gaps that let the page through: a picture of PIL."""
+    from PIL import Image
+
+    scale, gap = max(1, round(64 / max(x.shape[2:]))), 8
+    shown = ((x.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    opaque = torch.cat([shown, torch.full_like(shown[:, :1], 255)], 1)
+    enlarged = repeat(opaque, "n c h w -> n c (h a) (w b)", a=scale, b=scale)
+    row = rearrange(torch.nn.functional.pad(enlarged, (0, gap)), "n c h w -> h (n w) c")[:, :-gap]
+    return Image.fromarray(row.contiguous().numpy(), "RGBA")
 
 
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
@@ -103,7 +127,9 @@ def save_error_plot(curves: Mapping[str, Sequence[tuple[int, float]]], path: Pat
     error_figure(curves, error).savefig(path, dpi=120, bbox_inches="tight")
 
 
-def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]], error: str = TO_FINE_SOLVE) -> Any:
+def error_figure(
+    curves: Mapping[str, Sequence[tuple[int, float]]], error: str = TO_FINE_SOLVE, size: tuple[float, float] = (6, 4.2)
+) -> Any:
     """A plot of error against network calls, both logarithmic. `curves` maps the name of a solver to its `(nfe, error)` pairs.
 
     The axis ends at `CLIP` times the largest error of a typical curve, so that one that explodes leaves room for the others. Errors above are
@@ -112,8 +138,9 @@ def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]], error: str =
     Args:
         curves: by the name of the solver.
         error: what the error is, for the axis.
+        size: of the figure, in inches.
     """
-    figure = _figure(6, 4.2)
+    figure = _figure(*size)
     axis = figure.subplots()
     bottom, top = _limits(curves)
     for (name, pairs), marker in zip(curves.items(), cycle("osDv<>Pp*"), strict=False):
@@ -133,7 +160,23 @@ def error_figure(curves: Mapping[str, Sequence[tuple[int, float]]], error: str =
     axis.set_xticks(ticks, [str(nfe) for nfe in ticks])
     axis.minorticks_off()
     axis.grid(alpha=0.3)
-    axis.legend()
+    # Below the plot, where it hides no curve.
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def bound_figure(bound: Tensor, error: Tensor) -> Any:
+    """The errors of samples against their bounds, with the line where they are equal."""
+    figure = _figure(4.8, 3.9)
+    axis = figure.subplots()
+    holds = error <= bound
+    axis.plot(bound[holds], error[holds], "o", ms=4, alpha=0.6, label=f"within the bound: {int(holds.sum())}")
+    axis.plot(bound[~holds], error[~holds], "s", ms=5, label=f"beyond it: {int((~holds).sum())}")
+    end = float(bound.max())
+    axis.plot([0, end], [0, end], "k--", lw=1, label="error = bound")
+    axis.set(xlabel="bound", ylabel="rms error against the fine solve", xlim=(0, None), ylim=(0, None))
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

@@ -1,0 +1,52 @@
+"""The solvers that a command is asked for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ... import grids
+from ...sampling import Plan, registry
+from ...tuning import load_solver
+
+
+class Entry(NamedTuple):
+    """A solver, by name or by file, its number of steps, and its grid (None: the solver's own)."""
+
+    solver: str
+    steps: int
+    grid: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.solver} {self.steps}" + (f" {self.grid}" if self.grid else "")
+
+    @property
+    def label(self) -> str:
+        """The solver and its grid, for any number of steps."""
+        return self.solver + (f" ({self.grid})" if self.grid else "")
+
+
+def parse_entry(text: str) -> Entry:
+    """The entry of a text `NAME:STEPS`, `NAME:STEPS:GRID` or of the file of a fitted solver, as on the command line.
+
+    Raises:
+        ValueError: the text has another form, or no solver or grid has the name.
+        FileNotFoundError: there is no such file.
+    """
+    if text.endswith(".safetensors"):
+        return Entry(text, load_solver(text).nfe)
+    name, *rest = text.split(":")
+    if not 1 <= len(rest) <= 2 or not rest[0].isdigit() or int(rest[0]) < 1:
+        raise ValueError(
+            f"{text!r} is not NAME:STEPS or NAME:STEPS:GRID (dpm++2m:10, ddim:20:quadratic), nor the .safetensors file of a solver"
+        )
+    name = registry.spelled(name)
+    if len(rest) == 2:
+        grids.get(rest[1])
+    return Entry(name, int(rest[0]), rest[1] if len(rest) == 2 else None)
+
+
+def used(name: str, planned: Plan) -> str:
+    """The name of a solver and its grid in a plan; for `default` the solver too that it is for this budget."""
+    parts = [registry.name_of(planned.solver)] if name.lower() == registry.DEFAULT else []
+    parts += [f"grid {planned.grid_name}"] if planned.grid_name else []
+    return name + (f" ({', '.join(parts)})" if parts else "")

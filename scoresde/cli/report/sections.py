@@ -1,0 +1,179 @@
+"""The sections of a comparison: the run, errors against the fine solve, samples, the error plot, distances to data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ...models.score_model import ScoreModel
+from ...report import KernelDistance
+from ...sampling.registry import DEFAULT
+from ...train.experiment import Experiment
+from .compare import CURVE_SAMPLES, Comparison
+from .html import Section, Table, number, plotted, strips
+from .paired import FINE_STEPS, PairedError
+from .pictures import error_figure, is_image
+
+# Images of a row, and the calls up to which the first sentence looks for the smallest error.
+COLUMNS, FEW_CALLS = 10, 10
+
+
+def comparison_sections(run: Path, experiment: Experiment, model: ScoreModel, found: Comparison) -> list[Section]:
+    """All that a comparison can show, the errors first."""
+    sections = [errors(found), samples(found), *([curve(found)] if found.curves else []), distances(found)]
+    return [*sections, about(run, experiment, model)]
+
+
+def about(run: Path, experiment: Experiment, model: ScoreModel) -> Section:
+    """What was trained, on what, and how."""
+    recipe = experiment.recipe
+    classes = f", {experiment.classes} classes" if experiment.conditional else ", no classes"
+    if recipe.label_dropout:
+        classes += f", left out of {recipe.label_dropout:.0%} of the training samples"
+    network = f"{type(model.network).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"
+    chain = f", {experiment.steps} steps" if experiment.process in ("linear", "cosine") else ""
+    facts = {
+        "folder": str(run),
+        "data": f"{Path(experiment.data).name}, {_shape(experiment.event)}, {experiment.held_out} samples held out",
+        "network": f"{network}, {experiment.prediction} prediction{classes}",
+        "process": experiment.process + chain,
+        "training": f"{recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}",
+    }
+    return Section("The run", facts=facts)
+
+
+def lead(found: Comparison) -> str:
+    """The smallest error of few calls, in one sentence."""
+    fine = found.fine
+    rows = [(name, calls, found.paired[key]) for key, name, calls in _entries(found) if key in found.paired]
+    if not rows:
+        return (
+            "All solvers are stochastic: their samples are others than those of the fine solve, so that there is no paired error."
+        )
+    few = [row for row in rows if row[1] <= FEW_CALLS] or rows
+    name, calls, error = min(few, key=lambda row: row[2].rms)
+    others = sorted((row for row in rows if row[1] == calls and row[0] != name), key=lambda row: row[2].rms)
+    said = f" Others with {calls} calls: " + ", ".join(f"{row[0]} {number(row[2].rms)}" for row in others) + "." if others else ""
+    return (
+        f"With {calls} network calls, {name} is {number(error.rms)} from the fine solve of {FINE_STEPS} calls "
+        f"(rms {unit(fine.x)}; 95 % interval {number(error.low)} to {number(error.high)}; n = {len(fine.x)} samples).{said}"
+    )
+
+
+def errors(found: Comparison) -> Section:
+    """The paired error of each solver, with its interval."""
+    fine = found.fine
+    n = str(len(fine.x))
+    rows = [("fine solve", str(FINE_STEPS), f"floor {number(fine.floor)}", "", "", n)]
+    for key, name, calls in _entries(found):
+        cells = paired_cells(found.paired[key]) if key in found.paired else ("stochastic", "", "")
+        rows.append((name, str(calls), *cells, n if key in found.paired else ""))
+    return Section(
+        "Error of each solver",
+        [
+            "All solvers start from the seeds of the fine solve. Between two samples of one seed there is the error of the solver alone."
+        ],
+        table=Table(("solver", "network calls", "rms error", "95 % interval", "median", "n"), rows),
+        note=f"Errors are {unit(fine.x)}. Floor: the fine solve moves by as much when it takes {FINE_STEPS // 2} steps. "
+        f"For scale: samples of different seeds are {number(fine.scale)} apart. {_defaults(found)}",
+        terms=("network call", "fine solve", "paired error", "rms", "interval", "floor", "stochastic solver", "fitted solver"),
+    )
+
+
+def paired_cells(error: PairedError) -> tuple[str, str, str]:
+    """The cells of an error: rms, interval, median."""
+    return number(error.rms), f"{number(error.low)} to {number(error.high)}", number(error.median)
+
+
+def samples(found: Comparison) -> Section:
+    """Samples of the same seeds, a row for each solver, the fine solve first."""
+    fine = found.fine
+    rows = {f"fine solve, {FINE_STEPS} calls": fine.x}
+    for key, name, calls in _entries(found):
+        error = f", rms error {number(found.paired[key].rms)}" if key in found.paired else ", stochastic"
+        rows[f"{name}, {calls} calls{error}"] = found.samples[key]
+    said = f"Each column is one seed. Errors are {unit(fine.x)}, over n = {len(fine.x)} samples. A stochastic solver makes other samples."
+    return sample_rows("Samples", said, rows)
+
+
+def sample_rows(title: str, text: str, rows: Mapping[str, Tensor]) -> Section:
+    """A section of rows of samples; of images the first columns."""
+    shown = {label: x[:COLUMNS] if is_image(x) else x for label, x in rows.items()}
+    return Section(title, [text], pictures=strips(shown, "samples"))
+
+
+def curve(found: Comparison) -> Section:
+    """The error plot."""
+    n = min(CURVE_SAMPLES, len(found.fine.x))
+    named = {_name(label): pairs for label, pairs in found.curves.items()}
+    figure = error_figure(named, "rms error against the fine solve", (4.8, 3.9))
+    listed = "; ".join(f"{label} " + ", ".join(f"{nfe}: {number(error)}" for nfe, error in pairs) for label, pairs in named.items())
+    left_out = f" Not here: {', '.join(map(_name, found.without_curve))}, not deterministic." if found.without_curve else ""
+    return Section(
+        "Error against network calls",
+        ["Lower is better, further left is cheaper. Both axes are logarithmic."],
+        pictures=[plotted(figure, "", f"rms error by network calls. {listed}")],
+        note=f"Errors are {unit(found.fine.x)}, over n = {n} samples.{left_out}",
+        terms=("network call", "fine solve", "paired error", "rms"),
+    )
+
+
+def distances(found: Comparison) -> Section:
+    """The Frechet and the kernel distance of each solver to data, beside their floors."""
+    yardstick, reference = found.yardstick, len(found.yardstick.reference)
+    one, other = map(len, yardstick.pair)
+    frechet, kernel = yardstick.no_frechet, yardstick.no_kernel
+    rows = []
+    for key, name, calls in _entries(found):
+        distance = frechet or number(found.frechet[key], 3), kernel or _kernel(found.kernel[key])
+        rows.append((name, str(calls), *distance, str(yardstick.n)))
+    floor = frechet or number(found.floor, 3), kernel or _kernel(yardstick.kernel_floor)
+    rows.append(("floor: real data", "", *floor, f"{one} and {other}"))
+    return Section(
+        "Distance to real data",
+        [
+            "The network's errors count here too, so that good solvers differ little. Values near the floor or below it rank nothing."
+        ],
+        table=Table(("solver", "network calls", "Frechet distance", "kernel distance", "n"), rows),
+        note=f"In {yardstick.name}: squares in their units for the Frechet distance, no unit for the kernel distance with its standard "
+        f"error. n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
+        terms=("floor", "Frechet distance", "kernel distance"),
+    )
+
+
+def unit(x: Tensor) -> str:
+    """The unit of a distance between samples, in words."""
+    return "per pixel, whose values run from -1 to 1" if is_image(x) else "per coordinate, in units of the data"
+
+
+def _kernel(distance: KernelDistance) -> str:
+    return f"{number(distance.value)} ± {number(distance.stderr, 1)}"
+
+
+def _entries(found: Comparison) -> list[tuple[str, str, int]]:
+    """Key, name and network calls of each entry, the cheapest first."""
+    named = [(str(entry), _name(entry.label), int(str(row["NFE"]))) for entry, row in zip(found.entries, found.rows, strict=True)]
+    return sorted(named, key=lambda entry: entry[2])
+
+
+def _defaults(found: Comparison) -> str:
+    """What the default was for each of its budgets."""
+    chosen = [
+        f"{row['solver']} with {row['NFE']} calls"
+        for entry, row in zip(found.entries, found.rows, strict=True)
+        if entry.solver == DEFAULT
+    ]
+    return f"Chosen: {'; '.join(chosen)}." if chosen else ""
+
+
+def _name(solver: str) -> str:
+    """The name of a solver; of the file of a fitted one, that of the file."""
+    return Path(solver).stem if solver.endswith(".safetensors") else solver
+
+
+def _shape(event: tuple[int, ...]) -> str:
+    size = math.prod(event)
+    return f"{size} dimensions" + (f" ({' x '.join(map(str, event))})" if len(event) > 1 else "")

@@ -1,0 +1,236 @@
+"""The page of a comparison: its numbers are computed here once more, and a browser shows all of it and asks nobody for anything."""
+
+import dataclasses
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import scoresde as ss
+from scoresde import networks
+from scoresde.cli import app, commands, report
+from scoresde.cli.report.distances import Yardstick
+from scoresde.cli.report.paired import fine_solve, paired_error
+from scoresde.train import Experiment
+
+from ..conftest import SDES, generator, mixture
+
+run = CliRunner()
+TRAIN = ["--iterations", "4", "--batch-size", "8", "--width", "8", "--device", "cpu"]
+
+
+class Exact(torch.nn.Module):
+    """The exact data prediction of a mixture on a chain, as a network."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.weight = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, z, t):
+        return self.model.data(z, t)
+
+
+class Elements(HTMLParser):
+    """The tags of a page with their attributes, and the cells of its tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self.open = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        self.open = tag in ("td", "th")
+
+    def handle_endtag(self, tag):
+        self.open = False
+
+    def handle_data(self, data):
+        if self.open:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def exact():
+    chain = SDES["ddpm"]
+    return ss.ScoreModel(Exact(mixture().model(chain)), chain, "data", time="t")
+
+
+@pytest.fixture(scope="module")
+def compared(exact):
+    x = mixture().sample(400, generator())
+    entries = [report.Entry("ddim", 6), report.Entry("ancestral", 5), report.Entry("heun", 3, "karras")]
+    return report.compare(
+        exact, entries, x[200:], (x[:200], x[200:]), seeds=range(7, 307), batch_size=64, curve_nfe=(4,), progress=False
+    )
+
+
+def test_the_headline_is_the_distance_to_the_fine_solve(exact, compared):
+    """Measured here once more, by other means: the moments of the squared distances of 256 seeds."""
+    shape, seeds = (256, 2), range(7, 263)
+    fine = ss.sample(exact, shape, "dpm++3m", steps=200, seeds=seeds)
+    rows = Elements(
+        report.html_page("a run", report.lead(compared), report.comparison_sections(Path("run"), EXPERIMENT, exact, compared))
+    ).rows
+    assert rows[0] == ["solver", "network calls", "rms error", "95 % interval", "median", "n"]
+    shown = {row[0]: row for row in rows[1:5]}
+    for name, solver, options in (("ddim", "ddim", {"steps": 6}), ("heun (karras)", "heun", {"steps": 3, "grid": "karras"})):
+        squares = (ss.sample(exact, shape, solver, seeds=seeds, **options) - fine).square().double().mean(1)
+        rms, error = float(squares.mean().sqrt()), float(squares.std() / 16)
+        _, calls, shown_rms, interval, median, n = shown[name]
+        assert (calls, n) == (str({"ddim": 6, "heun (karras)": 5}[name]), "256")
+        assert float(shown_rms) == pytest.approx(rms, rel=0.05)
+        assert float(median) == pytest.approx(float(squares.sqrt().median()), rel=0.05)
+        # By the central limit theorem for the mean square; the digits shown cost 5 %.
+        low, high = ((float(squares.mean()) + sign * 1.96 * error) ** 0.5 for sign in (-1, 1))
+        assert [float(end) for end in interval.split(" to ")] == pytest.approx([low, high], rel=0.12)
+    assert shown["ancestral"][2:] == ["stochastic", "", "", ""]
+    assert f"{shown['ddim'][2]} from the fine solve" in report.lead(compared)
+    assert "n = 256 samples" in report.lead(compared)
+
+
+def test_the_interval_covers_the_rms_of_new_seeds(exact):
+    """20 intervals of 100 seeds, against the rms over all 2000; a few large errors make such intervals hold in 91 % of cases."""
+    fine = fine_solve(exact, (2,), range(2000), batch_size=2000)
+    x = ss.sample(exact, (2000, 2), "ddim", steps=6, seeds=range(2000))
+    whole, covered = paired_error(x, fine), 0
+    for k in range(20):
+        part = slice(100 * k, 100 * (k + 1))
+        found = paired_error(x[part], dataclasses.replace(fine, x=fine.x[part]))
+        assert found.low < found.rms < found.high < 2 * found.low
+        covered += found.low < whole.rms < found.high
+    assert covered >= 15
+
+
+def test_the_floor_of_the_fine_solve_is_below_all_errors(compared):
+    assert 0 < compared.fine.floor < 0.1 * min(error.rms for error in compared.paired.values())
+    assert compared.fine.scale == pytest.approx(float((2 * compared.fine.x.var(0).mean()).sqrt()), rel=0.1)
+
+
+def test_distances_are_shown_where_there_are_samples_enough():
+    x = torch.randn(100, 1, 4, 4, generator=generator())
+    few, many = Yardstick.of(x, (x[:50], x[50:]), 16), Yardstick.of(x, (x[:50], x[50:]), 17)
+    assert few.no_frechet == "not shown: 16 samples in 16 dimensions"
+    assert not many.no_frechet
+    assert Yardstick.of(x, (x[:9], x[50:]), 60).no_frechet == "not shown: 9 samples in 16 dimensions"
+    assert few.no_kernel == "not shown: 16 samples in 16 dimensions"
+    assert not Yardstick.of(x, (x[:50], x[50:]), 20).no_kernel
+    same, other = many.kernel(torch.randn(50, 1, 4, 4, generator=generator(1))), many.kernel(x[:50] + 1)
+    assert abs(same.value) < 4 * same.stderr
+    assert other.value > 5 * other.stderr
+
+
+def test_the_page_shows_no_distance_of_few_samples():
+    model = ss.ScoreModel(networks.UNet(3, width=8), SDES["ddpm"], "data")
+    x = torch.randn(40, 3, 8, 8, generator=generator())
+    found = report.compare(model, [report.Entry("ddim", 2)], x, (x[:20], x[20:]), seeds=range(4), curve_nfe=(), progress=False)
+    text = report.html_page("a run", report.lead(found), report.comparison_sections(Path("run"), EXPERIMENT, model, found))
+    assert [row for row in Elements(text).rows if row[0] == "ddim"][1] == [
+        "ddim",
+        "2",
+        *["not shown: 4 samples in 192 dimensions"] * 2,
+        "4",
+    ]
+    assert "Frechet distance" not in found.rows[0]
+
+
+EXPERIMENT = Experiment("digits", event=(1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The pages of `compare` and of `report` of a conditional run on digits, hardly trained, and of a comparison in two dimensions."""
+    folder = tmp_path_factory.mktemp("run")
+    train = ["train", "digits", "--out", str(folder), "--prediction", "velocity", "--conditional", "--label-dropout", "0.2", *TRAIN]
+    assert run.invoke(app, train, catch_exceptions=False).exit_code == 0
+    made, patch = {}, pytest.MonkeyPatch()
+    # Short fits: how good they are is not what the page is tested for.
+    patch.setattr(commands.report, "FITTED_CALLS", (3, 4))
+    patch.setattr(commands.report, "REFINE", 0)
+    for command, options in (
+        ("compare", ["--samples", "4", "--solver", "ddim:3", "--solver", "ancestral:3"]),
+        ("report", ["--samples", "16", "--trajectories", "40"]),
+    ):
+        out = tmp_path_factory.mktemp(command)
+        result = run.invoke(app, [command, str(folder), "--out", str(out), *options], catch_exceptions=False)
+        assert result.exit_code == 0
+        assert "report.html" in result.output
+        made[command] = out / "report.html"
+    patch.undo()
+    return made
+
+
+SECTIONS = {
+    "compare": ["Error of each solver", "Samples", "Error against network calls", "Distance to real data", "The run", "Terms"],
+    "report": [
+        "Error of each solver", "Samples", "Error against network calls", "Distance to real data", "A bound for each sample",
+        "Classes, with guidance", "Inpainting", "The run", "Terms",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings(
+    "ignore:the error .* is against a reference", "ignore:samples of the reference", "ignore:this solver was fitted"
+)
+@pytest.mark.parametrize("command", SECTIONS)
+def test_a_page_is_one_file(pages, command):
+    text = pages[command].read_text()
+    found = Elements(text)
+    assert re.findall(r"<h2>(.*)</h2>", text) == SECTIONS[command]
+    for tag, attributes in found.tags:
+        assert tag not in ("script", "iframe", "object", "embed")
+        for name in ("src", "href", "srcset"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert tag != "img" or attributes["alt"]
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def browser(monkeypatch):
+    """Chromium without a window; it may not look for a driver on the net."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("no chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        "headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-quic", "disable-background-networking",
+        "disable-component-update", "disable-sync", "disable-dev-shm-usage",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    monkeypatch.setenv("SE_OFFLINE", "true")
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+
+
+@pytest.mark.parametrize("command", SECTIONS)
+def test_a_browser_shows_all_and_asks_nobody(pages, monkeypatch, command):
+    driver = browser(monkeypatch)
+    try:
+        for width in (400, 1400):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            driver.get(pages[command].as_uri())
+            assert driver.execute_script("return innerWidth") == width
+            assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+            widths = driver.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
+            assert widths
+            assert all(widths)
+        assert driver.get_log("browser") == []
+        messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+        urls = {m["params"]["request"]["url"].split(":")[0] for m in messages if m["method"] == "Network.requestWillBeSent"}
+        assert urls <= {"file", "data"}
+        assert "file" in urls
+    finally:
+        driver.quit()
