@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ... import grids
@@ -16,6 +17,7 @@ from ...models.score_model import ScoreModel
 from ...numerics.batching import batches, cond_to_device, index_cond
 from ...report import frechet_distance
 from ...sampling import Plan, plan, registry, sample
+from ...sampling.auto import NOISES
 from ...solvers.tuned import TunedSolver
 from ...tuning import load_solver
 from .features import Classifier
@@ -27,6 +29,8 @@ RECOGNISED = 0.9
 FINE_SOLVER, FINE_STEPS = "dpm++3m", 200
 
 # The error plot where no solver is named, and its numbers of network calls per sample.
+# Names whose budget is a number of calls, of which their steps may be one more.
+BY_CALLS = (registry.DEFAULT, registry.AUTO)
 CURVE_SOLVERS = (registry.DEFAULT, "dpm++2m", "unipc2", "heun", "ddim")
 CURVE_NFE = (3, 4, 5, 6, 8, 10, 15, 20)
 
@@ -69,7 +73,7 @@ def parse_entry(text: str) -> Entry:
 
 def used(name: str, planned: Plan) -> str:
     """The name of a solver and its grid in a plan; for `default` the solver too that it is for this budget."""
-    parts = [registry.name_of(planned.solver)] if name.lower() == registry.DEFAULT else []
+    parts = [registry.name_of(planned.solver)] if name.lower() in BY_CALLS else []
     parts += [f"grid {planned.grid_name}"] if planned.grid_name else []
     return name + (f" ({', '.join(parts)})" if parts else "")
 
@@ -137,6 +141,7 @@ def compare(
     def first(count: int) -> dict[str, Any]:
         return index_cond(cond, slice(0, count), len(seeds))
 
+    pilot = index_cond(cond, torch.arange(NOISES) % len(seeds), len(seeds))
     # The first calls of a network are slower than the rest.
     sample(model, (1, *event), "ddim", steps=2, **first(1))
     calls: list[int] = []
@@ -144,9 +149,9 @@ def compare(
         for entry in entries:
             calls.clear()
             began = time.perf_counter()
-            # The default is for a number of calls, of which its steps may be one more.
-            budget = {"nfe": entry.steps} if entry.solver == registry.DEFAULT else {"steps": entry.steps}
-            planned = plan(model, entry.solver, grid=entry.grid, event=event, **budget)
+            by_calls = entry.solver in BY_CALLS
+            steps, nfe = (None, entry.steps) if by_calls else (entry.steps, None)
+            planned = plan(model, entry.solver, steps=steps, nfe=nfe, grid=entry.grid, event=event, cond=pilot)
             x = sample(
                 model, (len(seeds), *event), planned, seeds=seeds, batch_size=batch_size,
                 progress=progress and entry.steps >= 100, **cond,
@@ -154,7 +159,7 @@ def compare(
             seconds = time.perf_counter() - began
             shown = x if classifier is None else x.clamp(-1, 1)
             row: dict[str, object] = {
-                "solver": used(entry.solver, planned) if entry.solver == registry.DEFAULT else entry.label,
+                "solver": used(entry.solver, planned) if by_calls else entry.label,
                 "steps": entry.steps if planned.nfe is None else len(planned.times) - 1,
                 "NFE": len(calls) // len(batches(len(seeds), batch_size)),
                 "seconds": seconds,
@@ -231,6 +236,8 @@ def _asked(solvers: Sequence[str | Entry]) -> dict[str, tuple[str, str | None]]:
 
 def _curve_plans(model: ScoreModel, event: Sequence[int], name: str, grid: str | None, nfes: Sequence[int]) -> list[Plan]:
     """The plans of a deterministic solver for the budgets, or the only one that it has; none of a stochastic solver."""
+    if registry.is_auto(name):
+        return []  # it would be a pilot for each budget
     solver = registry.resolve(name)
     if solver is not None and solver.stochastic:
         return []  # its samples do not approach those of the fine solve
