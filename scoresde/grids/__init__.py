@@ -60,6 +60,34 @@ GRIDS: dict[str, Grid] = {
     "ddpm": ddpm,
 }
 
+# What papers and other libraries call them, where the times are the same.
+ALIASES = {
+    "linear": "uniform",
+    "time_uniform": "uniform",
+    "time_quadratic": "quadratic",
+    "quad": "quadratic",
+    "log_snr": "half_log_snr",
+    "logsnr": "half_log_snr",
+    "lambda": "half_log_snr",
+    "polyexponential": "half_log_snr",
+}
+
+# Names whose times are others here, and what comes close.
+SIMILAR = {
+    "linspace": "partial(grids.ddpm, spacing='linspace')",
+    "leading": "partial(grids.ddpm, spacing='leading')",
+    "ddim_uniform": "partial(grids.ddpm, spacing='leading')",
+    "sgm_uniform": "partial(grids.trailing, power=1)",
+    "simple": "partial(grids.trailing, power=1)",
+    "normal": "'uniform'",
+    "kl_optimal": "partial(grids.tangent, scale=1)",
+    "cosine": "'tangent'",
+    "edm": "'karras'",
+}
+
+# Every name, the longest first.
+SPELLINGS = sorted((*GRIDS, *ALIASES), key=len, reverse=True)
+
 
 def names() -> list[str]:
     """Every grid by its name."""
@@ -67,16 +95,28 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Grid:
-    """The grid of that name.
+    """The grid of that name; upper and lower case are the same.
 
     Raises:
-        ValueError: no grid has that name.
+        ValueError: no grid has that name; suggests one.
     """
-    if name not in GRIDS:
-        close = difflib.get_close_matches(name, GRIDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(GRIDS)}"
-        raise ValueError(f"no grid is called {name!r}{hint}")
-    return GRIDS[name]
+    return GRIDS[spelled(name)]
+
+
+def spelled(name: str) -> str:
+    """The name of a grid as `names` has it.
+
+    Raises:
+        ValueError: no grid has that name; suggests one.
+    """
+    plain = name.lower().strip().replace("-", "_").replace(" ", "_")
+    ours = ALIASES.get(plain, plain)
+    if ours in GRIDS:
+        return ours
+    near = dict.fromkeys(repr(ALIASES.get(each, each)) for each in difflib.get_close_matches(plain, SPELLINGS, n=3))
+    close = [SIMILAR[plain]] if plain in SIMILAR else list(near)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(GRIDS)}"
+    raise ValueError(f"no grid is called {name!r}; {hint}")
 
 
 def describe(rule: Grid) -> str:

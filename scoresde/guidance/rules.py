@@ -16,7 +16,7 @@ from torch import Tensor
 from ..numerics.arrays import event_sum, expand, flatten_events
 from ..numerics.inputs import as_number, as_one_of
 from ..sde.base import SDE, as_time
-from ..sde.prediction import PREDICTIONS, Prediction, alpha_rate, sigma_rate
+from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Prediction, alpha_rate, sigma_rate
 
 
 class Rule(Protocol):
@@ -154,9 +154,7 @@ def require_staying(sde: SDE, t: float) -> None:
 
 
 def _space(space: Prediction) -> Prediction:
-    if isinstance(space, str):
-        as_one_of("space", space, PREDICTIONS)
-    return space
+    return as_one_of("space", space, PREDICTIONS, elsewhere=PREDICTIONS_ELSEWHERE) if isinstance(space, str) else space  # type: ignore[return-value]
 
 
 def _std(a: Tensor) -> Tensor:

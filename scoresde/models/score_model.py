@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from ..numerics.arrays import Time, expand, require_one_each, to_device
 from ..numerics.inputs import as_one_of
 from ..sde.base import SDE, as_time
 from ..sde.linear import LinearSDE
-from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Direction, Preconditioned, Prediction
+from ..sde.prediction import Preconditioned, Prediction, as_prediction
 from ..sde.vp import VPChain
 from .base import Model
 
@@ -42,8 +42,16 @@ def edm(sde: SDE, t: Tensor) -> Tensor:
     return -0.25 * sde.half_log_snr(t)
 
 
+def noise_scale(sde: SDE, t: Tensor) -> Tensor:
+    """sigma/alpha."""
+    return (-sde.half_log_snr(t)).exp()
+
+
 # Named functions: a model must be picklable.
 TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, "half_log_snr": half_log_snr, "edm": edm}
+
+# What other libraries call them.
+TIMES_ELSEWHERE = {"timestep": "index", "timesteps": "index", "lambda": "half_log_snr", "c_noise": "edm"}
 
 
 class NetworkTime(NamedTuple):
@@ -65,8 +73,10 @@ class ScoreModel(nn.Module, Model):
             inside a wrapper such as `DataParallel`.
         sde: the path that the network was trained on.
         prediction: what the network returns: "noise", "data", "velocity", "score" or "edm" (F of Karras et al., whose input is scaled too;
-            `Preconditioned(sigma_data)` for data of another standard deviation than 0.5), or a `Direction` of your own.
-        time: what the network takes as time: "t", "index" (0..T-1 of a chain), "half_log_snr", "edm" (log(sigma/alpha)/4), or a function of
+            `Preconditioned(sigma_data)` for data of another standard deviation than 0.5), or a `Direction` of your own. Names of other
+            libraries are understood: "epsilon", "x0", "sample", "v", "v_prediction", and "flow" on a rectified flow.
+        time: what the network takes as time: "t", "index" or "timestep" (0..T-1 of a chain), "half_log_snr", "edm" (log(sigma/alpha)/4),
+            "sigma" (sigma/alpha), or a function of
             `(sde, t)` with t `(n,)` in float64. Such a function may return integers, for an embedding table, and more axes, `(n, 1)`. By
             default "edm" for that prediction, "index" on a chain and "t" elsewhere.
 
@@ -82,7 +92,7 @@ class ScoreModel(nn.Module, Model):
         self,
         network: nn.Module,
         sde: SDE,
-        prediction: Prediction | Literal["edm"] = "noise",
+        prediction: Prediction | str = "noise",
         time: TimeConvention | None = None,
     ) -> None:
         super().__init__()
@@ -90,16 +100,15 @@ class ScoreModel(nn.Module, Model):
             raise TypeError(f"network must be a module, called with (z, time), got {network!r}")
         if not isinstance(sde, SDE):
             raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
-        if not isinstance(prediction, Preconditioned | Direction):
-            as_one_of("prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
-        if prediction == "edm":
-            prediction = Preconditioned()
+        prediction = as_prediction(prediction, sde)
         if isinstance(prediction, Preconditioned):
             prediction.scale()  # raises
         if time is None:
             time = "edm" if isinstance(prediction, Preconditioned) else "index" if isinstance(sde, VPChain) else "t"
-        if not callable(time) and time not in TIMES:
-            raise ValueError(f"time must be one of {', '.join(TIMES)} or a function of (sde, t); got {time!r}")
+        if not callable(time):
+            time = as_one_of("time", time, (*TIMES, "sigma"), "a function of (sde, t)", elsewhere=TIMES_ELSEWHERE)
+        if time == "sigma":
+            time = noise_scale
         self.network, self.sde, self.prediction = network, sde, prediction
         self.time_name = time if isinstance(time, str) else None
         self._network_time: Callable[[SDE, Tensor], Tensor] = time if callable(time) else TIMES[time]

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from ..sde.base import SDE
-from .score_model import index
+from .score_model import index, noise_scale
 
-
-def noise_scale(sde: SDE, t: Tensor) -> Tensor:
-    """sigma/alpha."""
-    return (-sde.half_log_snr(t)).exp()
+__all__ = ["LevelFromHighest", "Multiple", "MultipleOfIndex", "noise_scale", "remaining"]
 
 
 def remaining(sde: SDE, t: Tensor) -> Tensor:

@@ -222,23 +222,26 @@ def as_flag(name: str, value: Any) -> bool:
 def as_one_of(
     name: str, value: Any, names: Iterable[str], alternative: str = "", *, elsewhere: Mapping[str, str] | None = None
 ) -> str:
-    """One of the names.
+    """One of the names; upper and lower case are the same.
 
     Args:
         alternative: what is possible in place of a name, for the message.
-        elsewhere: names that others use for ours, for the message.
+        elsewhere: names that others use for ours, in lower case.
 
     Raises:
         TypeError: no text.
         ValueError: another name.
     """
-    if isinstance(value, str) and value in (names := tuple(names)):
-        return value
+    names = tuple(names)
+    if isinstance(value, str):
+        ours = (elsewhere or {}).get(value.lower(), value)
+        for known in names:
+            if ours.lower() == known.lower():
+                return known
     wanted = ", ".join(names) + (f" or {alternative}" if alternative else "")
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {wanted}; got {_shown(value)}")
-    ours = (elsewhere or {}).get(value.lower())
-    raise ValueError(f"{name} must be one of {wanted}; got {_shown(value)}" + (f", which is {ours!r} here" if ours else ""))
+    raise ValueError(f"{name} must be one of {wanted}; got {_shown(value)}")
 
 
 def as_sequence(name: str, values: Any) -> list[Any]:

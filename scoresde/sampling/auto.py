@@ -20,7 +20,6 @@ from ..numerics.batching import index_cond
 from ..numerics.inputs import as_count
 from ..tuning.selection import Selected, select
 
-AUTO = "auto"
 NOISES = 32
 
 _chosen: WeakKeyDictionary[Model, dict[Hashable, Selected]] = WeakKeyDictionary()

@@ -23,9 +23,11 @@ from ..models.base import Model
 from ..numerics.batching import cond_to_device, index_cond
 from ..numerics.inputs import as_count, as_device, as_dtype, as_event, as_one_of
 from ..numerics.progress import progress_bar
+from .auto import NOISES
 from .chunk_files import FORMATS, PARTIAL, Samples, remove
 from .chunk_index import FORMAT, claim, conditions_digest, describe_model, describe_plan, read_index
 from .planning import plan
+from .registry import is_auto
 from .request import GridLike
 from .sample import SolverLike, sample
 
@@ -87,7 +89,7 @@ def sample_to(
         model: a `ScoreModel`, or anything with the same four calls, in evaluation mode.
         n: the number of samples of the whole set.
         event: the shape of one sample.
-        solver, steps, nfe, grid, tol, dtype, device: as in `sample`. For the solver "auto" choose once before, by `solvers.select`.
+        solver, steps, nfe, grid, tol, dtype, device: as in `sample`. The pilot of "auto" has the conditions of the first samples.
         first_seed: the seed of the first sample, 0 or larger.
         chunk: samples in one file.
         batch_size: samples in one call of the network, `chunk` of them by default. Where it is given, the seeds of a chunk are filled up to
@@ -115,7 +117,8 @@ def sample_to(
     files = FORMATS[as_one_of("format", format, FORMATS)]
     files.require(event)
     dtype, device = as_dtype("dtype", dtype) or model.dtype, as_device("device", device) or model.device
-    planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, event=event)
+    pilot = cond_to_device(_rows(cond, _seeds(first_seed, NOISES), first_seed, n), device) if is_auto(solver) else None
+    planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, event=event, cond=pilot)
     planned.check(model)
 
     def of_seeds(seeds: Tensor) -> dict[str, Any]:

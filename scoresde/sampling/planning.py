@@ -10,7 +10,7 @@ A plan knows its cost (`nfe`) and its times before the first network call. `samp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -29,11 +29,13 @@ from ..sde.linear import LinearSDE
 from ..sde.prediction import Prediction
 from ..solvers.base import Solver
 from ..solvers.composed import LateFirstCall
+from ..solvers.on_grid import OnGrid
 from ..solvers.tuned import TunedSolver, require_same_process
 from ..tableau.executor import Run, run
 from ..tableau.tableau import Tableau
 from ..tuning.calibration import Cascade
 from . import registry
+from .auto import NOISES, auto
 from .default import default
 from .remembered import remembered_tableau
 from .request import GridLike, Request
@@ -176,6 +178,7 @@ def plan(
     tol: float | None = None,
     t_start: float | None = None,
     event: Sequence[int] | None = None,
+    cond: Mapping[str, object] | None = None,
 ) -> Plan:
     """What `sample` will run for these arguments. Those that are not here are as in `sample`.
 
@@ -184,10 +187,15 @@ def plan(
     Args:
         sde: a path, or a model. The default depends on what the model predicts; without a model it is that for a data prediction.
         event: the shape of one sample, on which the default depends too.
+        cond: what the network needs in the pilot of "auto": tensors with one row for each of its 32 starts.
 
     Raises:
         ValueError: the arguments contradict each other, or no step fits into `nfe`.
     """
+    if registry.is_auto(solver):
+        if not isinstance(sde, Model) or event is None:
+            raise ValueError("the solver 'auto' needs the model in place of its path, and event=: it tries solvers on the model")
+        solver, nfe = auto(sde, tuple(event), nfe, dict(cond or {}), NOISES), None
     prediction: Prediction = "data"
     if not isinstance(sde, SDE) and isinstance(getattr(sde, "sde", None), SDE):
         sde, prediction = sde.sde, getattr(sde, "prediction", prediction)
@@ -199,6 +207,9 @@ def plan(
         return _ready(solver if isinstance(solver, Plan) else TablePlan.of(solver), request, tol)
     if isinstance(solver, str | PathLike):
         solver = registry.resolve(str(solver))
+    if isinstance(solver, OnGrid):
+        grid = solver.grid if grid is None else grid
+        request, solver = replace(request, grid=grid), solver.solver
     if solver is None:
         calls = len(grid) - 1 if isinstance(grid, Tensor) else nfe or steps or 0
         solver, suited = default(sde, calls, prediction, event, 1.0 if t_start is None else t_start)
@@ -276,7 +287,7 @@ def _on_grid(sde: SDE, solver: Solver | GridLoop, request: Request, build: Calla
     else:
         assert nfe is not None
         planned = _within(nfe, solver, at)
-    return replace(planned, grid_name=grid if isinstance(grid, str) else grids.describe(rule))
+    return replace(planned, grid_name=grids.spelled(grid) if isinstance(grid, str) else grids.describe(rule))
 
 
 def _on_times(times: Tensor, request: Request, build: Callable[[Tensor], P]) -> P:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
+from contextlib import suppress
 
+from .. import grids
 from ..loops import AdaptiveODE, GottaGoFast, LoopSolver, PredictorCorrector, TorchSDE
 from ..solvers import (
     DDIM,
@@ -34,7 +35,9 @@ from ..solvers import (
     UniPC,
     VelocityAdams,
 )
+from ..solvers.on_grid import OnGrid
 from ..tuning import load_solver
+from .aliases import ALIASES, SIMILAR, folded
 
 SOLVERS: dict[str, Solver | LoopSolver] = {
     # of the chain
@@ -105,28 +108,18 @@ SOLVERS: dict[str, Solver | LoopSolver] = {
 }
 
 
-# The rule of `default.py`. It is no solver before the budget is known, and so not in the table.
+# Two names that are no solvers before the budget is known, and so not in the table: the rule of `default.py`, and the pilot of `auto.py`.
 DEFAULT = "default"
+AUTO = "auto"
 
-# What papers and other libraries call a solver, without hyphens, underscores and spaces. Names of these are suggested and not accepted:
-# other libraries have other grids and options behind them.
-ELSEWHERE = {
-    "ddpm": "ancestral",
-    "dpmsolver": "dpm2m",
-    "dpmsolver++": "dpm++2m",
-    "dpmsolvermultistep": "dpm++2m",
-    "dpm++": "dpm++2m",
-    "dpmpp": "dpm++2m",
-    "dpmpp2m": "dpm++2m",
-    "dpmpp3m": "dpm++3m",
-    "dpmpp2msde": "sde-dpm++2m",
-    "dpmpp3msde": "sde-dpm++3m",
-    "dpmpp2s": "dpm++2s",
-    "dpmpp2sancestral": "dpm++2s-ancestral",
-    "unipc": "unipc2",
-    "deis": "deis2",
-    "ipndm": "ipndm3",
-    "pndm": "plms",
+# At most so many names are suggested.
+SUGGESTIONS = 5
+
+# Aliases that have no short name.
+_ALIAS_OF = {name: meant for name, meant in ALIASES.items() if not isinstance(meant, str)}
+# The short name or such an alias by every folded spelling. The alias wins: "dpm++2m" is ours as it is written, and "DPM++ 2M" is the alias.
+_FOLDED = {folded(name): name for name in (*SOLVERS, DEFAULT, AUTO)} | {
+    folded(name): meant if isinstance(meant, str) else name for name, meant in ALIASES.items()
 }
 
 
@@ -136,10 +129,13 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Solver | LoopSolver:
-    """The solver of that name, in upper or lower case, or the fitted one of a file whose name ends in .safetensors.
+    """The solver of that name, or the fitted one of a file whose name ends in .safetensors.
+
+    Names have no case. Those of other libraries are understood where their solver is the same (`sampling.aliases`), also with a grid at the end
+    ("DPM++ 2M Karras").
 
     Raises:
-        ValueError: there is none, or it is `default`, which depends on the budget.
+        ValueError: there is none, or it is `default` or `auto`, which depend on the budget.
         FileNotFoundError: there is no such file.
     """
     solver = resolve(name)
@@ -156,28 +152,67 @@ def resolve(name: str) -> Solver | LoopSolver | None:
     """
     if name.endswith(".safetensors"):
         return load_solver(name)
-    return SOLVERS.get(spelled(name))
+    short, grid = _meant(name)
+    if short == AUTO:
+        raise ValueError(f"{AUTO!r} needs the model: ss.sample(model, shape, 'auto', nfe=10), or solvers.select")
+    solver = None if short == DEFAULT else _ALIAS_OF[short] if short in _ALIAS_OF else SOLVERS[short]
+    if grid is None or solver is None:
+        return solver
+    if not isinstance(solver, Solver):
+        raise ValueError(f"{name!r}: {short!r} is a loop, which takes its grid by grid={grid!r}")
+    return OnGrid(solver, grid)
 
 
 def spelled(name: str) -> str:
-    """The short name of a solver, or `default`, as `names` spells it: in lower case.
+    """The name of a solver in its usual spelling: our short name where there is one, else an alias; with the name of its grid.
 
     Raises:
-        ValueError: no solver has it; suggests one.
+        ValueError: no solver has it; suggests some.
     """
-    lower = name.lower()
-    if lower == "auto":
-        raise ValueError("'auto' needs the model: ss.sample(model, shape, 'auto', nfe=10), or solvers.select")
-    if lower == DEFAULT or lower in SOLVERS:
-        return lower
-    elsewhere = ELSEWHERE.get(re.sub("[-_ ]", "", lower))
-    close = [elsewhere] if elsewhere else difflib.get_close_matches(lower, [*SOLVERS, DEFAULT], n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join([*SOLVERS, DEFAULT])}"
-    raise ValueError(f"no solver is called {name!r}{hint}")
+    short, grid = _meant(name)
+    return short if grid is None else f"{short} {grid}"
+
+
+def is_auto(solver: object) -> bool:
+    """Whether this is the name `auto`."""
+    return isinstance(solver, str) and solver.lower() == AUTO
 
 
 def name_of(solver: object) -> str:
     """The short name of a solver; its own text where it has none."""
     if isinstance(solver, LateFirstCall):
         return f"late {name_of(solver.solver)}"
-    return next((name for name, listed in SOLVERS.items() if listed == solver), str(solver))
+    if isinstance(solver, OnGrid):
+        return f"{name_of(solver.solver)} {solver.grid}"
+    return next((name for name, listed in (SOLVERS | _ALIAS_OF).items() if listed == solver), str(solver))
+
+
+def _meant(name: str) -> tuple[str, str | None]:
+    """The short name or the alias that a text spells, and the grid at its end.
+
+    Raises:
+        ValueError: no solver has it; suggests some.
+    """
+    lower = name.lower().strip()
+    if lower in SOLVERS:
+        return lower, None
+    for text in (folded(name), folded(name) + "scheduler"):
+        if text in _FOLDED:
+            return _FOLDED[text], None
+    for grid in grids.SPELLINGS:
+        before = lower.removesuffix(grid).rstrip("-_ ")
+        if lower.endswith(grid) and before != lower.removesuffix(grid):
+            with suppress(ValueError):
+                return _meant(before)[0], grids.spelled(grid)
+    raise ValueError(f"no solver is called {name!r}{_hint(name)} solvers.names() lists all, docs/interop.md the names of others")
+
+
+def _hint(name: str) -> str:
+    """The nearest names, by what the name means elsewhere or else by its letters."""
+    similar = {folded(other): ours for other, ours in SIMILAR.items()}
+    spelling = {folded(each): each for each in (*SOLVERS, DEFAULT, AUTO, *ALIASES)}
+    text = folded(name)
+    close = list(similar.get(text) or similar.get(text.removesuffix("scheduler")) or similar.get(text + "scheduler") or ())
+    for other in [] if close else difflib.get_close_matches(text, [*spelling, *similar], n=SUGGESTIONS):
+        close += [each for each in similar.get(other) or (spelling[other],) if each not in close]
+    return f"; did you mean {' or '.join(map(repr, close[:SUGGESTIONS]))}?" if close else ":"

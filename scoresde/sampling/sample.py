@@ -19,10 +19,11 @@ from ..numerics.inputs import as_count, as_shape
 from ..numerics.random import noise_source
 from ..tableau.executor import Callback, Run
 from ..tableau.tableau import Tableau
-from .auto import AUTO, auto
+from .auto import auto
 from .frames import frame_of
 from .monitor import monitor, raise_non_finite
 from .planning import AnySolver, Plan, plan
+from .registry import is_auto
 from .request import GridLike
 from .start import Start
 
@@ -122,7 +123,7 @@ def sample(
         and not isinstance(solver, Plan | Tableau)
     ):
         t_start = 1.0
-    if isinstance(solver, str) and solver.lower() == AUTO:
+    if is_auto(solver):
         solver, nfe = auto(model, shape[1:], nfe, cond, shape[0]), None
     planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start, event=shape[1:])
     planned.check(model)

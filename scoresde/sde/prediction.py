@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, values_are_known
-from ..numerics.inputs import as_function, as_number, as_values
+from ..numerics.inputs import as_function, as_number, as_one_of, as_values
 from .base import SDE, as_time
 
 
@@ -123,7 +123,7 @@ Prediction = Literal["data", "noise", "score", "velocity"] | Preconditioned | Di
 
 PREDICTIONS = ("data", "noise", "score", "velocity")
 
-# What other libraries call them, for error messages.
+# What papers and other libraries call them.
 PREDICTIONS_ELSEWHERE = {
     "epsilon": "noise",
     "eps": "noise",
@@ -134,7 +134,32 @@ PREDICTIONS_ELSEWHERE = {
     "x_0": "data",
     "x_start": "data",
     "sample": "data",
+    "denoised": "data",
 }
+
+# Names for eps - x, which is the velocity on some paths only.
+FLOW = ("flow", "flow_prediction")
+
+
+def as_prediction(prediction: Any, sde: SDE) -> Prediction:
+    """A prediction by its name here or elsewhere, or as it is; "edm" is `Preconditioned()`.
+
+    Raises:
+        TypeError: neither a name nor a prediction.
+        ValueError: no prediction has this name, or "flow" where the velocity is not eps - x.
+    """
+    if isinstance(prediction, Preconditioned | Direction):
+        return prediction
+    if isinstance(prediction, str) and prediction.lower() in FLOW:
+        a, b = sde.velocity_direction(torch.tensor([0.25, 0.75], dtype=torch.float64, device="cpu"))
+        if not (bool((a == -1).all()) and bool((b == 1).all())):
+            raise ValueError(
+                f"prediction={prediction!r} is eps - x, the velocity on RectifiedFlow(), and the path is {sde!r}: take RectifiedFlow(), or a "
+                "Direction with a = -1 and b = 1"
+            )
+        return "velocity"
+    name = as_one_of("prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
+    return Preconditioned() if name == "edm" else name  # type: ignore[return-value]
 
 
 def direction(sde: SDE, t: Time, prediction: Prediction) -> tuple[Tensor, Tensor]:

@@ -246,7 +246,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["sample", "DIGITS", "--out", "x.png", "--solver", "dmp++2m"], "no solver is called 'dmp++2m'; did you mean"),
         (["sample", "DIGITS", "--out", "x.png", "--solver", "ddpm"], "no solver is called 'ddpm'; did you mean 'ancestral'?"),
         (["compare", "DIGITS", "--solver", "dpmpp_2m:5"], "no solver is called 'dpmpp_2m'; did you mean 'dpm++2m'?"),
-        (["train", "digits", "--out", "run", "--prediction", "v_prediction"], "got 'v_prediction', which is 'velocity' here"),
+        (["train", "digits", "--out", "run", "--prediction", "energy"], "--prediction must be one of data, noise"),
         (["sample", "DIGITS", "--out", "x.png", "--steps", "3", "--nfe", "3"], "give steps= or nfe="),
         (["sample", "DIGITS", "--out", "x.png", "--grid", "log"], "no grid is called 'log'"),
         (["sample", "DIGITS", "--out", "x.png", "--label", "10"], "the classes of"),

@@ -149,7 +149,7 @@ def test_thresholding_goes_around_the_guided_model():
     ("make", "error", "message"),
     [
         (lambda: guidance.rescaled(1.5), ValueError, r"phi must lie in \[0, 1\]"),
-        (lambda: guidance.rescaled(0.5, "epsilon"), ValueError, "which is 'noise' here|space must be one of"),
+        (lambda: guidance.rescaled(0.5, "energy"), ValueError, "space must be one of"),
         (lambda: guidance.apg("a"), TypeError, "eta must be a number"),
         (lambda: guidance.apg(0.0, 0.0), ValueError, "radius must be positive"),
         (lambda: guidance.apg(0.0, math.nan), ValueError, "radius must be finite"),

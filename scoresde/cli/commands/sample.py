@@ -14,6 +14,7 @@ from ...guidance import Guided
 from ...loops.base import AdaptiveLoop
 from ...numerics.batching import cond_to_device
 from ...sampling import registry
+from ...sampling.auto import NOISES
 from ...sampling.chunk_files import FORMATS
 from ...solvers.tuned import TunedSolver
 from .. import report
@@ -46,6 +47,7 @@ def sample(
         str,
         typer.Option(
             help="default, the solver and the grid that suit the budget best by our measurements; "
+            "auto, the best of a pilot on this model; "
             f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}."
         ),
     ] = registry.DEFAULT,
@@ -101,10 +103,11 @@ def sample(
             f"--guidance {guidance:g}: {run} was trained without --label-dropout, so it has no prediction without a label"
         )
     sampled = model if guidance == 1 else Guided(model, guidance)
-    chosen = registry.resolve(solver)
+    chosen = solver if registry.is_auto(solver) else registry.resolve(solver)
     if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
         nfe = CALLS
-    planned = sampling.plan(sampled, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event)
+    pilot = cond_to_device(labels(experiment, range(NOISES), label), model.device)
+    planned = sampling.plan(sampled, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event, cond=pilot)
     each = 1 if guidance in (0, 1) else 2
     calls = "" if planned.nfe is None else f", {each * planned.nfe} network calls"
     said = f"samples of {report.used(solver, planned)}{calls}"

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...models.score_model import ScoreModel
 from ...numerics.batching import batches, cond_to_device, index_cond
 from ...report import KernelDistance
 from ...sampling import plan, registry, sample
+from ...sampling.auto import NOISES
 from .distances import Yardstick
-from .entries import Entry, used
+from .entries import BY_CALLS, Entry, used
 from .features import Classifier
 from .paired import FineSolve, PairedError, error_curves, fine_solve, is_stochastic, paired_error
 
@@ -100,6 +102,7 @@ def compare(
     frechet: dict[str, float] = {}
     kernel: dict[str, KernelDistance] = {}
     cond = cond_to_device(conditions or {}, model.device)
+    pilot = index_cond(cond, torch.arange(NOISES) % len(seeds), len(seeds))
     # The first calls of a network are slower than the rest.
     warm_up: dict[str, Any] = index_cond(cond, slice(0, 1), len(seeds))
     sample(model, (1, *event), "ddim", steps=2, **warm_up)
@@ -108,9 +111,9 @@ def compare(
         for entry in entries:
             calls.clear()
             began = time.perf_counter()
-            # The default is for a number of calls, of which its steps may be one more.
-            budget = {"nfe": entry.steps} if entry.solver == registry.DEFAULT else {"steps": entry.steps}
-            planned = plan(model, entry.solver, grid=entry.grid, event=event, **budget)
+            by_calls = entry.solver in BY_CALLS
+            steps, nfe = (None, entry.steps) if by_calls else (entry.steps, None)
+            planned = plan(model, entry.solver, steps=steps, nfe=nfe, grid=entry.grid, event=event, cond=pilot)
             x = sample(
                 model, (len(seeds), *event), planned, seeds=seeds, batch_size=batch_size,
                 progress=progress and entry.steps >= 100, **cond,
@@ -118,7 +121,7 @@ def compare(
             seconds = time.perf_counter() - began
             rows.append(
                 {
-                    "solver": used(entry.solver, planned) if entry.solver == registry.DEFAULT else entry.label,
+                    "solver": used(entry.solver, planned) if by_calls else entry.label,
                     "steps": entry.steps if planned.nfe is None else len(planned.times) - 1,
                     "NFE": len(calls) // len(batches(len(seeds), batch_size)),
                     "seconds": seconds,

@@ -8,6 +8,9 @@ from ... import grids
 from ...sampling import Plan, registry
 from ...tuning import load_solver
 
+# Names whose budget is a number of calls, of which their steps may be one more.
+BY_CALLS = (registry.DEFAULT, registry.AUTO)
+
 
 class Entry(NamedTuple):
     """A solver, by name or by file, its number of steps, and its grid (None: the solver's own)."""
@@ -47,6 +50,6 @@ def parse_entry(text: str) -> Entry:
 
 def used(name: str, planned: Plan) -> str:
     """The name of a solver and its grid in a plan; for `default` the solver too that it is for this budget."""
-    parts = [registry.name_of(planned.solver)] if name.lower() == registry.DEFAULT else []
+    parts = [registry.name_of(planned.solver)] if name.lower() in BY_CALLS else []
     parts += [f"grid {planned.grid_name}"] if planned.grid_name else []
     return name + (f" ({', '.join(parts)})" if parts else "")

@@ -155,6 +155,8 @@ def _asked(solvers: Sequence[str | Entry]) -> dict[str, tuple[str, str | None]]:
 
 def _curve_plans(model: ScoreModel, event: Sequence[int], name: str, grid: str | None, nfes: Sequence[int]) -> list[Plan]:
     """The plans of a deterministic solver for the budgets, or the only one that it has; none of a stochastic solver."""
+    if registry.is_auto(name):
+        return []  # it would be a pilot for each budget
     solver = registry.resolve(name)
     if is_stochastic(name):
         return []  # its samples do not approach those of the fine solve

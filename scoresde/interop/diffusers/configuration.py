@@ -17,6 +17,7 @@ from ...sampling.planning import Plan
 from ...sampling.registry import name_of, resolve
 from ...sampling.request import GridLike
 from ...solvers.base import Solver
+from ...solvers.on_grid import OnGrid
 from ...solvers.tuned import TunedSolver
 from ...tuning import Cascade
 from .reading import Reading
@@ -39,6 +40,8 @@ def choice(solver: Any, grid: Any) -> tuple[Solver | None, GridLike | None]:
         solver = solver_from_json(solver)
     elif isinstance(solver, str | PathLike):
         solver = resolve(str(solver))
+    if isinstance(solver, OnGrid):
+        solver, grid = solver.solver, solver.grid if grid is None else grid
     if isinstance(solver, LoopSolver | Cascade):
         raise ValueError(f"{name_of(solver)} runs a loop of its own, which a pipeline cannot step: take a solver that is a table")
     if solver is not None and not isinstance(solver, Solver):
