@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..numerics.files import reading
-from ..numerics.inputs import as_count
-from .images import LEVELS, pixels, scaled
+from ..numerics.inputs import as_count, as_one_of
+from .images import LEVELS, MODES, centre, in_mode, pixels, scaled
 from .memory import Data, columns, taken
 from .source import DataError, hashed, spread
 
@@ -27,6 +27,8 @@ class ImageFolder:
         path: of the folder. Its files are listed once.
         size: of square images: the shorter side is resized to it, antialiased, and the centre is cropped. None: all have one size already.
         cond: more conditions than `label`, each `(N, ...)`, in the order of `files`.
+        crop: side of the square that is cut out of the middle, after `size`. None: all pixels.
+        mode: "grey" or "rgb": all images become grey or coloured. None: all are one of the two already.
 
     Raises:
         DataError: fewer than two images, or the first cannot be read; names the file.
@@ -39,8 +41,18 @@ class ImageFolder:
         bins: levels of a pixel, 256 or 65536.
     """
 
-    def __init__(self, path: str | Path, size: int | None = None, cond: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        size: int | None = None,
+        cond: Mapping[str, Tensor] | None = None,
+        *,
+        crop: int | None = None,
+        mode: str | None = None,
+    ) -> None:
         self.path, self.size = Path(path), None if size is None else as_count("size", size)
+        self.crop = None if crop is None else as_count("crop", crop)
+        self.mode = None if mode is None else as_one_of("mode", mode, MODES)
         files = _listed(self.path)
         if len(files) < 2:
             raise DataError(f"{path} holds neither IDX files nor at least two images")
@@ -69,20 +81,25 @@ class ImageFolder:
         names = "\n".join(Path(file).relative_to(self.path).as_posix() for file in self.files)
         some = [Path(self.files[i]).read_bytes() for i in spread(len(self)).tolist()]
         others = [value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for value in self.cond.values()]
-        return f"{len(self)} samples {self.shape} {hashed(names, *self.cond, *some, *others)}"
+        cut = [] if self.crop is None else [f"crop {self.crop}"]
+        return f"{len(self)} samples {self.shape} {hashed(names, *self.cond, *some, *others, *cut)}"
 
     def _pixels(self, file: str) -> Tensor:
         with reading(file, DataError):
-            return pixels(Path(file), self.size)
+            values = pixels(Path(file), self.size)
+            values = values if self.mode is None else in_mode(values, self.mode)
+            return values if self.crop is None else centre(values, self.crop)
 
     def _like_the_first(self, file: str) -> Tensor:
         image = self._pixels(file)
-        for what, new, first in (
-            ("shape", tuple(image.shape), (*self.shape[1:], self.shape[0])),
-            ("bits", LEVELS[image.dtype], self.bins),
+        channels, height, width = self.shape
+        for what, new, first, remedy in (
+            ("channels", image.shape[2], channels, "; mode='grey' or mode='rgb' converts them"),
+            ("height and width", tuple(image.shape[:2]), (height, width), "; size=N or crop=N makes them squares of one size"),
+            ("levels", LEVELS[image.dtype], self.bins, ""),
         ):
             if new != first:
-                raise DataError(f"{file} has {what} {new}, {self.files[0]} {first}: images must agree")
+                raise DataError(f"{file} has {what} {new}, {self.files[0]} {first}: images must agree{remedy}")
         return image
 
 
@@ -102,12 +119,12 @@ def _listed(path: Path) -> list[Path]:
     )
 
 
-def image_folder(path: Path, size: int | None = None) -> Data:
+def image_folder(path: Path, size: int | None = None, *, crop: int | None = None, mode: str | None = None) -> Data:
     """All images of an `ImageFolder` in memory.
 
     Raises:
         DataError: a file cannot be read, or differs from the others in size, channels or depth; names the file.
     """
-    folder = ImageFolder(path, size)
+    folder = ImageFolder(path, size, crop=crop, mode=mode)
     x, cond = folder.batch(torch.arange(len(folder), device="cpu"))
     return Data(x, cond.get("label"), bins=folder.bins)

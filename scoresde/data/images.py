@@ -13,6 +13,9 @@ from .source import DataError
 # The number of levels of a pixel, by the dtype of `pixels`.
 LEVELS = {torch.uint8: 256, torch.int32: 65536}
 
+# Channels of an image by the name of its mode.
+MODES = {"grey": 1, "rgb": 3}
+
 # Grey, colour, colour with opacity: the numbers of channels that tell an axis of channels from one of pixels.
 CHANNELS = (1, 3, 4)
 
@@ -39,6 +42,30 @@ def channels_first(name: str, images: Tensor) -> Tensor:
     raise DataError(
         f"{name} has bytes of shape {shape}; need (N, height, width) or (N, height, width, channels), fewer channels than pixels a side"
     )
+
+
+def in_mode(values: Tensor, mode: str) -> Tensor:
+    """Pixels `(height, width, 1 or 3)` of integers as grey ones, by the luma of ITU-R 601, or as three equal colours."""
+    if values.shape[2] == MODES[mode]:
+        return values
+    if mode == "rgb":
+        return values.expand(-1, -1, 3)
+    # Integers with 16 binary digits after the point, as in Pillow: the same grey everywhere.
+    weights = torch.tensor([19595, 38470, 7471], device=values.device)
+    return (((values.long() * weights).sum(2, keepdim=True) + 2**15) // 2**16).to(values.dtype)
+
+
+def centre(values: Tensor, crop: int) -> Tensor:
+    """The square of `crop` pixels in the middle of pixels `(height, width, channels)`.
+
+    Raises:
+        ValueError: a side is shorter.
+    """
+    height, width = values.shape[:2]
+    if min(height, width) < crop:
+        raise ValueError(f"it has {height} x {width} pixels, and crop={crop} needs more: size={crop} would enlarge it")
+    top, left = (height - crop) // 2, (width - crop) // 2
+    return values[top : top + crop, left : left + crop]
 
 
 def pixels(file: Path, size: int | None = None) -> Tensor:

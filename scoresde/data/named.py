@@ -24,52 +24,54 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 NAMES = ("digits", "mnist", "fashion")
 
 
-def load(source: str, size: int | None = None) -> Data:
+def load(source: str, size: int | None = None, *, crop: int | None = None, mode: str | None = None) -> Data:
     """Load a data set into memory by its name or its path.
 
     Args:
         source: "digits", "mnist", "fashion", or the path of a folder of IDX files, a folder of images of one size, or a `.npy` array.
-        size: of the images of a folder, as for `ImageFolder`.
+        size, crop, mode: of the images of a folder, as for `ImageFolder`.
 
     Raises:
         DataError: the data set is missing or cannot be read.
-        ValueError: `size` is given for something else than a folder of images.
+        ValueError: `size`, `crop` or `mode` is given for something else than a folder of images.
     """
-    kind = _kind(source, size)
+    kind = _kind(source, size=size, crop=crop, mode=mode)
     if kind == "images":
-        return image_folder(Path(source), size)
+        return image_folder(Path(source), size, crop=crop, mode=mode)
     readers = {"digits": digits, "mnist": mnist, "fashion": fashion}
     if kind in readers:
         return readers[kind]()
     return npy(Path(source)) if kind == "array" else idx_folder(Path(source))
 
 
-def open(source: str, size: int | None = None) -> Memory | Arrays | ImageFolder:
+def open(
+    source: str, size: int | None = None, *, crop: int | None = None, mode: str | None = None
+) -> Memory | Arrays | ImageFolder:
     """Open a data set by its name or its path. Images of a folder and the rows of a `.npy` array are read when they are needed.
 
     Args:
         source: as for `load`.
-        size: of the images of a folder, as for `ImageFolder`.
+        size, crop, mode: of the images of a folder, as for `ImageFolder`.
 
     Returns:
         A `Source` with the attributes `classes` and `bins` of `Data`.
 
     Raises:
         DataError: the data set is missing or cannot be read.
-        ValueError: `size` is given for something else than a folder of images.
+        ValueError: `size`, `crop` or `mode` is given for something else than a folder of images.
     """
-    kind = _kind(source, size)
+    kind = _kind(source, size=size, crop=crop, mode=mode)
     if kind == "images":
-        return ImageFolder(source, size)
+        return ImageFolder(source, size, crop=crop, mode=mode)
     return Arrays(source) if kind == "array" else load(source).source()
 
 
-def _kind(source: str, size: int | None) -> str:
+def _kind(source: str, **of_images: int | str | None) -> str:
     """A name itself; of a path, what it leads to: "array", "images" or "idx".
 
     Raises:
         DataError: it leads to none of them.
-        ValueError: `size` is given for something else than a folder of images.
+        ValueError: what is of images alone is given for something else than a folder of images.
     """
     path, kind = Path(source), source
     if source not in NAMES:
@@ -80,8 +82,9 @@ def _kind(source: str, size: int | None) -> str:
         if not (is_array or is_folder):
             raise DataError(f"{source!r} is neither a known data set ({', '.join(NAMES)}) nor a folder or .npy file")
         kind = "array" if is_array else "idx" if of_idx else "images"
-    if size is not None and kind != "images":
-        raise ValueError(f"size is of the images of a folder, and {source!r} is none")
+    given = [name for name, value in of_images.items() if value is not None]
+    if given and kind != "images":
+        raise ValueError(f"{', '.join(f'{name}=' for name in given)} is for a folder of images, and {source!r} is none")
     return kind
 
 

@@ -37,7 +37,11 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Mappin
     # Copies: safetensors refuses tensors that share memory.
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
+        # safetensors makes files that nobody else can read. This one gets the mode of any other file, which follows the umask.
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(copies, partial, {key: json.dumps(about)})
+        partial.chmod(mode)
         # Windows flushes only a file that is open for writing.
         with open(partial, "r+b") as file:
             os.fsync(file.fileno())

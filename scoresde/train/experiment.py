@@ -12,6 +12,7 @@ import torch
 
 from .. import data
 from ..data import Data, Source
+from ..data.images import MODES
 from ..models.score_model import ScoreModel
 from ..numerics.files import json_object, reading
 from ..numerics.inputs import as_count, as_event, as_flag, as_number, as_one_of
@@ -30,7 +31,7 @@ from .trainer import Trainer
 CONFIG = "config.json"
 
 # Entries that version 0.1 had not. Those that change nothing are not written, so that its runs go on.
-LATER = {"network", "blocks", "attention", "heads", "dropout", "recompute", "size", "mirrored"}
+LATER = {"network", "blocks", "attention", "heads", "dropout", "recompute", "size", "mirrored", "crop", "mode"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Experiment:
         recompute: compute activations again in the backward pass, for less memory.
         size: images of a folder are resized and cropped to squares of this size; None for images of one size.
         mirrored: train on every image and on its mirror image.
+        crop: side of the square that is cut out of the middle of the images of a folder, after `size`; None for all pixels.
+        mode: "grey" or "rgb", which the images of a folder become; None where all are one of the two.
 
     Raises:
         TypeError: an entry of another type; names it.
@@ -83,6 +86,8 @@ class Experiment:
     recompute: bool = False
     size: int | None = None
     mirrored: bool = False
+    crop: int | None = None
+    mode: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, str):
@@ -114,6 +119,8 @@ class Experiment:
             "recompute": as_flag("recompute", self.recompute),
             "size": None if self.size is None else as_count("size", self.size),
             "mirrored": as_flag("mirrored", self.mirrored),
+            "crop": None if self.crop is None else as_count("crop", self.crop),
+            "mode": None if self.mode is None else as_one_of("mode", self.mode, MODES),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -138,11 +145,11 @@ class Experiment:
 
     def load_data(self) -> tuple[Data, Data]:
         """(training, held-out) data in memory."""
-        return data.load(self.data, self.size).split(self.held_out)
+        return data.load(self.data, self.size, crop=self.crop, mode=self.mode).split(self.held_out)
 
     def open_data(self) -> tuple[Source, Source, int | None]:
         """(training, held-out) data that are read on the way, and the number of classes."""
-        source = data.open(self.data, self.size)
+        source = data.open(self.data, self.size, crop=self.crop, mode=self.mode)
         return *data.split(source, self.held_out), source.classes
 
     def sde(self) -> SDE:

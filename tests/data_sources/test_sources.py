@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scoresde import data
 from scoresde.data import order
@@ -25,8 +26,6 @@ def assert_equal(first, second):
 @pytest.fixture
 def pictures(tmp_path):
     """Two folders of three images in colour."""
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
@@ -145,22 +144,20 @@ def test_image_folder(pictures):
 
 def test_images_of_several_sizes_become_squares(tmp_path):
     """The shorter side is resized without aliases, and the centre stays: stripes of one pixel become grey, an edge stays in the middle."""
-    from PIL import Image
-
     stripes = np.tile(np.array([0, 255], dtype=np.uint8), (64, 32))
     edge = np.zeros((32, 96), dtype=np.uint8)
     edge[:, 48:] = 255
     for name, values in (("0", stripes), ("1", edge)):
         Image.fromarray(values).save(tmp_path / f"{name}.png")
     Image.fromarray(257 * edge.astype(np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(data.DataError, match=r"1\.png has shape"):
+    with pytest.raises(data.DataError, match=r"1\.png has height and width"):
         data.ImageFolder(tmp_path).batch(torch.tensor([1]))
     x, _ = data.ImageFolder(tmp_path, size=16).batch(torch.tensor([0, 1]))
     assert x.shape == (2, 1, 16, 16)
     assert float(x[0, :, :, 2:-2].abs().max()) < 0.1
     assert (x[1, 0, :, :6] < -0.9).all()
     assert (x[1, 0, :, 10:] > 0.9).all()
-    with pytest.raises(data.DataError, match=r"deep\.png has bits 65536"):
+    with pytest.raises(data.DataError, match=r"deep\.png has levels 65536"):
         data.ImageFolder(tmp_path, size=16).batch(torch.tensor([2]))
     (tmp_path / "deep").mkdir()
     for i in range(2):
@@ -171,8 +168,6 @@ def test_images_of_several_sizes_become_squares(tmp_path):
 
 
 def test_rows_of_tuples_and_dicts(pictures):
-    from PIL import Image
-
     whole = data.load(str(pictures))
     files = data.ImageFolder(pictures).files
     as_bytes = ((whole.x + 1) * 127.5).round().byte()
@@ -271,8 +266,52 @@ def test_mirrored_and_unconditional():
         data.Mirrored(data.Memory(torch.rand(3, 4)))
 
 
+def mixed_folder(path):
+    """Two grey images and a coloured one, of three sizes."""
+    rng = np.random.default_rng(0)
+    for i, shape in enumerate([(7, 5), (6, 9, 3), (8, 8)]):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path / f"{i}.png")
+    return path
+
+
+def test_a_folder_of_grey_and_coloured_images_gets_one_mode(tmp_path):
+    mixed_folder(tmp_path)
+    for mode, name in (("grey", "L"), ("rgb", "RGB")):
+        x, _ = data.ImageFolder(tmp_path, crop=4, mode=mode).batch(torch.arange(3))
+        for i in range(3):
+            with Image.open(tmp_path / f"{i}.png") as image:
+                top, left = (image.height - 4) // 2, (image.width - 4) // 2
+                expected = np.array(image.convert(name).crop((left, top, left + 4, top + 4))).reshape(4, 4, -1)
+            assert np.array_equal(((x[i].movedim(0, -1) + 1) * 127.5).round().numpy(), expected)
+        assert torch.equal(data.load(str(tmp_path), crop=4, mode=mode).x, x)
+    assert data.ImageFolder(tmp_path, 6, crop=4, mode="rgb").batch(torch.arange(3))[0].shape == (3, 3, 4, 4)
+
+
+def test_images_that_do_not_agree_are_refused_with_what_makes_them_agree(tmp_path):
+    mixed_folder(tmp_path)
+    for options, said in (
+        ({}, r"1\.png has channels 3, .*0\.png 1: .*mode='grey' or mode='rgb'"),
+        ({"mode": "grey"}, r"1\.png has height and width \(6, 9\), .*0\.png \(7, 5\): .*size=N or crop=N"),
+        ({"crop": 6}, r"0\.png.* has 7 x 5 pixels, and crop=6 needs more: size=6 would enlarge it"),
+    ):
+        with pytest.raises(data.DataError, match=said):
+            data.load(str(tmp_path), **options)
+    with pytest.raises(ValueError, match="mode must be one of grey, rgb"):
+        data.ImageFolder(tmp_path, mode="gray")
+
+
+def test_other_pixels_have_another_fingerprint(tmp_path):
+    mixed_folder(tmp_path)
+    folders = [
+        data.ImageFolder(tmp_path, **options)
+        for options in ({"size": 4, "mode": "rgb"}, {"crop": 4, "mode": "rgb"}, {"size": 4, "mode": "grey"})
+    ]
+    assert len({folder.fingerprint() for folder in folders}) == 3
+
+
 def test_open_refuses_a_size_of_no_images():
-    with pytest.raises(ValueError, match="size is of the images of a folder"):
-        data.open("digits", size=8)
+    for options, said in (({"size": 8}, "size="), ({"crop": 8, "mode": "grey"}, "crop=, mode=")):
+        with pytest.raises(ValueError, match=f"^{said} is for a folder of images, and 'digits' is none"):
+            data.open("digits", **options)
     with pytest.raises(data.DataError, match="neither a known data set"):
         data.open("nothing")

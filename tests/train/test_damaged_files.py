@@ -132,7 +132,7 @@ def test_pictures_of_other_depths_are_refused(images):
     from PIL import Image
 
     (images / "3.png").write_bytes(png16(RNG.integers(0, 65536, (6, 6, 1))))
-    with pytest.raises(data.DataError, match=r"3\.png has bits 65536, .*0\.png 256: images must agree"):
+    with pytest.raises(data.DataError, match=r"3\.png has levels 65536, .*0\.png 256: images must agree"):
         data.load(str(images))
     for picture, said in (
         (Image.fromarray(np.zeros((6, 6), np.float32)), "holds floats"),

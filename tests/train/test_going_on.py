@@ -293,6 +293,16 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_checkpoint_can_be_read_by_whom_the_umask_allows(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        trainer(tmp_path, iterations=2).run(progress=False)
+    finally:
+        os.umask(before)
+    assert (tmp_path / CHECKPOINT).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_folder_that_cannot_be_written_is_found_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     made = trainer(tmp_path / "file" / "run")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch.distributed as dist
 import typer
 
+from ...data.images import MODES
 from ...losses.times import TIME_SAMPLERS
 from ...losses.weightings import WEIGHTINGS
 from ...numerics.inputs import as_one_of
@@ -27,7 +28,11 @@ from ..pictures import Pictures
 def train(
     data: Annotated[
         str,
-        typer.Argument(help="digits, mnist, fashion, a folder of IDX files, a folder of images, or a .npy file.", metavar="DATA"),
+        typer.Argument(
+            help="digits, mnist, fashion, a folder of images, a folder of IDX files, or a .npy file. Sub-folders of images are classes, "
+            "for --conditional.",
+            metavar="DATA",
+        ),
     ],
     out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="Folder of the run. An interrupted run in it continues.")],
     config: Annotated[
@@ -96,7 +101,20 @@ def train(
         ),
     ] = 0.0,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Resize the images of a folder to squares of this size and crop the centre.")
+        int | None,
+        typer.Option(
+            "--size",
+            "--resize",
+            min=1,
+            help="Resize the shorter side of the images of a folder to this size and cut out the middle square.",
+        ),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cut a square of this many pixels out of the middle of each image of a folder, after --resize."),
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help=f"Make all images of a folder {' or '.join(MODES)}, where grey and coloured ones are mixed.")
     ] = None,
     mirrored: Annotated[bool, typer.Option("--mirrored", help="Train on the mirror image of each image too.")] = False,
     held_out: Annotated[int, typer.Option(min=1, help="Samples excluded from training.")] = 200,
