@@ -1,6 +1,7 @@
 """docs/names.md: the library takes every name on the right; where a row says "same", both samplers have the same coefficients."""
 
 import re
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -121,10 +122,8 @@ def nearest(theirs, ours):
     """The smaller of the distances to the two ends."""
     found = []
     for low in ENDS:
-        try:
+        with suppress(NotLinearError):
             found.append(distance(*(probe(sampler, Levels(20.0, low), 8) for sampler in (theirs, ours))))
-        except NotLinearError:
-            continue
     return min(found)
 
 
