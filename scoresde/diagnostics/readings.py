@@ -22,7 +22,6 @@ from torch import Generator, Tensor
 
 from ..models.score_model import ScoreModel, as_output
 from ..models.times import noise_scale, remaining
-from ..numerics.arrays import expand
 from ..numerics.random import randn
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow
@@ -109,7 +108,7 @@ def output(model: ScoreModel, data: Noised, reading: Reading, t: Tensor, told: T
     time = time.to(z.device, torch.float32 if time.is_floating_point() else time.dtype).expand(len(z), *time.shape[1:])
     seen = z
     if isinstance(reading.prediction, Preconditioned):
-        seen = expand(reading.prediction.input_scale(*(v.double() for v in (reading.sde.alpha(t), reading.sde.sigma(t)))), z) * z
+        seen = float(reading.prediction.input_scale(reading.sde.alpha(t), reading.sde.sigma(t))) * z
     parameter = next(model.network.parameters(), z)
     return as_output(model.network(seen.to(parameter.dtype).clone(), time, **data.cond)), z
 

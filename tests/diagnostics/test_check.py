@@ -41,6 +41,22 @@ def flow(sign=1):
     return Exact(ss.RectifiedFlow(), "velocity", lambda t: t, sign)
 
 
+class EDMNetwork(nn.Module):
+    """F of D = c_skip z + c_out F(c_in z, t), for the exact denoiser D."""
+
+    def __init__(self, sigma_data, sign=1):
+        super().__init__()
+        self.exact, self.edm, self.sign = MIXTURE.model(ss.EDM()), ss.sde.Preconditioned(sigma_data), sign
+
+    def forward(self, seen, t):
+        t = t.double().expand(len(seen))
+        alpha, sigma = self.exact.sde.alpha(t), self.exact.sde.sigma(t)
+        z = seen.double() / self.edm.input_scale(alpha, sigma)[:, None]
+        s = self.edm.sigma_data
+        skip, out = s**2 / (s**2 + sigma**2), sigma * s / (s**2 + sigma**2).sqrt()
+        return self.sign * ((self.exact.data(z, t) - skip[:, None] * z) / out[:, None]).to(seen.dtype)
+
+
 def index(offset):
     return lambda sde, t: (t * 100 - 1 + offset).clamp(0, 99)
 
@@ -56,6 +72,7 @@ FAULTS = {
     "prediction of velocity": (flow(), ss.RectifiedFlow(), "noise", "t", 1.0, "prediction='velocity'"),
     "sign": (chain(sign=-1), CHAIN, "noise", "index", 1.0, "negate"),
     "sign of velocity": (flow(-1), ss.RectifiedFlow(), "velocity", "t", 1.0, "negate"),
+    "sign of edm": (EDMNetwork(0.7, -1), ss.EDM(), ss.sde.Preconditioned(0.7), "t", 1.0, "negate"),
     "direction": (flow(), ss.RectifiedFlow(), "velocity", lambda sde, t: 1 - t, 1.0, "the other way"),
     "direction of a chain": (chain(), CHAIN, "noise", reversed_index, 1.0, "the other way"),
     "time": (chain(), CHAIN, "noise", "t", 1.0, "index"),
@@ -71,6 +88,7 @@ ALL_WELL = {
     "chain, velocity": (chain("velocity"), CHAIN, "velocity", "index"),
     "flow": (flow(), ss.RectifiedFlow(), "velocity", "t"),
     "edm": (Exact(ss.EDM(), "noise", lambda t: t), ss.EDM(), "noise", "t"),
+    "edm, preconditioned": (EDMNetwork(0.7), ss.EDM(), ss.sde.Preconditioned(0.7), "t"),
 }
 
 
