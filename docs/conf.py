@@ -10,13 +10,22 @@ import scoresde
 
 sys.path.append(str(Path(__file__).parent))
 import make_api
+import make_gallery
 
 project = "scoresde"
 author = "The scoresde authors"
 copyright = author
 version = release = scoresde.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mathml", "offline"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_design",
+    "mathml",
+    "offline",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -24,7 +33,7 @@ html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_title = f"scoresde {version}"
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "code"  # docstrings quote code in single backticks
@@ -68,5 +77,6 @@ def one_signature(app, what, name, obj, options, signature, returns):
 
 def setup(app):
     make_api.write(Path(app.srcdir))
+    make_gallery.write(Path(app.srcdir))
     app.connect("autodoc-process-signature", one_signature)
     app.connect("autodoc-process-docstring", formulas, priority=400)  # napoleon comes at 500

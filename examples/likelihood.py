@@ -1,6 +1,6 @@
 """The density of held-out points, from an exact score and from a learned one.
 
-    python examples/likelihood.py [--short]
+    python examples/likelihood.py [--short] [--out likelihood.png]
 
 A score model has a density: the probability-flow ODE carries a point to noise, whose density is known, and the divergence along the path is
 the change of volume. For a mixture of Gaussians the true density has a closed form. Part 1 takes the exact score: the error that is left comes
@@ -9,8 +9,10 @@ from the solver, the prior and the probes. Part 2 trains a small network on draw
 
 import argparse
 import math
+from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 import scoresde as ss
 from scoresde import analytic, networks
@@ -27,9 +29,23 @@ def show(name: str, out: ss.Likelihood, truth: torch.Tensor) -> None:
     )
 
 
+def save_panels(panels: dict[str, ss.Likelihood], truth: torch.Tensor, path: Path) -> None:
+    """The density of every point against the true one."""
+    figure = Figure(figsize=(4 * len(panels), 3.8), layout="constrained")
+    ends = [float(truth.min()) - 1, float(truth.max()) + 1]
+    for axis, (title, out) in zip(figure.subplots(1, len(panels), sharex=True, sharey=True), panels.items(), strict=True):
+        axis.plot(ends, ends, color="grey", linewidth=0.8)
+        axis.scatter(truth, out.nats, s=6, alpha=0.6, linewidths=0)
+        axis.set_title(title, fontsize=11)
+        axis.set(xlim=ends, ylim=ends, aspect="equal", xlabel="true log density in nats")
+    figure.axes[0].set_ylabel("log density of the model in nats")
+    figure.savefig(path, dpi=100)
+
+
 def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("likelihood.png"), help="picture of estimated against true densities")
     parser.add_argument("--short", action="store_true", help="fewer points and less training")
     options = parser.parse_args()
     points, iterations = (128, 100) if options.short else (512, 2500)
@@ -44,7 +60,8 @@ def main() -> None:
     print(f"log densities of {points} points in nats      mean                 error: mean     rms       network calls")
     print(f"{'closed form':34s} {float(truth.mean()):8.4f} +- {float(truth.std()) / math.sqrt(points):.4f}")
     exact = mixture.model(sde)
-    show("exact score, exact divergence", ss.log_likelihood(exact, x, t_end=1e-5), truth)
+    solved = ss.log_likelihood(exact, x, t_end=1e-5)
+    show("exact score, exact divergence", solved, truth)
     show("exact score, to t = 1e-3 only", ss.log_likelihood(exact, x), truth)
     one = ss.log_likelihood(exact, x, divergence="hutchinson", t_end=1e-5, generator=generator)
     show("exact score, one probe", one, truth)
@@ -56,10 +73,13 @@ def main() -> None:
     model = ss.ScoreModel(networks.MLP(features=2, width=64), sde, prediction="velocity", time="half_log_snr")
     recipe = Recipe(iterations=iterations, batch_size=256, learning_rate=2e-3, warmup=50, weighting="velocity")
     trained = Trainer(model, mixture.sample(20_000, generator, torch.float32), recipe).run(progress=False)
-    show("learned score, exact divergence", ss.log_likelihood(trained, x.float(), rtol=1e-4, atol=1e-4), truth)
+    learned = ss.log_likelihood(trained, x.float(), rtol=1e-4, atol=1e-4)
+    show("learned score, exact divergence", learned, truth)
 
     z = ss.encode(trained, x[:8].float())
     print(f"encoded and decoded again: off by {float((ss.decode(trained, z) - x[:8]).abs().max()):.1e} at most")
+    save_panels({"exact score": solved, "exact score, one probe": one, "learned score": learned}, truth, options.out)
+    print(f"written: {options.out}")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def main() -> None:
         rows[name] = [z[:, 0] if isinstance(sde, ss.LinearSDE) and sde.channels > 1 else z for z in states]
     bridge, y = ss.Bridge.interpolant(0.6), operators.blur(3.0)(x)
     rows["bridge"] = [bridge.with_end(bridge.perturb(x, t, noise)[0], y, t) for t in TIMES]
-    figure = Figure(figsize=(1.15 * (len(TIMES) + 1), 1.15 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.1 * (len(TIMES) + 1), 1.1 * len(rows)), layout="constrained")
     for axes, (name, states) in zip(figure.subplots(len(rows), len(TIMES) + 1), rows.items(), strict=True):
         for axis, z, title in zip(axes, [x, *states], ["x", *(f"t = {t:g}" for t in TIMES)], strict=True):
             # States have other scales than images: by their own deviation where it is above 1/2.
@@ -66,8 +66,8 @@ def main() -> None:
             axis.imshow((z[0] / scale * 0.5 + 0.5).clamp(0, 1).movedim(0, -1).numpy())
             axis.set(xticks=[], yticks=[])
             if name == next(iter(rows)):
-                axis.set_title(title, fontsize=8)
-        axes[0].set_ylabel(name, fontsize=8)
+                axis.set_title(title, fontsize=10)
+        axes[0].set_ylabel(name.replace(", ", ",\n"), fontsize=10)
     figure.savefig(options.out, dpi=62)
     print(f"{options.out}: {len(rows)} processes")
     mixture = analytic.GaussianMixture(torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), torch.tensor([0.05, 0.1]))
