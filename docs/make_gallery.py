@@ -24,11 +24,12 @@ EXAMPLES = {
     "inverse_problems": "Inverse problems",
     "simulation_based_inference": "Simulation-based inference",
 }
-RUNS = {"guidance": "runs/conditional", "inverse_problems": "runs/mnist"}  # folders of `scoresde train mnist`, for larger pictures
+RUNS = {"guidance": "runs/mnist", "inverse_problems": "runs/mnist"}  # folders of `scoresde train mnist`, for larger pictures
 INTRODUCTION = """# Gallery
 
 The scripts of the folder `examples`: what they draw, what they print and their sources. Each needs the extra `demo` and runs on a CPU, with
-`--short` in seconds. A script with `--run` draws with a network that `scoresde train` has trained, and trains a smaller one without.
+`--short` in seconds. A script with `--run` draws with a network of 28 x 28 digits that `scoresde train` has trained, and without it trains a
+smaller one; [Guidance](guidance.md) and [Inverse problems](inverse.md) say what the network is. Printed seconds are those of a busy machine.
 """
 
 
