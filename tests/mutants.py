@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("scoresde", "tests", "docs", "examples", "benchmarks", ".ci", "pyproject.toml", "README.md", "CHANGELOG.md", "Makefile")
+COPIED = (
+    "scoresde", "tests", "docs", "examples", "benchmarks", ".ci", ".github", "pyproject.toml", "README.md", "CHANGELOG.md", "CITATION.cff",
+    "CONTRIBUTING.md", "Makefile", "constraints.txt",
+)  # fmt: skip
 
 
 class Mutant(NamedTuple):

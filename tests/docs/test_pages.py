@@ -7,11 +7,16 @@ from sybil import Document
 from sybil.parsers.myst import PythonCodeBlockParser
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "howto").glob("*.md")),
+]
 # Text and tables alone.
 WITHOUT_BLOCKS = (
-    "index.md", "api.md", "benchmarks.md", "changelog.md", "choosing.md", "fitted.md", "folder.md", "gallery.md", "glossary.md",
-    "names.md", "negative.md", "scope.md",
+    "CONTRIBUTING.md", "index.md", "api.md", "benchmarks.md", "changelog.md", "choosing.md", "fitted.md", "folder.md", "gallery.md",
+    "glossary.md", "names.md", "negative.md", "scope.md",
 )  # fmt: skip
 
 
