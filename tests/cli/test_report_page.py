@@ -82,7 +82,7 @@ def test_the_headline_is_the_distance_to_the_fine_solve(exact, compared):
     rows = Elements(
         report.html_page("a run", report.lead(compared), report.comparison_sections(Path("run"), EXPERIMENT, exact, compared))
     ).rows
-    assert rows[0] == ["solver", "network calls", "rms error", "95 % interval", "median", "n"]
+    assert rows[0] == ["solver", "calls", "rms error", "95 % interval", "median", "n"]
     shown = {row[0]: row for row in rows[1:5]}
     for name, solver, options in (("ddim", "ddim", {"steps": 6}), ("heun (karras)", "heun", {"steps": 3, "grid": "karras"})):
         squares = (ss.sample(exact, shape, solver, seeds=seeds, **options) - fine).square().double().mean(1)
@@ -194,6 +194,13 @@ def test_a_page_is_one_file(pages, command):
         assert tag != "img" or attributes["alt"]
     assert "url(" not in text
     assert "@import" not in text
+
+
+def test_a_wheel_has_every_file_that_is_no_module():
+    tomllib = pytest.importorskip("tomllib")
+    package = Path(ss.__file__).parent
+    declared = tomllib.loads((package.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["scoresde"]
+    assert {p.relative_to(package).as_posix() for p in package.rglob("*.*") if p.suffix not in (".py", ".pyc")} == set(declared)
 
 
 def browser(monkeypatch):
