@@ -8,7 +8,7 @@ demo: .venv/ready-demo ## train on real 8x8 digits and show what the network can
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297 --conditional --label-dropout 0.15
 	$(BIN)/scoresde report runs/demo --trajectories 64
 
-demo-short: .venv/ready-demo ## the demo in half a minute, for CI: the digits are not yet readable
+demo-short: .venv/ready-demo ## the demo in a minute, for CI: the digits are not yet readable
 	rm -rf runs/short
 	$(BIN)/scoresde train digits --out runs/short --prediction velocity --held-out 297 --conditional --label-dropout 0.15 \
 	  --iterations 100 --width 8

@@ -185,18 +185,20 @@ def test_compare(digits, tmp_path):
     for text in (result.output, page):
         assert re.search(r"\| ddim +\| +3 \| +3 \|", text)
         assert re.search(r"\| ancestral \(ddpm\) +\| +5 \| +5 \|", text)
-        assert "Not an FID" in text
+        assert "Frechet distance not shown: 20 samples in 64 dimensions." in text
     for name in ("compare.png", "error.png"):
         assert (tmp_path / name).exists()
         assert name in page
+    assert (tmp_path / "report.html").exists()
 
 
 def test_compare_in_classifier_features(digits, tmp_path):
-    arguments = ["compare", str(digits), "--out", str(tmp_path), "--samples", "20", "--features", "classifier", "--against", "all"]
+    arguments = ["compare", str(digits), "--out", str(tmp_path), "--samples", "130", "--features", "classifier", "--against", "all"]
     result = run.invoke(app, [*arguments, "--no-curves", "--solver", "ddim:2"], catch_exceptions=False)
     assert result.exit_code == 0
     assert "share with p > 0.9" in result.output
     assert "1797 real ones (all data)" in result.output
+    assert "Not an FID" in result.output
     assert not (tmp_path / "error.png").exists()
 
 

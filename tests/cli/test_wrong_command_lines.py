@@ -95,7 +95,7 @@ def refused(arguments, *said):
 def test_a_damaged_run_is_named(place, monkeypatch, name):
     monkeypatch.chdir(place)
     file = "checkpoint.safetensors" if name in ("cut", "swapped", "without") else "config.json"
-    for command in (["sample", "--out", "x.png"], ["compare"], ["diagnose"], ["fit", "--out", "x.safetensors"]):
+    for command in (["sample", "--out", "x.png"], ["compare"], ["report"], ["diagnose"], ["fit", "--out", "x.safetensors"]):
         refused([command[0], f"run {name}", *command[1:]], f"run {name}/{file}")
     if file == "config.json" and name != "odd":
         refused(["train", "vectors.npy", "--out", f"run {name}", *TRAIN], f"run {name}")

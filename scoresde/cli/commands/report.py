@@ -10,6 +10,7 @@ import typer
 
 from ... import guidance, tuning
 from ...numerics.batching import cond_to_device
+from ...sde.linear import LinearSDE
 from .. import report as reports
 from ..options import BatchSizeOption, DeviceOption, RunFolder, default_device, labels, load_run, output_folder, path
 
@@ -57,13 +58,15 @@ def report(
         progress=sys.stderr.isatty(),
     )  # fmt: skip
     compared = reports.comparison_sections(run, experiment, model, found)
-    shown = [reports.bounds(model, fitted, found.fine, trajectories, calibration)]
+    # What is made for processes with one noise level at a time, not one for each coordinate.
+    scalar = not isinstance(model.sde, LinearSDE)
+    shown = [reports.bounds(model, fitted, found.fine, trajectories, calibration)] if scalar else []
     images = reports.is_image(training.x)
     guidable = experiment.conditional and experiment.recipe.label_dropout > 0
     if images and guidable and training.labels is not None and experiment.classes is not None:
         classifier = reports.Classifier.trained(training.x, training.labels)
         shown.append(reports.guided(model, classifier, held_out, experiment.classes, samples, batch_size))
-    if images and (guidable or not experiment.conditional):
+    if images and scalar and (guidable or not experiment.conditional):
         prior = guidance.conditioned(model, label=-1) if guidable else model
         shown.append(reports.inpainted(prior, held_out.x.to(model.device), training.x.mean(0)))
     page = reports.html_page(f"{run.name}: what one network can do", reports.lead(found), [*compared[:-1], *shown, compared[-1]])

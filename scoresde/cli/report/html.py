@@ -18,7 +18,7 @@ MOST_POINTS = 2000
 
 # What the page says about each term that a section uses.
 GLOSSARY = {
-    "network call": "One evaluation of the network for one sample. The calls decide what a sample costs.",
+    "calls": "Network calls: one is an evaluation of the network for one sample. They decide what it costs.",
     "fine solve": "Samples of 200 steps of dpm++3m. Few solvers come closer to what the network itself describes.",
     "paired error": "Distance between a sample and that of the fine solve from the same seed. The solver alone makes it.",
     "rms": "Root of the mean square, here over all coordinates of all samples.",

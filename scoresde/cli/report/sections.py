@@ -76,10 +76,10 @@ def errors(found: Comparison) -> Section:
         [
             "All solvers start from the seeds of the fine solve. Between two samples of one seed there is the error of the solver alone."
         ],
-        table=Table(("solver", "network calls", "rms error", "95 % interval", "median", "n"), rows),
+        table=Table(("solver", "calls", "rms error", "95 % interval", "median", "n"), rows),
         note=f"Errors are {unit(fine.x)}. Floor: the fine solve moves by as much when it takes {FINE_STEPS // 2} steps. "
         f"For scale: samples of different seeds are {number(fine.scale)} apart. {_defaults(found)}",
-        terms=("network call", "fine solve", "paired error", "rms", "interval", "floor", "stochastic solver", "fitted solver"),
+        terms=("calls", "fine solve", "paired error", "rms", "interval", "floor", "stochastic solver", "fitted solver"),
     )
 
 
@@ -117,7 +117,7 @@ def curve(found: Comparison) -> Section:
         ["Lower is better, further left is cheaper. Both axes are logarithmic."],
         pictures=[plotted(figure, "", f"rms error by network calls. {listed}")],
         note=f"Errors are {unit(found.fine.x)}, over n = {n} samples.{left_out}",
-        terms=("network call", "fine solve", "paired error", "rms"),
+        terms=("calls", "fine solve", "paired error", "rms"),
     )
 
 
@@ -137,7 +137,7 @@ def distances(found: Comparison) -> Section:
         [
             "The network's errors count here too, so that good solvers differ little. Values near the floor or below it rank nothing."
         ],
-        table=Table(("solver", "network calls", "Frechet distance", "kernel distance", "n"), rows),
+        table=Table(("solver", "calls", "Frechet distance", "kernel distance", "n"), rows),
         note=f"In {yardstick.name}: squares in their units for the Frechet distance, no unit for the kernel distance with its standard "
         f"error. n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
         terms=("floor", "Frechet distance", "kernel distance"),

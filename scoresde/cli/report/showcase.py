@@ -71,7 +71,7 @@ def bounds(model: ScoreModel, solver: FittedSolver, fine: FineSolve, noises: int
             plotted(bound_figure(bound, error), "Each dot is a sample; below the line the bound holds.", "error by bound"),
         ],
         note=f"Bounds and errors are rms {unit(fine.x)}. n = {len(error)} new samples; calibrated on {noises} others.",
-        terms=("bound", "fitted solver", "fine solve", "network call", "rms"),
+        terms=("bound", "fitted solver", "fine solve", "calls", "rms"),
     )
 
 
@@ -104,11 +104,11 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
         [
             "The columns are the classes in turn, the rows the weights of guidance from the same seeds. The default solver draws them."
         ],
-        table=Table(("", "network calls", "in their class"), rows),
+        table=Table(("", "calls", "in their class"), rows),
         pictures=section.pictures,
         note=f"In their class: samples that a classifier, trained on the training data, sees in the class that was asked for. It is right on "
         f"{accuracy:.0%} of {len(held_out.x)} held-out samples.",
-        terms=("guidance", "network call"),
+        terms=("guidance", "calls"),
     )
 
 
@@ -155,5 +155,5 @@ def inpainted(model: Model, x: Tensor, typical: Tensor) -> Section:
         note=f"Errors are {unit(x)}, over {len(x)} images of {int(hidden.sum())} hidden pixels. The noise has standard deviation {NOISE:g}. "
         f"The mean is over {DRAWS} samples of each image. A single sample is further away, as it is one of several possible images. It takes "
         f"{run.network_calls:g} network calls (pigdm with sde-dpm++2m).",
-        terms=("posterior", "rms", "network call"),
+        terms=("posterior", "rms", "calls"),
     )
