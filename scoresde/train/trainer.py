@@ -273,6 +273,8 @@ class Trainer:
         with reading(path, said="is no checkpoint of this run"):
             restore = self._state.fitted(path, tensors, lambda: require_same(path, about, self._identity))
             iteration, history = int(about["iteration"]), list(about["history"])
+            if iteration > self.recipe.iterations:
+                raise ValueError(f"{path} has {iteration} iterations already, more than iterations={self.recipe.iterations}")
             # Version 0.1 did not write these two.
             total, count = float(about.get("sum", 0.0)), int(about.get("count", 0))
             if isinstance(self.source, Stream):
