@@ -24,6 +24,7 @@ from ..models.score_model import ScoreModel
 from ..numerics.random import cpu_generator, global_seed
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
 from ..sde.linear import LinearSDE
+from .objective import DENOISING, LossFunction, loss_name
 from .recipe import Recipe
 
 # `DataParallel`, `DistributedDataParallel` and `torch.compile` put a network one level deeper, under these names.
@@ -35,6 +36,9 @@ FREE = {"iterations", "validate_every", "save_every", "snapshot_every", "recompu
 
 # The hash of the bytes of data that are known by the fingerprint of their source.
 IN_MEMORY = "data in memory"
+
+# What a checkpoint has of which it says nothing. None: it is no checkpoint of a run.
+UNSAID = {"recipe": None, "data": None, "loss": DENOISING}
 
 # Times at which the loss is tried.
 TRIED = 32
@@ -54,7 +58,9 @@ def model_identity(model: ScoreModel) -> dict[str, object]:
     }
 
 
-def identity(model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: Tensor) -> dict[str, object]:
+def identity(
+    model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: Tensor, loss: LossFunction | None
+) -> dict[str, object]:
     """The recipe, and hashes of the data, of their conditions, the model's parts and the loss.
 
     Args:
@@ -62,7 +68,7 @@ def identity(model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: 
         recipe: how it is trained.
         source: the data.
         tried: of `try_loss`.
-
+        loss: of the user's own, which is known by its name alone; None: that of the recipe.
     """
     parts = [f"{unwrapped(name)} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
     return {
@@ -72,6 +78,7 @@ def identity(model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: 
         "network": _hash("\n".join(sorted(parts)).encode()),
         **model_identity(model),
         "time sampler or weighting": _digits(tried),
+        "loss": loss_name(loss),
     }
 
 
@@ -97,7 +104,7 @@ def require_same(path: Path, about: Mapping[str, object], mine: Mapping[str, obj
         ValueError: names what differs.
     """
     for name, here in mine.items():
-        there = about.get(name, here if name not in ("recipe", "data") else None)
+        there = about.get(name, UNSAID.get(name, here))
         # Older versions knew all data in memory by their bytes alone.
         if there == here or (name == "data" and there is not None and there == mine.get(IN_MEMORY)):
             continue
