@@ -104,7 +104,9 @@ def digits(samples: int = 1500) -> dict[str, Any]:
     results: dict[str, Any] = {"samples": samples, "halves": frechet_distance(*halves)}
     rows: dict[str, Tensor] = {}
     for name in ("vp", "blur", "coloured", "cld"):
-        experiment = Experiment("digits", process=name, width=32, recipe=Recipe(iterations=4000, ema=0.998, save_every=1000))
+        experiment = Experiment(
+            "digits", held_out=200, process=name, width=32, recipe=Recipe(iterations=4000, ema=0.998, save_every=1000)
+        )
         model = experiment.train(RUNS / name, torch.device("cpu")).averaged
         results[name] = {}
         for nfe in (10, 20, 50):
@@ -148,7 +150,7 @@ def restoration(blur: float = 1.0, std: float = 0.1, calls: int = 20) -> dict[st
     folder = RUNS / "bridge"
     trainer = Trainer(model, training.x, recipe, cond={"given": observed(training.x, 0)}, folder=folder)
     restored = trainer.run()
-    vp = Experiment("digits", process="vp", width=32, recipe=Recipe(iterations=4000, ema=0.998, save_every=1000))
+    vp = Experiment("digits", held_out=200, process="vp", width=32, recipe=Recipe(iterations=4000, ema=0.998, save_every=1000))
     prior = vp.train(RUNS / "vp", torch.device("cpu"), progress=False).averaged
     likelihood = inverse.Gaussian(operator, std=std)
     kind: dict[str, Callable[[], Tensor]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from itertools import islice
@@ -118,11 +119,17 @@ class Loader:
             pin_memory=self.device is not None and self.device.type == "cuda",
             # For the seeds of the workers, which would come from the global state.
             generator=cpu_generator(self.seed),
+            worker_init_fn=_ignore_ctrl_c,
         )
         for batch in loaded:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+
+
+def _ignore_ctrl_c(_worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal. It is for the one that trains, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Iterations(torch.utils.data.Dataset[Any]):

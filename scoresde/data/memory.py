@@ -13,8 +13,8 @@ from torch import Tensor
 from ..networks.labels import as_labels
 from ..numerics.files import digest
 from ..numerics.inputs import as_count, as_state, as_tensor
-from ..numerics.random import cpu_generator
-from .source import DataError, named
+from .order import permutation
+from .source import DataError, Source, named
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Data:
         """
         if not 0 < as_count("held_out", held_out, -math.inf) < len(self.x):
             raise DataError(f"cannot hold out {held_out} of {len(self.x)} samples")
-        order = torch.randperm(len(self.x), generator=cpu_generator(seed), device="cpu")
+        order = permutation(len(self.x), seed)[torch.arange(len(self.x), device="cpu")]
         return self[order[held_out:]], self[order[:held_out]]
 
     def source(self) -> Memory:
@@ -94,6 +94,21 @@ class Memory:
     def fingerprint(self) -> str:
         """All of the data: memory is read at gigabytes a second."""
         return f"{len(self)} samples {tuple(self.x.shape[1:])} {digest(named(self.x, self.cond))[:16]}"
+
+
+class Loaded(Memory):
+    """The samples of another source, read into memory. They keep its fingerprint: a run may go on with its data in memory or not."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(
+            *source.batch(torch.arange(len(source), device="cpu")),
+            classes=getattr(source, "classes", None),
+            bins=getattr(source, "bins", None),
+        )
+        self._of = source.fingerprint()
+
+    def fingerprint(self) -> str:
+        return self._of
 
 
 def taken(values: Tensor, indices: Tensor) -> Tensor:

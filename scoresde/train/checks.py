@@ -13,15 +13,16 @@ from ..models.score_model import ScoreModel
 from ..networks.embedding import Embedding
 from ..networks.labels import as_labels, null_label
 from ..numerics.inputs import as_count, as_device, as_state, as_tensor
+from .objective import LossFunction, loss_name
 from .recipe import Recipe
 
 
-def require_trainable(model: object, recipe: object) -> None:
+def require_trainable(model: object, recipe: object, loss: LossFunction | None = None) -> None:
     """Raise unless the trainer can train the model by the recipe.
 
     Raises:
-        TypeError: they are no `ScoreModel` and no `Recipe`.
-        ValueError: it has no weights to train, or weights without numbers.
+        TypeError: they are no `ScoreModel` and no `Recipe`, or the loss is no function.
+        ValueError: a time sampler for a loss that draws its own times; or the model has no weights to train, or weights without numbers.
     """
     if not isinstance(model, ScoreModel):
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
@@ -31,6 +32,9 @@ def require_trainable(model: object, recipe: object) -> None:
         raise TypeError(f"model must be a ScoreModel, got a {type(model).__name__}{hint}")
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a Recipe, got a {type(recipe).__name__}")
+    loss_name(loss)
+    if loss is not None and recipe.time_sampler is not None:
+        raise ValueError("a loss of your own draws its times itself: leave the recipe's time_sampler None")
     weights = list(model.parameters())
     if any(torch.nn.parameter.is_lazy(weight) for weight in weights):
         raise ValueError("the network has lazy weights, which get their shapes in its first call: call it once before training")

@@ -13,8 +13,9 @@ import torch
 from .. import data
 from ..data import Data, Source
 from ..data.images import MODES
+from ..data.memory import Loaded
 from ..models.score_model import ScoreModel
-from ..numerics.files import json_object, reading
+from ..numerics.files import reading
 from ..numerics.inputs import as_count, as_event, as_flag, as_number, as_one_of
 from ..numerics.random import derive_seed, global_seed
 from ..sde.base import SDE
@@ -22,16 +23,18 @@ from ..sde.linear import LinearSDE
 from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Prediction
 from .architectures import ARCHITECTURES, build
 from .checkpoint import CHECKPOINT, load_averaged
-from .identity import difference_of
+from .config import CONFIG, read_config, require_same_experiment, write_config
 from .presets import PRESETS
 from .processes import PROCESSES
 from .recipe import Recipe
 from .trainer import Trainer
 
-CONFIG = "config.json"
-
 # Entries that version 0.1 had not. Those that change nothing are not written, so that its runs go on.
 LATER = {"network", "blocks", "attention", "heads", "dropout", "recompute", "size", "mirrored", "crop", "mode"}
+
+
+# Held-out samples by default: more make validation slow and its error no smaller than it need be.
+MOST_HELD_OUT = 1000
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Experiment:
 
     Attributes:
         data: name or path of the data set, as in `data.load`.
-        held_out: number of samples excluded from training.
+        held_out: number of samples excluded from training. None: that of the run that goes on, or 10 % of the data, at most 1,000.
         process: one of `processes.PROCESSES`: the chains "linear" (Ho et al. 2020) and "cosine" (Nichol and Dhariwal 2021), the paths "vp",
             "sub-vp", "ve", "edm" and "flow", or a linear SDE, "blur", "coloured", "cld" or "hold".
         steps: length T of a chain; other processes have none.
@@ -67,7 +70,7 @@ class Experiment:
     """
 
     data: str
-    held_out: int = 200
+    held_out: int | None = None
     process: str = "linear"
     steps: int = 1000
     prediction: Prediction = "noise"
@@ -102,7 +105,7 @@ class Experiment:
         if not isinstance(self.multipliers, list | tuple) or not self.multipliers:
             raise TypeError(f"multipliers must be a sequence of integers, got {self.multipliers!r}")
         checked = {
-            "held_out": as_count("held_out", self.held_out),
+            "held_out": None if self.held_out is None else as_count("held_out", self.held_out),
             "steps": as_count("steps", self.steps),
             "prediction": as_one_of("prediction", self.prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE),
             "width": as_count("width", self.width, 2),
@@ -145,12 +148,17 @@ class Experiment:
 
     def load_data(self) -> tuple[Data, Data]:
         """(training, held-out) data in memory."""
-        return data.load(self.data, self.size, crop=self.crop, mode=self.mode).split(self.held_out)
+        whole = data.load(self.data, self.size, crop=self.crop, mode=self.mode)
+        return whole.split(self._number_held_out(len(whole.x)))
 
     def open_data(self) -> tuple[Source, Source, int | None]:
         """(training, held-out) data that are read on the way, and the number of classes."""
         source = data.open(self.data, self.size, crop=self.crop, mode=self.mode)
-        return *data.split(source, self.held_out), source.classes
+        return *data.split(source, self._number_held_out(len(source))), source.classes
+
+    def _number_held_out(self, n: int) -> int:
+        """The number of held-out samples of n."""
+        return min(MOST_HELD_OUT, max(1, n // 10)) if self.held_out is None else self.held_out
 
     def sde(self) -> SDE:
         """The process for events of this shape.
@@ -188,63 +196,67 @@ class Experiment:
         """The conditions of the samples, as keyword arguments for the network: `label` `(N,)`, or nothing."""
         return {"label": part.labels} if self.conditional and part.labels is not None else {}
 
-    def train(
-        self,
-        folder: Path,
-        device: torch.device,
-        progress: bool = True,
-        *,
-        on_the_way: bool = False,
-        channels_last: bool = False,
-        **options: Any,
-    ) -> Trainer:
+    def train(self, folder: Path, device: torch.device, progress: bool = True, **options: Any) -> Trainer:
         """Train in `folder`. Training continues from the folder's checkpoint if it exists.
 
         Args:
             folder: of the run.
             device: where to train.
             progress: as in `Trainer.run`.
-            on_the_way: read the data while training, in place of all of them before.
-            channels_last: keep the channels of a pixel together in memory: faster convolutions, equal up to rounding.
-            **options: of the `Trainer`: parallel, accumulate, workers, log, callbacks.
+            **options: as of `trainer`.
 
         Raises:
             ValueError: the folder holds another experiment, or a damaged one.
             OSError: the folder cannot be written.
             DataError: the data set is missing or cannot be read.
         """
-        training, held_out, classes = self._sources(on_the_way)
-        event = training.batch(torch.zeros(1, dtype=torch.int64, device="cpu"))[0].shape[1:]
-        resolved = self.resolved(event, classes)
-        config, written = resolved._json(), folder / CONFIG
-        if written.exists():
-            _require_same(written, config)
-        model = resolved.model().to(device)
-        if channels_last:
-            model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trainer = Trainer(model, training, self.recipe, held_out=held_out, folder=folder, **options)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(written, "x") as file:
-                file.write(json.dumps(config, indent=2) + "\n")
-        except FileExistsError:  # another process may have written it since
-            _require_same(written, config)
+        trainer = self.trainer(folder, device, **options)
         trainer.run(progress)
         return trainer
 
-    def _sources(self, on_the_way: bool) -> tuple[Source, Source, int | None]:
-        """(training, held-out) data with the conditions of this experiment, and the number of classes."""
-        training: Source
-        held_out: Source
-        if on_the_way:
-            training, held_out, classes = self.open_data()
-            if not self.conditional:
-                training, held_out = data.Unconditional(training), data.Unconditional(held_out)
-        else:
-            parts = self.load_data()
-            training, held_out = (data.Memory(part.x, self.condition(part)) for part in parts)
-            classes = parts[0].classes
-        return data.Mirrored(training) if self.mirrored else training, held_out, classes
+    def trainer(
+        self, folder: Path, device: torch.device, *, on_the_way: bool = False, channels_last: bool = False, **options: Any
+    ) -> Trainer:
+        """A trainer at the iteration of the folder's checkpoint, or at the beginning. The folder holds the experiment from now on.
+
+        The number of iterations, the intervals of what is done beside the steps, and `recompute` may differ from those of the folder.
+
+        Args:
+            folder: of the run.
+            device: where to train.
+            on_the_way: read the data while training, in place of all of them before.
+            channels_last: keep the channels of a pixel together in memory: faster convolutions, equal up to rounding.
+            **options: of the `Trainer`: parallel, accumulate, workers, log, callbacks.
+
+        Raises:
+            ValueError: the folder holds another experiment, or a damaged one; or more than half of the data are held out.
+            OSError: the folder cannot be written.
+            DataError: the data set is missing or cannot be read.
+        """
+        wanted, stored = self, read_config(folder)
+        if self.held_out is None and "held_out" in stored:
+            with reading(folder / CONFIG):
+                wanted = replace(self, held_out=stored["held_out"])
+        training, held_out, classes = wanted.open_data()
+        n, kept = len(training) + len(held_out), len(held_out)
+        if 2 * kept > n:
+            raise ValueError(f"held_out={kept} of {n} samples leaves {n - kept} to train on, less than half of them")
+        event = training.batch(torch.zeros(1, dtype=torch.int64, device="cpu"))[0].shape[1:]
+        resolved = replace(wanted.resolved(event, classes), held_out=kept)
+        require_same_experiment(folder, resolved._json())
+        model = resolved.model().to(device)
+        if channels_last:
+            model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not self.conditional:
+            training, held_out = data.Unconditional(training), data.Unconditional(held_out)
+        if not on_the_way:
+            training, held_out = Loaded(training), Loaded(held_out)
+        if self.mirrored:
+            training = data.Mirrored(training)
+        trainer = Trainer(model, training, self.recipe, held_out=held_out, folder=folder, **options)
+        if trainer.main:
+            write_config(folder, resolved._json())
+        return trainer
 
     def _json(self) -> dict[str, object]:
         # Through JSON once: a file returns tuples as lists, and the two must compare equal.
@@ -265,7 +277,7 @@ class Experiment:
         """
         if not (folder / CONFIG).exists():
             raise ValueError(f"{folder} holds no training run (no {CONFIG}): make one with `scoresde train`")
-        values = _read(folder / CONFIG)
+        values = read_config(folder)
         known = {field.name for field in fields(cls)}
         # Entries that an older version had not keep their defaults.
         odd = (set(values) - known) | (known - set(values) - LATER)
@@ -277,23 +289,3 @@ class Experiment:
     def load_model(self, folder: Path, device: torch.device) -> ScoreModel:
         """The trained model of a folder, with averaged weights, in evaluation mode."""
         return load_averaged(folder / CHECKPOINT, self.model()).to(device)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The JSON of an experiment.
-
-    Raises:
-        ValueError: the file is damaged, or holds something else.
-    """
-    with reading(path):
-        return json_object(path.read_text())
-
-
-def _require_same(path: Path, config: dict[str, Any]) -> None:
-    """Raise unless the file holds this experiment.
-
-    Raises:
-        ValueError: names what differs.
-    """
-    if difference := difference_of(_read(path), config):
-        raise ValueError(f"{path.parent} holds another experiment ({difference}): choose another folder or remove it")

@@ -17,16 +17,28 @@ from torch import Tensor
 
 from .. import losses
 from ..data import Memory, Source, Stream
+from ..data.memory import Loaded
 from ..losses.blocks import block_weights
 from ..losses.times import TimeSampler
 from ..models.score_model import ScoreModel
 from ..numerics.random import cpu_generator, global_seed
 from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
 from ..sde.linear import LinearSDE
+from .objective import DENOISING, LossFunction, loss_name
 from .recipe import Recipe
 
 # `DataParallel`, `DistributedDataParallel` and `torch.compile` put a network one level deeper, under these names.
 WRAPPERS = ("module", "_orig_mod")
+
+# Entries of a recipe or an experiment that may change when a run goes on: how long it lasts, how often something is done beside the steps, and
+# how the gradient is computed.
+FREE = {"iterations", "validate_every", "save_every", "snapshot_every", "recompute"}
+
+# The hash of the bytes of data that are known by the fingerprint of their source.
+IN_MEMORY = "data in memory"
+
+# What a checkpoint has of which it says nothing. None: it is no checkpoint of a run.
+UNSAID = {"recipe": None, "data": None, "loss": DENOISING}
 
 # Times at which the loss is tried.
 TRIED = 32
@@ -46,7 +58,9 @@ def model_identity(model: ScoreModel) -> dict[str, object]:
     }
 
 
-def identity(model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: Tensor) -> dict[str, object]:
+def identity(
+    model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: Tensor, loss: LossFunction | None
+) -> dict[str, object]:
     """The recipe, and hashes of the data, of their conditions, the model's parts and the loss.
 
     Args:
@@ -54,7 +68,7 @@ def identity(model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: 
         recipe: how it is trained.
         source: the data.
         tried: of `try_loss`.
-
+        loss: of the user's own, which is known by its name alone; None: that of the recipe.
     """
     parts = [f"{unwrapped(name)} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
     return {
@@ -64,38 +78,48 @@ def identity(model: ScoreModel, recipe: Recipe, source: Source | Stream, tried: 
         "network": _hash("\n".join(sorted(parts)).encode()),
         **model_identity(model),
         "time sampler or weighting": _digits(tried),
+        "loss": loss_name(loss),
     }
 
 
 def _data_identity(source: Source | Stream) -> dict[str, object]:
-    """Of data in memory every byte counts; a source that is read on the way says what identifies it."""
+    """Of data in memory every byte counts; a source that is read on the way says what identifies it.
+
+    Data that were read from such a source have both: where they are may change.
+    """
     if not isinstance(source, Memory):
         return {"data": source.fingerprint()}
+    in_memory = f"{tuple(source.x.shape)} {_bytes(source.x)}"
     conditions = {name: f"{tuple(value.shape)} {_bytes(value)}" for name, value in source.cond.items()}
-    return {"data": f"{tuple(source.x.shape)} {_bytes(source.x)}", "conditions": conditions}
+    said = {"data": source.fingerprint(), IN_MEMORY: in_memory} if isinstance(source, Loaded) else {"data": in_memory}
+    return {**said, "conditions": conditions}
 
 
 def require_same(path: Path, about: Mapping[str, object], mine: Mapping[str, object]) -> None:
     """Raise unless a checkpoint has all that `mine` has, an `identity` or a `model_identity`.
 
-    An entry that an older version did not write is not compared.
+    An entry that an older version did not write is not compared, and neither are those that are `FREE`.
 
     Raises:
         ValueError: names what differs.
     """
     for name, here in mine.items():
-        there = about.get(name, here if name not in ("recipe", "data") else None)
-        if there != here:
-            said = f"{there}, here {here}"
-            if isinstance(there, dict) and isinstance(here, dict):
-                said = f"another ({difference_of(there, here)})"
-            raise ValueError(f"{path} is of another training run: its {name} is {said}")
+        there = about.get(name, UNSAID.get(name, here))
+        # Older versions knew all data in memory by their bytes alone.
+        if there == here or (name == "data" and there is not None and there == mine.get(IN_MEMORY)):
+            continue
+        difference = f"{there}, here {here}"
+        if isinstance(there, dict) and isinstance(here, dict):
+            found = difference_of(there, here)
+            difference = found and f"another ({found})"
+        if difference:
+            raise ValueError(f"{path} is of another training run: its {name} is {difference}")
 
 
 def difference_of(old: Mapping[str, object], new: Mapping[str, object]) -> str:
-    """The entries that differ, in words."""
+    """The entries that differ, in words; those that are `FREE` aside."""
     parts = []
-    for key in {**old, **new}:
+    for key in (key for key in {**old, **new} if key not in FREE):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             parts.append(difference_of(before, after))

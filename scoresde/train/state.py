@@ -55,7 +55,12 @@ class State:
         if self.step.adaptive:
             self.step.adaptive.load_state_dict(subset("times", tensors))
         if self.power is not None:
-            self.power.load_state_dict(subset("power", tensors))
+            averages = subset("power", tensors)
+            if not averages:
+                raise ValueError(
+                    f"{path} has no averages for snapshots, which must see every iteration: snapshot_every must stay 0"
+                )
+            self.power.load_state_dict(averages)
         scaler = {name: float(value) for name, value in subset("scaler", tensors).items()}
 
         def restore() -> None:

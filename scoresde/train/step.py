@@ -26,20 +26,9 @@ from ..numerics.arrays import expand
 from ..numerics.batching import index_cond
 from ..numerics.random import cpu_generator, derive_seed, global_seed, randn
 from ..sde.linear import LinearSDE
+from .objective import Denoising, LossFunction, OwnLoss
 from .recipe import Recipe
 from .world import Strategy, whole
-
-
-class PerSample(nn.Module):
-    """The loss of each sample as the output of a module, which is what DDP watches."""
-
-    def __init__(self, model: ScoreModel, recipe: Recipe) -> None:
-        super().__init__()
-        self.model, self.weighting = model, recipe.weighting
-
-    def forward(self, x: Tensor, t: Tensor, noise: Tensor, cond: dict[str, Any]) -> Tensor:
-        """`x` `(n, *event)`, `t` `(n,)`, noise of the shape of a state -> `(n,)`."""
-        return losses.denoising(self.model, x, self.weighting, t=t, noise=noise, **cond)
 
 
 class Step:
@@ -50,14 +39,17 @@ class Step:
         recipe: how to train.
         strategy: the processes.
         accumulate: micro-batches A of a step.
+        loss: of the user's own; None: the denoising loss of the recipe.
 
     Attributes:
         adaptive: the time sampler that learns, if the recipe has one.
     """
 
-    def __init__(self, model: ScoreModel, recipe: Recipe, strategy: Strategy, accumulate: int) -> None:
-        self.model, self.recipe, self.strategy, self.accumulate = model, recipe, strategy, accumulate
-        self.per_sample = strategy.wrap(PerSample(model, recipe))
+    def __init__(
+        self, model: ScoreModel, recipe: Recipe, strategy: Strategy, accumulate: int, loss: LossFunction | None = None
+    ) -> None:
+        self.model, self.recipe, self.strategy, self.accumulate, self.loss = model, recipe, strategy, accumulate, loss
+        self.per_sample = strategy.wrap(Denoising(model, recipe) if loss is None else OwnLoss(model, loss))
         self.optimizer = _adamw(list(model.parameters()), recipe)
         self.adaptive = losses.Adaptive() if recipe.time_sampler == "adaptive" else None
         # A network whose weights have a fixed length, such as EDM2, sets it back after a step.
@@ -83,10 +75,8 @@ class Step:
         rows, count = slice(rank, None, size), len(x) * size
         if recipe.label_dropout:
             cond = cond | {"label": self._some_labels(cond["label"], iteration, rows, count)}
-        t, importance = losses.draw_times(
-            self.model.sde, count, self.sampler, cpu_generator(derive_seed(recipe.seed, "times", iteration))
-        )
-        noise = self._noise(x, count, iteration)[rows]
+        t, importance = self._times(count, iteration)
+        noise = self._noise(x, count, iteration)[rows] if self.loss is None else None
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(iteration)
         self.optimizer.zero_grad(set_to_none=True)
@@ -94,9 +84,11 @@ class Step:
         n = len(x) // self.accumulate
         for a in range(self.accumulate):
             part = slice(a * n, (a + 1) * n)
-            inputs = x[part], t[rows][part], noise[part], index_cond(cond, part, len(x))
+            number = a * size + rank
+            drawn = (derive_seed(recipe.seed, "loss", iteration, number),) if noise is None else (t[rows][part], noise[part])
+            inputs = x[part], index_cond(cond, part, len(x)), *drawn
             with self.strategy.synchronised(self.per_sample, last=a == self.accumulate - 1):
-                found.append(self._backward(inputs, importance[rows][part], iteration, a * size + rank))
+                found.append(self._backward(inputs, importance[rows][part], iteration, number))
         per_sample = self.strategy.gather(torch.cat(found))
         self.scaler.unscale_(self.optimizer)
         clipped = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip))
@@ -104,10 +96,11 @@ class Step:
         # Both numbers are read in one transfer, so that the host waits for the device once a step, and before any weight changes.
         value, norm = torch.stack([loss, clipped.to(loss.dtype)]).tolist()
         if not math.isfinite(value):
-            bad = t[~per_sample.isfinite().to(t.device)].tolist()
-            raise FloatingPointError(f"the loss is {value} at iteration {iteration}, from samples at t = {bad}")
+            bad = f", from samples at t = {t[~per_sample.isfinite().to(t.device)].tolist()}" if self.loss is None else ""
+            raise FloatingPointError(f"the loss is {value} at iteration {iteration}{bad}")
         if not math.isfinite(norm) and not (self.scaler.is_enabled() and self.scaler.get_scale() > 1):
-            raise FloatingPointError(f"the gradient is {norm} at iteration {iteration}, from samples at t = {t.tolist()}")
+            bad = f", from samples at t = {t.tolist()}" if self.loss is None else ""
+            raise FloatingPointError(f"the gradient is {norm} at iteration {iteration}{bad}")
         if self.adaptive:
             self.adaptive.update(self.model.sde, t, per_sample)
         self.scaler.step(self.optimizer)
@@ -129,6 +122,13 @@ class Step:
         loss = (expand(importance, per_sample) * per_sample).mean() / self.accumulate
         self.scaler.scale(loss).backward()
         return per_sample.detach()
+
+    def _times(self, count: int, iteration: int) -> tuple[Tensor, Tensor]:
+        """The times of the global batch and their weights, each `(count,)`. A loss of the user's own has none, and weights 1."""
+        if self.loss is not None:
+            return torch.zeros(0), torch.ones(count)
+        generator = cpu_generator(derive_seed(self.recipe.seed, "times", iteration))
+        return losses.draw_times(self.model.sde, count, self.sampler, generator)
 
     def _noise(self, x: Tensor, count: int, iteration: int) -> Tensor:
         """The noise of the global batch, of the shape of a state."""

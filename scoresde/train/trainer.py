@@ -2,15 +2,16 @@
 
 All randomness is a function of (seed, iteration): the batch, the times, the noise and the network's own draws. A killed run therefore
 continues from its last checkpoint to the same weights, bit for bit on a CPU, and a checkpoint stores no random state. The checkpoint does not
-depend on the number of processes: a run may go on with another one.
+depend on the number of processes: a run may go on with another one. SIGTERM and Ctrl-C write one before the run ends.
 """
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,29 @@ from torch import Tensor
 
 from .. import losses
 from ..data import Loader, Source, Stream
-from ..models.analytic import ZeroModel
 from ..models.score_model import ScoreModel
-from ..numerics.batching import batches, cond_to_device, indices
 from ..numerics.files import reading, require_writable
-from ..numerics.progress import Bar, progress_bar
-from ..numerics.random import cpu_generator, derive_seed
 from .average import Average, PowerAverages
 from .checkpoint import CHECKPOINT, about_checkpoint, read_checkpoint, write_checkpoint
 from .checks import as_source, require_splittable, require_trainable
 from .identity import identity, require_same, try_loss
+from .interruptions import Interruptions
+from .objective import LossFunction
 from .posthoc import write_snapshot
+from .progress import Progress
+from .progress import progress as progress_of
 from .recipe import Recipe
 from .state import State
 from .step import Step
 from .tracking import Tracker, Tracking
+from .validation import validate
 from .world import gathered, strategy
 
-# Held-out samples in one network call. A constant, as the index of a part's first sample is the key of its noise.
-VALIDATION_BATCH = 256
+# Seconds after which a checkpoint is written, however few iterations were done.
+SAVE_SECONDS = 300.0
+
+# The reason for a checkpoint that is no number of a signal.
+BY_THE_CLOCK = 1
 
 # Iterations between the numbers that trackers are told on the way.
 TRACK_EVERY = 50
@@ -64,6 +69,9 @@ class Trainer:
         workers: processes that read a source ahead. The batches do not depend on their number.
         log: trackers, "tensorboard", "wandb" or functions of `(values, iteration)`; see `train.tracking`.
         callbacks: functions of `(trainer, row)`, called on every process after each validation.
+        loss: a function `(model, x, generator, **cond)` in place of the recipe's denoising loss. It gets samples `(B, *event)`, a generator on
+            their device, seeded by (seed, iteration), and the conditions, and returns the loss of each sample, `(B,)`. With processes or
+            micro-batches it gets a part of the batch, and random numbers that depend on their number. A checkpoint knows it by its name.
 
     Raises:
         TypeError: a model that is no `ScoreModel`, data of integers or complex numbers, or with a folder a network that no file can hold.
@@ -94,8 +102,10 @@ class Trainer:
         workers: int = 0,
         log: str | Tracker | Sequence[str | Tracker] = (),
         callbacks: Sequence[TrainingCallback] = (),
+        loss: LossFunction | None = None,
     ) -> None:
-        require_trainable(model, recipe)
+        require_trainable(model, recipe, loss)
+        self.loss = loss
         self.model, self.recipe, self.workers, self.callbacks = model, recipe, workers, tuple(callbacks)
         self.source, self.held_out = as_source(model, recipe, x, cond, held_out, held_out_cond)
         self.folder = Path(folder) if folder is not None else None
@@ -114,16 +124,18 @@ class Trainer:
                     "time_sampler and weighting must depend on the seed of their generator alone, for a run to continue"
                 )
         known = self.folder is not None or self._strategy.size > 1
-        self._identity = identity(model, recipe, self.source, tried) if known else {}
+        self._identity = identity(model, recipe, self.source, tried, loss) if known else {}
         first = {"first row": self.source.first_row_digest()} if isinstance(self.source, Stream) else {}
         self._strategy.agree({"batch size": recipe.batch_size, **self._identity, **first})
         self._strategy.shard(model, recipe.low)
         # The average stays precise: at a decay of 0.9999 half precision would not move.
         self._strategy.shard(self.averaged)
-        self._step_of = Step(model, recipe, self._strategy, accumulate)
+        self._step_of = Step(model, recipe, self._strategy, accumulate, loss)
         self._power = PowerAverages(model, recipe.average_lengths) if recipe.snapshot_every else None
         self._state = State(model, self._ema, self._step_of, self._power)
         self.iteration = 0
+        # When and at which iteration the last checkpoint was written.
+        self._saved, self._saved_iteration = time.monotonic(), 0
         # For the speed: when and at which iteration the present interval began.
         self._since, self._done = time.perf_counter(), 0
         self._rows: Iterator[tuple[Tensor, dict[str, Any]]] | None = None
@@ -145,7 +157,8 @@ class Trainer:
         """Train to the end of the recipe.
 
         Args:
-            progress: print a line for each validation and, on a terminal, show a progress bar; on process 0 alone.
+            progress: show a bar on a terminal, and print a line for each validation; without a terminal a line a minute, too. On process 0
+                alone.
 
         Returns:
             `averaged`. Both models are left in evaluation mode.
@@ -154,6 +167,8 @@ class Trainer:
             FloatingPointError: a loss or a gradient became infinite or NaN; names the iteration and the times of the samples.
             ValueError: another run has written into the folder since this one began.
             OSError: the folder cannot be written, or a source cannot be read.
+            KeyboardInterrupt: Ctrl-C on one of the processes; with a folder after a checkpoint. A second one ends the run at once.
+            SystemExit: SIGTERM, with code 143; with a folder after a checkpoint.
         """
         recipe = self.recipe
         if self.folder is not None and self.iteration < recipe.iterations:
@@ -163,42 +178,42 @@ class Trainer:
             if self.main:
                 self.tracking.rewrite(self.history)
         self.model.train()
-        self._since, self._done = time.perf_counter(), self.iteration
+        self._since, self._done, self._saved = time.perf_counter(), self.iteration, time.monotonic()
         try:
-            # disable=None: tqdm draws the bar on a terminal only, and writes lines everywhere.
-            with progress_bar(
-                progress and self.main, total=recipe.iterations, initial=self.iteration, unit="it", disable=None
-            ) as bar:
+            with (
+                Interruptions() if self.folder is not None else nullcontext() as interruptions,
+                progress_of(progress and self.main, self.iteration, recipe.iterations) as tell,
+            ):
                 while self.iteration < recipe.iterations:
-                    self._iterate(bar)
+                    self._iterate(tell)
+                    if self.folder is not None and interruptions is not None:
+                        self._save_if_asked(self.folder, interruptions, tell)
         finally:
             self.model.eval()
             self._close()
         return self.averaged.eval()
 
-    def _iterate(self, bar: Bar) -> None:
+    def _iterate(self, tell: Progress) -> None:
         """One optimiser step with what is due after it: a validation, a snapshot, a checkpoint."""
         recipe = self.recipe
         self._sum, self._count = self._sum + self._step(), self._count + 1
         self.iteration += 1
         if self._power is not None:
             self._power.update(self.model, self.iteration)
-        mean = self._sum / self._count
+        mean, rate, row = self._sum / self._count, recipe.rate(self.iteration - 1), None
         last = self.iteration == recipe.iterations
         speed = self._batch_size * (self.iteration - self._done) / (time.perf_counter() - self._since)
-        bar.update()
-        bar.set_postfix_str(f"loss {mean:.4f}, rate {recipe.rate(self.iteration - 1):.1e}, {speed:.0f} samples/s", refresh=False)
         if self.tracking and (last or self.iteration % TRACK_EVERY == 0):
-            values = {"loss": mean, "rate": recipe.rate(self.iteration - 1), "samples_per_second": speed}
-            self.tracking.track(values, self.iteration)
+            self.tracking.track({"loss": mean, "rate": rate, "samples_per_second": speed}, self.iteration)
             self._since, self._done = time.perf_counter(), self.iteration
         if last or self.iteration % recipe.validate_every == 0:
             row = {"iteration": self.iteration, "loss": mean, **self.validate()}
             self.history.append(row)
             self._sum, self._count = 0.0, 0
-            bar.write("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
             if self.main:
                 self.tracking.row(row)
+        tell(self.iteration, mean, rate, speed, (recipe.iterations - self.iteration) * self._batch_size / speed, row)
+        if row is not None:
             for callback in self.callbacks:
                 callback(self, row)
         if self.folder is not None and self._power is not None and (last or self.iteration % recipe.snapshot_every == 0):
@@ -208,24 +223,25 @@ class Trainer:
         if self.folder is not None and (last or self.iteration % recipe.save_every == 0):
             self._save(self.folder / CHECKPOINT)
 
+    def _save_if_asked(self, folder: Path, interruptions: Interruptions, tell: Progress) -> None:
+        """Write a checkpoint that a signal or the clock asks for, on one process or on several, and end the run where it was a signal."""
+        by_the_clock = BY_THE_CLOCK if time.monotonic() - self._saved >= SAVE_SECONDS else 0
+        reason = self._strategy.highest(max(interruptions.noted, by_the_clock))
+        if reason and self._saved_iteration < self.iteration:
+            self._save(folder / CHECKPOINT)
+        if reason > BY_THE_CLOCK:
+            where = f"iteration {self.iteration} of {self.recipe.iterations}"
+            tell.say(f"{signal.Signals(reason).name} at {where}: saved in {folder}, where the same run goes on")
+            interruptions.act(reason)
+
     def validate(self) -> dict[str, float]:
-        """Mean held-out losses of the averaged model ("validation") and of a zero network ("zero"). The noise is the same in every call."""
+        """Mean held-out losses of the averaged model ("validation") and, of the denoising loss, of a zero network ("zero").
+
+        The noise is the same in every call.
+        """
         if self.held_out is None:
             return {}
-        zero = ZeroModel(self.model.sde, self.model.prediction)
-        # No times that have learned from the training losses.
-        sampler = None if self.recipe.time_sampler == "adaptive" else self.recipe.time_sampler
-        sums = {"validation": 0.0, "zero": 0.0}
-        self.averaged.eval()
-        for part in self._strategy.share(batches(len(self.held_out), VALIDATION_BATCH)):
-            x, cond = self.held_out.batch(indices(part))
-            x, cond = x.to(self.model.device), cond_to_device(cond, self.model.device)
-            for name, model in (("validation", self.averaged), ("zero", zero)):
-                generator = cpu_generator(derive_seed(self.recipe.seed, "validation", part.start))
-                with torch.no_grad():
-                    loss = losses.denoising(model, x, self.recipe.weighting, sampler, generator, **cond)
-                sums[name] += float(loss.sum())
-        return {name: total / len(self.held_out) for name, total in self._strategy.total(sums).items()}
+        return validate(self.averaged.eval(), self.held_out, self.recipe, self.loss, self._strategy)
 
     def _step(self) -> float:
         """One optimiser step; returns the loss."""
@@ -265,6 +281,7 @@ class Trainer:
             if isinstance(self.source, Stream):
                 state["stream"] = self.source.state()
             write_checkpoint(path, tensors, state | self._identity)
+        self._saved, self._saved_iteration = time.monotonic(), self.iteration
         self._strategy.barrier()
 
     def _load(self, path: Path) -> None:
@@ -273,9 +290,12 @@ class Trainer:
         with reading(path, said="is no checkpoint of this run"):
             restore = self._state.fitted(path, tensors, lambda: require_same(path, about, self._identity))
             iteration, history = int(about["iteration"]), list(about["history"])
+            if iteration > self.recipe.iterations:
+                raise ValueError(f"{path} has {iteration} iterations already, more than iterations={self.recipe.iterations}")
             # Version 0.1 did not write these two.
             total, count = float(about.get("sum", 0.0)), int(about.get("count", 0))
             if isinstance(self.source, Stream):
                 self.source.restore(about["stream"])
         restore()
         self.iteration, self.history, self._sum, self._count = iteration, history, total, count
+        self._saved_iteration = iteration

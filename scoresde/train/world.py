@@ -59,6 +59,10 @@ class Single:
             ValueError: names the first entry that differs.
         """
 
+    def highest(self, value: int) -> int:
+        """The largest of the values of all processes, which is the same on all."""
+        return value
+
     def barrier(self) -> None:
         """Wait for the others."""
 
@@ -100,6 +104,12 @@ class DDP(Single):
             values = [each.get(name) for each in found]
             if any(value != values[0] for value in values):
                 raise ValueError(f"the processes differ in {name}: {', '.join(f'{r}: {value}' for r, value in enumerate(values))}")
+
+    def highest(self, value: int) -> int:
+        # NCCL knows no other memory than that of the GPU.
+        found = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
 
     def barrier(self) -> None:
         dist.barrier()

@@ -54,7 +54,7 @@ def test_a_run_with_label_dropout_goes_on_to_the_same_weights(tmp_path):
     whole = trainer(label_dropout=0.4).run(progress=False)
     first = trainer(tmp_path, label_dropout=0.4)
     for _ in range(4):
-        first._iterate(ss.numerics.progress.progress_bar(False).__enter__())
+        first._iterate(lambda *_: None)
     again = trainer(tmp_path, label_dropout=0.4)
     assert again.iteration == 4
     again.run(progress=False)

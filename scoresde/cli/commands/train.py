@@ -117,7 +117,12 @@ def train(
         str | None, typer.Option(help=f"Make all images of a folder {' or '.join(MODES)}, where grey and coloured ones are mixed.")
     ] = None,
     mirrored: Annotated[bool, typer.Option("--mirrored", help="Train on the mirror image of each image too.")] = False,
-    held_out: Annotated[int, typer.Option(min=1, help="Samples excluded from training.")] = 200,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Samples excluded from training; by default 10 %, at most 1,000. Half of the data may be held out."
+        ),
+    ] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16 autocast.")] = False,
     float16: Annotated[bool, typer.Option("--float16", help="Run the network in float16 autocast, with a scaled loss.")] = False,
     recompute: Annotated[
