@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, expand, require_one_each
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_state
 from ..sde.base import SDE, as_time
 from ..sde.linear import LinearSDE
@@ -31,6 +32,9 @@ class Model(ABC):
     sde: SDE
     prediction: Prediction
     start_scale: float = 1.0
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, repr(getattr(self, "sde", None)), f"prediction={shown(getattr(self, 'prediction', None))}")
 
     @property
     def dtype(self) -> torch.dtype:

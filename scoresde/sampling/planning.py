@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import deprecation, grids
 from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
 from ..models.base import Model
+from ..numerics.brief import line
 from ..numerics.inputs import as_function, as_number
 from ..sde.base import SDE
 from ..sde.bridge import Bridge
@@ -43,7 +44,7 @@ from .request import GridLike, Request
 AnySolver = Solver | LoopSolver | Cascade
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(ABC):
     """A solver on one path, with everything decided that the state does not decide.
 
@@ -58,6 +59,12 @@ class Plan(ABC):
     solver: Solver | LoopSolver | None
     times: Tensor
     grid_name: str | None = field(default=None, kw_only=True)
+
+    def __repr__(self) -> str:
+        steps = "steps by the state" if self.steps is None else f"{self.steps} steps"
+        calls = "" if self.nfe is None else f"{self.nfe} network calls"
+        solver = "a table" if self.solver is None else registry.name_of(self.solver)
+        return line(type(self).__name__, solver, repr(self.sde), steps, calls, f"grid {self.grid_name}" if self.grid_name else "")
 
     @property
     def t_start(self) -> float:
@@ -95,7 +102,7 @@ class Plan(ABC):
             self.solver.check(model)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TablePlan(Plan):
     """A tableau.
 
@@ -127,7 +134,7 @@ class TablePlan(Plan):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GridPlan(Plan):
     """A loop along a grid."""
 
@@ -141,7 +148,7 @@ class GridPlan(Plan):
         return self.solver.solve(job)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdaptivePlan(Plan):
     """A loop that chooses its own times.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_function, as_number, as_values
 from .base import SDE, as_time
 
@@ -69,6 +70,9 @@ class ScalesSDE(SDE):
         self.prior_std = as_number(
             "prior_std", float((a[-1] ** 2 + s[-1] ** 2).sqrt()) if prior_std is None else prior_std, above=0.0
         )
+
+    def __repr__(self) -> str:
+        return line("ScalesSDE", f"alpha={shown(self._alpha)}", f"sigma={shown(self._sigma)}")
 
     def alpha(self, t: Time) -> Tensor:
         return values("alpha", self._alpha, as_time(t))
@@ -142,6 +146,9 @@ class CoefficientsSDE(SDE):
         self._solution = solution.sol
         end = float((self.alpha(1.0) ** 2 + self.sigma(1.0) ** 2).sqrt())
         self.prior_std = as_number("prior_std", end if prior_std is None else prior_std, above=0.0)
+
+    def __repr__(self) -> str:
+        return line("CoefficientsSDE", f"drift_rate={shown(self._drift_rate)}", f"diffusion={shown(self._diffusion)}")
 
     def _integrals(self, t: Time) -> tuple[Tensor, Tensor]:
         """log alpha and (sigma/alpha)^2."""

@@ -13,6 +13,7 @@ import torch
 from .. import data
 from ..data import Data, Source
 from ..models.score_model import ScoreModel
+from ..numerics.brief import Brief
 from ..numerics.files import json_object, reading
 from ..numerics.inputs import as_count, as_event, as_flag, as_number, as_one_of
 from ..numerics.random import derive_seed, global_seed
@@ -33,8 +34,8 @@ CONFIG = "config.json"
 LATER = {"network", "blocks", "attention", "heads", "dropout", "recompute", "size", "mirrored"}
 
 
-@dataclass(frozen=True)
-class Experiment:
+@dataclass(frozen=True, repr=False)
+class Experiment(Brief):
     """Everything that determines a run.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 
 from ..losses.times import TIME_SAMPLERS, Adaptive, TimeSampler
 from ..losses.weightings import WEIGHTINGS, Weighting, WeightingLike
+from ..numerics.brief import Brief
 from ..numerics.inputs import as_count, as_flag, as_number, as_one_of
 
 # From 1 to 0 over the run.
@@ -22,8 +23,8 @@ DECAYS: dict[str, Callable[[float], float]] = {
 LATER = {"label_dropout", "float16", "decay", "betas", "snapshot_every", "average_lengths"}
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Brief):
     """How to train.
 
     Attributes:

@@ -38,6 +38,7 @@ from .. import deprecation
 from ..loops.base import AdaptiveLoop, Job
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond, subset_or_none
+from ..numerics.brief import Brief, line
 from ..numerics.files import prefixed
 from ..numerics.inputs import as_count, as_number, as_sequence
 from ..sde.linear import LinearSDE
@@ -47,8 +48,8 @@ from .reference import Cond, ReferenceSolution, distance, run_recorded, solve_re
 from .selection import rank, selected, summary
 
 
-@dataclass(frozen=True)
-class Level:
+@dataclass(frozen=True, repr=False)
+class Level(Brief):
     """One solver of a cascade, with its calibrated bound.
 
     Attributes:
@@ -128,6 +129,10 @@ class Cascade:
     reference_steps: int
     discrepancy: float
 
+    def __repr__(self) -> str:
+        calls = ", ".join(str(level.nfe) for level in self.levels)
+        return line("Cascade", f"{calls} network calls", f"confidence {self.confidence:g}")
+
     @property
     def rungs(self) -> tuple[Level, ...]:
         """Deprecated: `levels`."""
@@ -205,6 +210,9 @@ class CascadeSolver(AdaptiveLoop):
     cascade: Cascade
     tol: float
     t_end: float = 0.0
+
+    def __repr__(self) -> str:
+        return line("CascadeSolver", repr(self.cascade), f"tol={self.tol:g}")
 
     def __post_init__(self) -> None:
         as_number("tol", self.tol, above=0.0)

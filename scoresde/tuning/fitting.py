@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .. import deprecation, grids
 from ..models.base import Model
 from ..models.in_basis import in_basis
+from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_callback, as_count
 from ..numerics.progress import progress_bar
@@ -97,6 +98,9 @@ class FittedSolver(TunedSolver):
             warnings.warn(
                 f"this solver was fitted to the model {self.model}, and samples the model {here}", UserWarning, stacklevel=3
             )
+
+    def __repr__(self) -> str:
+        return line("FittedSolver", f"{self.nfe} network calls", f"rms {self.error:.3g}", f"median {self.median:.3g}")
 
     def __str__(self) -> str:
         name, rms, median = self.baseline

@@ -23,6 +23,7 @@ from .. import deprecation, grids
 from ..models.base import Model
 from ..models.in_basis import in_basis
 from ..numerics.batching import batches, index_cond
+from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_count
 from ..numerics.random import BatchNoise
@@ -109,6 +110,21 @@ class Ranked(NamedTuple):
         """sqrt(rms median)."""
         return (self.rms * self.median) ** 0.5
 
+    def __repr__(self) -> str:
+        return line("Ranked", repr(self.name), f"rms {self.rms:.3g}", f"median {self.median:.3g}")
+
+
+class Ranking(tuple[Ranked, ...]):
+    """Pairs with their errors, best first; printed as a table."""
+
+    def __repr__(self) -> str:
+        return line("Ranking", f"{len(self)} pairs", f"best {self[0].name}" if self else "")
+
+    def __str__(self) -> str:
+        width = max((len(entry.name) for entry in self), default=0)
+        rows = [f"{entry.name:<{width}}  {entry.median:9.3g}  {entry.rms:9.3g}" for entry in self]
+        return "\n".join([f"{'solver and grid':<{width}}  {'median':>9}  {'rms':>9}", *rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Selected(TunedSolver):
@@ -149,6 +165,9 @@ class Selected(TunedSolver):
         """Deprecated: `reference_steps`."""
         deprecation.warn("Selected.teacher_steps", "Selected.reference_steps")
         return self.reference_steps
+
+    def __repr__(self) -> str:
+        return line("Selected", repr(self.name), f"{self.nfe} network calls", f"rms {self.error:.3g}", f"median {self.median:.3g}")
 
     def __str__(self) -> str:
         error = against(self.error, self.discrepancy)
@@ -199,7 +218,7 @@ class Selected(TunedSolver):
             raise ValueError(
                 f"the file's solver is {name}: {written}, which this version of scoresde does not have in its portfolio"
             )
-        ranking = (Ranked(name, solver, grid, error, median),) if solver is not None else ()
+        ranking = Ranking([Ranked(name, solver, grid, error, median)] if solver is not None else [])
         return cls(
             name, solver, grid, process, error, median, ranking, stored_entry(meta, "teacher_steps", int), discrepancy, coefficients
         )
@@ -266,7 +285,7 @@ def selected(reference: ReferenceSolution, ranking: Sequence[Ranked]) -> Selecte
     """The first of the ranking, as a solver."""
     best, sde = ranking[0], reference.sde
     return Selected(
-        best.name, best.solver, best.grid, schedule_fingerprint(sde), best.rms, best.median, tuple(ranking), reference.steps,
+        best.name, best.solver, best.grid, schedule_fingerprint(sde), best.rms, best.median, Ranking(ranking), reference.steps,
         reference.discrepancy, to_tensors(table(best.solver, sde, best.grid)),
     )  # fmt: skip
 
