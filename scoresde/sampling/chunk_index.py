@@ -23,9 +23,9 @@ from ..numerics.files import digest, json_object, reading
 from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.tuned import TunedSolver
 from ..tableau.tableau import Row
-from ..tuning.calibration import CascadeSolver
+from ..tuning.cascade import BoundedSolver, CascadeSolver
 from .chunk_files import PARTIAL
-from .planning import Plan, TablePlan
+from .plans import Plan, TablePlan
 from .registry import name_of
 
 INDEX = "index.json"
@@ -51,7 +51,7 @@ def describe_plan(planned: Plan) -> Index:
         text = f"{solver} {digest(solver.state_dict()[0])}"
     elif solver is None and isinstance(planned, TablePlan):
         text = f"tableau {_text_hash(_rows_text(planned.tableau.rows))}"
-    elif isinstance(solver, CascadeSolver):
+    elif isinstance(solver, CascadeSolver | BoundedSolver):
         text = f"{solver} {digest(solver.cascade.state_dict()[0])}"
     else:
         text = name_of(solver)

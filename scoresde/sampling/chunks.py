@@ -119,7 +119,7 @@ def sample_to(
     dtype, device = as_dtype("dtype", dtype) or model.dtype, as_device("device", device) or model.device
     pilot = cond_to_device(_rows(cond, _seeds(first_seed, NOISES), first_seed, n), device) if is_auto(solver) else None
     planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, event=event, cond=pilot)
-    planned.check(model)
+    planned.check(model, event)
 
     def of_seeds(seeds: Tensor) -> dict[str, Any]:
         return cond_to_device(_rows(cond, seeds, first_seed, n), device)

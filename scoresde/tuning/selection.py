@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +42,7 @@ from ..solvers.velocity import VelocityAdams
 from ..tableau.executor import run
 from ..tableau.tableau import Tableau
 from ..tableau.tensors import from_tensors, to_tensors
+from .ranking import Ranked, Ranking
 from .reference import Cond, ReferenceSolution, distance, solve_reference, starts
 from .trust import against, warn_of_discrepancy, warn_of_flaw
 
@@ -94,36 +94,6 @@ LINEAR_PORTFOLIO: Portfolio = {
     "ipndm2": (IPNDM(order=2), ("trailing 1", "trailing 2")),
     "ipndm3": (IPNDM(order=3), ("trailing 1.5", "trailing 2", "trailing 3")),
 }
-
-
-class Ranked(NamedTuple):
-    """A (solver, grid) pair with its errors per coordinate."""
-
-    name: str
-    solver: Solver
-    grid: Tensor
-    rms: float
-    median: float
-
-    @property
-    def score(self) -> float:
-        """sqrt(rms median)."""
-        return (self.rms * self.median) ** 0.5
-
-    def __repr__(self) -> str:
-        return line("Ranked", repr(self.name), f"rms {self.rms:.3g}", f"median {self.median:.3g}")
-
-
-class Ranking(tuple[Ranked, ...]):
-    """Pairs with their errors, best first; printed as a table."""
-
-    def __repr__(self) -> str:
-        return line("Ranking", f"{len(self)} pairs", f"best {self[0].name}" if self else "")
-
-    def __str__(self) -> str:
-        width = max((len(entry.name) for entry in self), default=0)
-        rows = [f"{entry.name:<{width}}  {entry.median:9.3g}  {entry.rms:9.3g}" for entry in self]
-        return "\n".join([f"{'solver and grid':<{width}}  {'median':>9}  {'rms':>9}", *rows])
 
 
 @dataclass(frozen=True, eq=False)
