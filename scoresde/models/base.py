@@ -106,7 +106,26 @@ def require_model(model: Any, *calls: str) -> None:
     """
     missing = [name for name in ("sde", *calls) if not hasattr(model, name)]
     if missing or isinstance(model, type):
-        hint = ", which is its attribute module" if isinstance(getattr(model, "module", None), Model) else ""
-        raise TypeError(
-            f"model must be a ScoreModel or another scoresde.Model{hint}: {type(model).__name__} has no {', '.join(missing) or 'instance'}"
-        )
+        raise TypeError(f"{no_model(model)}: {type(model).__name__} has no {', '.join(missing) or 'instance'}")
+
+
+def as_model(model: Any) -> Model:
+    """A model.
+
+    Raises:
+        TypeError: anything else; for a network says how to wrap it.
+    """
+    if not isinstance(model, Model):
+        raise TypeError(f"{no_model(model)}, got {shown(model)}")
+    return model
+
+
+def no_model(model: Any) -> str:
+    """What is wrong with an object in place of a model."""
+    if isinstance(getattr(model, "module", None), Model):
+        hint = ", which is its attribute module"
+    elif callable(model) and not isinstance(model, type) and not hasattr(model, "sde"):
+        hint = "; wrap the network: ss.ScoreModel(net, sde, prediction=...)"
+    else:
+        hint = ""
+    return f"model must be a ScoreModel or another scoresde.Model{hint}"

@@ -35,6 +35,8 @@ def shown(value: Any) -> str:
         return f"{{{', '.join(f'{key!r}: {shown(each)}' for key, each in value.items())}}}"
     if type(value) in (tuple, list):
         return f"({', '.join(map(shown, value))})"
+    if isinstance(value, type):
+        return value.__name__
     named = callable(value) and type(value).__repr__ is type(shown).__repr__
     return getattr(value, "__qualname__", repr(value)).rpartition(".")[2] if named else repr(value)
 

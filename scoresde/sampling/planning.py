@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import grids
 from ..loops.base import AdaptiveLoop, GridLoop, LoopSolver
 from ..models.base import Model
+from ..numerics.brief import shown
 from ..numerics.inputs import as_function
 from ..sde.base import SDE
 from ..sde.bridge import Bridge
@@ -75,7 +76,8 @@ def plan(
     if not isinstance(sde, SDE) and isinstance(getattr(sde, "sde", None), SDE):
         sde, prediction = sde.sde, getattr(sde, "prediction", prediction)
     if not isinstance(sde, SDE):
-        raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
+        hint = "; wrap a network: ss.ScoreModel(net, sde, prediction=...)" if callable(sde) else ""
+        raise TypeError(f"sde must be a path such as VPSDE() or a model, got {shown(sde)}{hint}")
     request = Request.checked(steps, nfe, grid, t_start)
     steps, nfe, grid, t_start = request.steps, request.nfe, request.grid, request.t_start
     if isinstance(solver, Plan | Tableau):
@@ -109,7 +111,10 @@ def plan(
         loop = solver
         return _on_grid(sde, loop, request, lambda times: GridPlan(sde, loop, times))
     if not isinstance(solver, Solver):
-        raise TypeError(f"{solver!r} is no solver: it must be a name, a Solver, a GridLoop, an AdaptiveLoop, a Tableau or a Plan")
+        named = (
+            shown(solver) if callable(solver) else f"{'an' if type(solver).__name__[0] in 'AEIOU' else 'a'} {type(solver).__name__}"
+        )
+        raise TypeError(f"{named} is no solver: {instead_of(solver)}")
     if isinstance(solver, TunedSolver) and nfe not in (None, solver.nfe):
         raise ValueError(f"{solver!r} was made for its own number of calls, not nfe={nfe}: leave nfe= out, or make one for it")
     if isinstance(solver, TunedSolver) and grid is None:
@@ -137,6 +142,15 @@ def _adaptive(sde: SDE, solver: AdaptiveLoop, request: Request) -> AdaptivePlan:
         [1.0 if request.t_start is None else float(request.t_start), solver.t_end], dtype=torch.float64, device="cpu"
     )
     return AdaptivePlan(sde, solver, times, request.steps)
+
+
+def instead_of(solver: Any) -> str:
+    """What to give in place of something that is no solver."""
+    if isinstance(solver, type) and issubclass(solver, Solver | LoopSolver):
+        return f"give an instance, {solver.__name__}()"
+    if hasattr(solver, "step") or (callable(solver) and not isinstance(solver, type)):
+        return "a solver of your own fills in Solver.tableau(sde, grid) or GridLoop.solve(job), see docs/extending.md"
+    return "it must be a name, a Solver, a GridLoop, an AdaptiveLoop, a Tableau or a Plan"
 
 
 P = TypeVar("P", TablePlan, GridPlan)

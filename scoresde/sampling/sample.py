@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, Literal, overload
@@ -10,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..loops.base import Job
-from ..models.base import Model
+from ..models.base import Model, as_model
 from ..models.training_mode import warn_if_training
 from ..models.wrappers import compiled, graphed
 from ..numerics.batching import batches, index_cond
@@ -24,6 +25,7 @@ from ..tuning.cascade import BoundedSolver, CascadeSolver
 from .auto import auto
 from .frames import frame_of
 from .growth import warn_of_growth
+from .keywords import require_known
 from .monitor import monitor, raise_non_finite
 from .planning import AnySolver, plan
 from .plans import Plan
@@ -124,8 +126,8 @@ def sample(
         FloatingPointError: a state became infinite or NaN; names the step and the time.
         StepLimitError: an adaptive solver needs more than `steps`; names the time that it reached.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    model = as_model(model)
+    require_known(model, cond, OPTIONS)
     shape = as_shape("shape", shape)
     warn_if_training(model)
     if (
@@ -169,6 +171,10 @@ def sample(
     if isinstance(planned.solver, CascadeSolver) and run.bound is not None:
         planned.solver.warn_of_excess(run.bound)
     return run if trajectory or error else run.x
+
+
+# What `sample` takes.
+OPTIONS = tuple(name for name in inspect.signature(sample).parameters if name != "cond")
 
 
 def calibration_of(solver: object) -> str:

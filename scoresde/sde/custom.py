@@ -118,7 +118,10 @@ class CoefficientsSDE(SDE):
     ) -> None:
         from scipy.integrate import solve_ivp
 
-        self._drift_rate, self._diffusion = as_function("drift_rate", drift_rate, 1), as_function("diffusion", diffusion, 1)
+        self._drift_rate, self._diffusion = (
+            as_function(name, function, 1, of="t, as drift and diffusion are f(t) z and g(t)")
+            for name, function in (("drift_rate", drift_rate), ("diffusion", diffusion))
+        )
         self.t_min = as_number("t_min", t_min, above=0.0, below=1.0)
         inside = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")[1:]
         f, g = values("drift_rate", drift_rate, inside).detach(), values("diffusion", diffusion, inside).detach()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import deprecation, grids
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..models.in_basis import in_basis
 from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
@@ -209,6 +209,7 @@ def fit(
     refine, batch_size = as_count("refine", refine, 0), as_count("batch_size", batch_size)
     feature_map = as_callback("feature_map", feature_map, 1)
     cond = cond or {}
+    require_model(model, "data")
     whole, model = model, in_basis(model)
     if isinstance(model.sde, LinearSDE) and model is not whole and feature_map is not None:
         raise ValueError(f"feature_map would see coordinates in the basis of {model.sde!r}: leave it out")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import deprecation, grids
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..models.in_basis import in_basis
 from ..numerics.batching import batches, index_cond
 from ..numerics.brief import line
@@ -298,6 +298,7 @@ def select(
         ValueError: `nfe` or `noises` below 2, or another number out of its range; names it.
     """
     nfe, noises, batch_size = as_count("nfe", nfe, 2), as_count("noises", noises, 2), as_count("batch_size", batch_size)
+    require_model(model, "data")
     model = in_basis(model)
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
