@@ -75,7 +75,7 @@ def test_an_old_file_is_bound_to_its_process(name):
         ss.sample(mixture().model(ss.VPSDE()), (2, 2), solver, **options)
 
 
-@pytest.mark.filterwarnings("ignore:fitted to another network:UserWarning")
+@pytest.mark.filterwarnings("ignore:fitted to another network:UserWarning", "ignore:.* have a bound above tol=:UserWarning")
 @pytest.mark.parametrize("name", ["fit", "sel", "lad"])
 def test_an_old_file_is_written_again_to_the_bit(name, tmp_path):
     old = tuning.load(DATA / f"{name}.safetensors")

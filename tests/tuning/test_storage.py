@@ -56,6 +56,7 @@ torch.save(ss.sample(mixture().model(SDES["ddpm"]), (5, 2), fitted, seeds=range(
     assert torch.equal(ss.sample(model, (5, 2), str(path), seeds=range(5)), here)
 
 
+@pytest.mark.filterwarnings("ignore:.* have a bound above tol=:UserWarning")
 def test_selected_solvers_and_cascades_are_kept_to_the_bit(fitted, cascade, tmp_path, monkeypatch):
     model = mixture().model(SDES["ddpm"])
     picked = solvers.select(model, 5, (2,), 8, reference_steps=32)
