@@ -9,7 +9,7 @@ from torch import Tensor
 from . import models
 from .loops.base import GridLoop
 from .models.base import Model
-from .sampling.planning import GridPlan
+from .sampling.plans import GridPlan
 from .sde.base import SDE
 from .tableau.builder import GridPoint, TableauBuilder
 

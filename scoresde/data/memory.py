@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..networks.labels import as_labels
+from ..numerics.brief import line, shown
 from ..numerics.files import digest
 from ..numerics.inputs import as_count, as_state, as_tensor
 from .order import permutation
@@ -87,6 +88,9 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __repr__(self) -> str:
+        return line("Memory", f"x={shown(self.x)}", *(f"{name}={shown(value)}" for name, value in self.cond.items()))
 
     def batch(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return taken(self.x, indices), {name: taken(value, indices) for name, value in self.cond.items()}

@@ -23,6 +23,7 @@ from ..losses.weightings import WeightingLike, output_weight
 from ..models.analytic import ZeroModel
 from ..models.base import Model, require_model
 from ..numerics.arrays import event_mean, expand
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_numbers, as_state
 from ..numerics.random import as_generator, randn
 from ..sde.base import as_time
@@ -40,6 +41,9 @@ class Curve(NamedTuple):
     t: Tensor
     mean: Tensor
     stderr: Tensor
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
 
 
 class LossByTime(NamedTuple):

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from ..losses.score_matching import implicit
 from ..models.base import Model, require_model
 from ..numerics.arrays import Time, event_sum, expand
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_count, as_number, as_state
 from ..numerics.jacobian import differentiable_attention, random_signs
 from ..numerics.random import as_generator
@@ -38,6 +39,9 @@ class FokkerPlanck(NamedTuple):
     residual: Tensor
     time_derivative: Tensor
 
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
+
 
 class DivergenceFreePart(NamedTuple):
     """Squared Frobenius norms of the Jacobian of each sample.
@@ -49,6 +53,9 @@ class DivergenceFreePart(NamedTuple):
 
     antisymmetric: Tensor
     total: Tensor
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
 
     @property
     def share(self) -> Tensor:

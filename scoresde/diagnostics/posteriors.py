@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import flatten_events
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_state
 from ..numerics.random import cpu_generator, derive_seed
 
@@ -28,6 +29,9 @@ class Ranks(NamedTuple):
 
     ranks: Tensor
     p: Tensor
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
 
 
 class Coverage(NamedTuple):
@@ -44,6 +48,9 @@ class Coverage(NamedTuple):
     covered: Tensor
     stderr: Tensor
     p: float
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
 
 
 def sbc_ranks(theta: Tensor, samples: Tensor) -> Ranks:

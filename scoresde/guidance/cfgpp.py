@@ -35,6 +35,9 @@ class GridWeight:
     times: tuple[float, ...]
     weights: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        return f"GridWeight({len(self.times)} times, {hash((self.times, self.weights)) % 16**8:08x})"
+
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         """The weights at the times `t`.
 

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from ..models.base import Model
 from ..models.wrapper import Wrapper
+from ..numerics.brief import line, shown
 from ..sde.prediction import Prediction
 
 
@@ -48,6 +49,9 @@ class Conditioned(Wrapper):
 
     def extra_repr(self) -> str:
         return f"{self.cond}"
+
+    def __repr__(self) -> str:
+        return line("Conditioned", shown(self.model), shown(self.cond))
 
 
 def conditioned(model: Model, **cond: object) -> Conditioned:

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..models.base import Model
 from ..numerics.arrays import Time
 from ..numerics.random import NoiseSource
-from ..sampling.planning import AnySolver, TablePlan, plan
+from ..sampling.planning import AnySolver, plan
+from ..sampling.plans import TablePlan
 from ..sampling.registry import SOLVERS, name_of, resolve
 from ..sde.base import SDE
 from ..sde.families import EDM, RectifiedFlow

@@ -30,6 +30,7 @@ from torch import Generator, Tensor
 from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import event_sum
+from ..numerics.brief import Brief
 from ..numerics.coefficients import apply
 from ..numerics.dormand_prince import StepControl, integrate, rms
 from ..numerics.inputs import as_count, as_state
@@ -41,8 +42,8 @@ from .flow import at_least_float32, flows
 from .ode import FlowODE
 
 
-@dataclass(frozen=True)
-class Likelihood:
+@dataclass(frozen=True, repr=False)
+class Likelihood(Brief):
     """Densities of a batch.
 
     Attributes:

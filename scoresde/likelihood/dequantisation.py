@@ -25,14 +25,15 @@ import torch
 from torch import Generator, Tensor
 
 from ..numerics.arrays import event_sum
+from ..numerics.brief import Brief
 from ..numerics.inputs import as_count, as_event, as_number, as_numbers, as_state
 from ..numerics.random import rand
 
 Nats = TypeVar("Nats", float, Tensor)
 
 
-@dataclass(frozen=True)
-class Dequantised:
+@dataclass(frozen=True, repr=False)
+class Dequantised(Brief):
     """Data with noise within their bins.
 
     Attributes:

@@ -32,6 +32,7 @@ from torch import Generator, Tensor
 
 from ..models.base import Model, require_model
 from ..numerics.arrays import as_float64, event_sum, expand, values_are_known
+from ..numerics.brief import Brief
 from ..numerics.inputs import as_count, as_function, as_numbers, as_state
 from ..numerics.random import as_generator, rand
 from ..sde.base import SDE, as_time
@@ -45,8 +46,8 @@ VarianceRule = Callable[[Tensor, Tensor], Tensor]
 Variance = VarianceName | VarianceRule
 
 
-@dataclass(frozen=True)
-class ELBO:
+@dataclass(frozen=True, repr=False)
+class ELBO(Brief):
     """The terms of a bound in nats; all float64.
 
     Attributes:
@@ -66,7 +67,7 @@ class ELBO:
         return self.reconstruction - self.diffusion.sum(1) - self.prior
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ContinuousELBO(ELBO):
     """The bound of infinitely many steps.
 

@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..numerics.arrays import values_are_known
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_count, as_function, as_number, as_numbers
 from ..numerics.random import as_generator, rand
 from ..sde.base import SDE, as_time
@@ -30,6 +31,9 @@ class Times(NamedTuple):
 
     t: Tensor
     weight: Tensor
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
 
 
 TimeSampler = str | Callable[[SDE, int, Generator], Tensor | Times]
@@ -177,6 +181,9 @@ class Adaptive:
         history: the number of stored losses of each bin.
         floor: the fraction of the draws that stays uniform, in (0, 1].
     """
+
+    def __repr__(self) -> str:
+        return line("Adaptive", f"bins={self.bins}", f"history={self.history}", f"floor={self.floor:g}")
 
     def __init__(self, bins: int = 20, history: int = 10, floor: float = 0.01) -> None:
         self.bins, self.history = as_count("bins", bins), as_count("history", history)

@@ -126,7 +126,7 @@ def resolve(weighting: WeightingLike, prediction: Prediction) -> Weighting:
     if isinstance(weighting, Weighting):
         return weighting
     if callable(weighting):
-        return Weighting("score", as_function("weighting", weighting, 2))
+        return Weighting("score", as_function("weighting", weighting, 2, of="(sde, t)"))
     if weighting == "edm" and isinstance(prediction, Preconditioned):
         return edm(prediction.sigma_data)  # one scale of the data for the network and for its loss
     if not isinstance(weighting, str) or weighting not in WEIGHTINGS:

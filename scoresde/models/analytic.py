@@ -84,6 +84,9 @@ class GaussianMixture:
         self.weights = weights.to(means.device) / weights.sum()
         self.has_point_mass = bool((self.variances == 0).any())
 
+    def __repr__(self) -> str:
+        return f"GaussianMixture({len(self.weights)} components of shape {self.event_shape})"
+
     def sample(self, n: int, generator: Generator | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """`n` draws, shape `(n, *event)`, on the mixture's device."""
         n, generator = as_count("n", n, 0), as_generator(generator)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, expand, require_one_each
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_state
 from ..sde.base import SDE, as_time
 from ..sde.linear import LinearSDE
@@ -31,6 +32,9 @@ class Model(ABC):
     sde: SDE
     prediction: Prediction
     start_scale: float = 1.0
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, repr(getattr(self, "sde", None)), f"prediction={shown(getattr(self, 'prediction', None))}")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,7 +106,26 @@ def require_model(model: Any, *calls: str) -> None:
     """
     missing = [name for name in ("sde", *calls) if not hasattr(model, name)]
     if missing or isinstance(model, type):
-        hint = ", which is its attribute module" if isinstance(getattr(model, "module", None), Model) else ""
-        raise TypeError(
-            f"model must be a ScoreModel or another scoresde.Model{hint}: {type(model).__name__} has no {', '.join(missing) or 'instance'}"
-        )
+        raise TypeError(f"{no_model(model)}: {type(model).__name__} has no {', '.join(missing) or 'instance'}")
+
+
+def as_model(model: Any) -> Model:
+    """A model.
+
+    Raises:
+        TypeError: anything else; for a network says how to wrap it.
+    """
+    if not isinstance(model, Model):
+        raise TypeError(f"{no_model(model)}, got {shown(model)}")
+    return model
+
+
+def no_model(model: Any) -> str:
+    """What is wrong with an object in place of a model."""
+    if isinstance(getattr(model, "module", None), Model):
+        hint = ", which is its attribute module"
+    elif callable(model) and not isinstance(model, type) and not hasattr(model, "sde"):
+        hint = "; wrap the network: ss.ScoreModel(net, sde, prediction=...)"
+    else:
+        hint = ""
+    return f"model must be a ScoreModel or another scoresde.Model{hint}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..numerics.arrays import Time, expand
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_number, as_state
 from .base import Model, require_model
 
@@ -29,6 +30,9 @@ class ReverseSDE:
 
     noise_type = "diagonal"
     sde_type = "ito"
+
+    def __repr__(self) -> str:
+        return line("ReverseSDE", shown(self.model), f"eta={self.eta:g}")
 
     def __init__(self, model: Model, eta: float = 1.0) -> None:
         require_model(model, "score")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import deprecation
 from ..numerics.arrays import Time, expand, require_one_each, to_device
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_one_of
 from ..sde.base import SDE, as_time
 from ..sde.linear import LinearSDE
@@ -118,6 +119,17 @@ class ScoreModel(nn.Module, Model):
                 declare = getattr(module, "declare_time", None)
                 if callable(declare):
                     declare(time)
+
+    def __repr__(self) -> str:
+        weights = sum(p.numel() for p in self.network.parameters()) if isinstance(self.network, nn.Module) else 0
+        time = f"time={self.time_name or shown(self._network_time)!s}"
+        return line(
+            type(self).__name__,
+            f"{type(self.network).__name__} of {weights:,} parameters",
+            repr(self.sde),
+            shown(self.prediction),
+            time,
+        )
 
     def network_time(self, t: Time) -> Tensor:
         """The time that the network sees at the times `t`: float64, or integers where `time=` returns these."""

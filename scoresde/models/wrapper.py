@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from ..numerics.brief import line, shown
 from .base import Model, require_model
 
 
@@ -26,6 +27,9 @@ class Wrapper(nn.Module, Model):
         require_model(model, "output", "prediction", "prepare", "data")
         self.model, self.sde = model, model.sde
         self.training = getattr(model, "training", False)
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, shown(self.model), self.extra_repr())
 
     @property
     def dtype(self) -> torch.dtype:

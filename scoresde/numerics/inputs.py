@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .brief import shown
+
 
 def as_numbers(name: str, values: Any) -> Tensor:
     """Numbers in float64: a tensor, an array, a number or numbers in any order of nesting. Python floats are not rounded on the way.
@@ -126,6 +128,8 @@ def as_device(name: str, device: Any) -> torch.device | None:
             made = torch.device(device)
         except RuntimeError as error:
             raise ValueError(f"{name}={device!r} is no device: {error}") from None
+    if made is not None and made.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{name}={str(made)!r}, but torch finds no CUDA device")
     if made is not None and made.type == "meta":
         raise ValueError(f"{name}={device!r} holds no numbers")
     return made
@@ -140,8 +144,11 @@ def as_callback(name: str, callback: Any, arguments: int) -> Any:
     return None if callback is None else as_function(name, callback, arguments)
 
 
-def as_function(name: str, callback: Any, arguments: int, *keywords: str) -> Any:
+def as_function(name: str, callback: Any, arguments: int, *keywords: str, of: str = "") -> Any:
     """A function of that many arguments and these keywords.
+
+    Args:
+        of: what the arguments are, for the message.
 
     Raises:
         TypeError: it is no function, or cannot be called with them.
@@ -149,10 +156,12 @@ def as_function(name: str, callback: Any, arguments: int, *keywords: str) -> Any
     if not callable(callback):
         raise TypeError(f"{name} must be a function, got {_shown(callback)}")
     try:
-        inspect.signature(callback).bind(*range(arguments), **dict.fromkeys(keywords))
+        signature = inspect.signature(callback)
+        signature.bind(*range(arguments), **dict.fromkeys(keywords))
     except TypeError:
         also = "".join(f" and {keyword}=" for keyword in keywords)
-        raise TypeError(f"{name} must take {arguments} arguments{also}, got {callback!r}") from None
+        count = f"{arguments} argument{'s' if arguments > 1 else ''}{of and f' {of}'}"
+        raise TypeError(f"{name} must take {count}{also}, but {shown(callback)} takes {signature}") from None
     except ValueError:  # a built-in function without a signature
         pass
     return callback
@@ -282,6 +291,9 @@ def as_event(name: str, shape: Any) -> tuple[int, ...]:
 
 
 def _sizes(name: str, shape: Any, wanted: str, least: int) -> tuple[int, ...]:
+    if isinstance(shape, int):
+        example = f"({shape}, 2) for {shape} points of the plane" if least == 0 else f"({shape},) for points of {shape} coordinates"
+        raise TypeError(f"{name} must be {wanted}, such as {example}; got {shape}")
     sizes = enumerate(as_sequence(f"{name}, {wanted},", shape))
     return tuple(as_count(f"{name}[{i}]", size, least) for i, size in sizes)
 

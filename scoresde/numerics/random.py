@@ -183,7 +183,8 @@ class SeededNoise:
         try:
             self.seeds = [operator.index(seed) for seed in seeds]
         except TypeError:
-            raise TypeError(f"seeds must be integers, one a sample, got {seeds!r}") from None
+            hint = f": seeds=range({seeds}, {seeds} + n) for n samples" if isinstance(seeds, int) else ""
+            raise TypeError(f"seeds must be integers, one a sample, got {seeds!r}{hint}") from None
         signed = [((seed & (1 << 64) - 1) ^ 1 << 63) - (1 << 63) for seed in self.seeds]
         self._keys = torch.tensor(signed, dtype=torch.int64, device="cpu")
         self._next, self._drawn = 0, list[Tensor]()

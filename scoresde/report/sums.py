@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..numerics.brief import line, shown
 from ..numerics.files import read_tensors, stored_tensor, write_tensors
 
 FORMAT = "scoresde moments 1"
@@ -32,6 +33,9 @@ class Moments:
         s: their sum, `(d,)`.
         p: the sum of their outer products, `(d, d)`.
     """
+
+    def __repr__(self) -> str:
+        return line("Moments", *(f"{name}={shown(value)}" for name, value in vars(self).items() if not name.startswith("_")))
 
     def __init__(self, d: int, features: str = "features") -> None:
         self.features, self.n = features, 0

@@ -3,7 +3,8 @@
 from .chunk_files import Samples
 from .chunks import Drawn, read_samples, sample_to
 from .default import default
-from .planning import AdaptivePlan, GridPlan, Plan, TablePlan, plan
+from .planning import plan
+from .plans import AdaptivePlan, GridPlan, Plan, TablePlan
 from .registry import SOLVERS, get, names
 from .sample import sample
 from .unrolled import Unrolled, unroll

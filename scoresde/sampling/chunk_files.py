@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..numerics.brief import line, shown
 from ..numerics.files import reading
 
 PARTIAL = ".partial"
@@ -34,6 +35,9 @@ class Samples(NamedTuple):
 
     x: Tensor
     seeds: Tensor
+
+    def __repr__(self) -> str:
+        return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
 
 
 class Format(ABC):

@@ -22,8 +22,10 @@ from ..models.base import Model
 from ..numerics.files import digest, json_object, reading
 from ..sde.fingerprint import schedule_fingerprint
 from ..solvers.tuned import TunedSolver
+from ..tableau.tableau import Row
+from ..tuning.cascade import BoundedSolver, CascadeSolver
 from .chunk_files import PARTIAL
-from .planning import Plan, TablePlan
+from .plans import Plan, TablePlan
 from .registry import name_of
 
 INDEX = "index.json"
@@ -35,7 +37,7 @@ Index = dict[str, Any]
 def describe_model(model: Model) -> Index:
     """The classes and layers of a model, its weights and its process."""
     return {
-        "model": f"{type(model).__name__} {_text_hash(repr(model))}",
+        "model": f"{type(model).__name__} {_text_hash(_layers(model))}",
         "weights": digest(model.state_dict()) if isinstance(model, nn.Module) else None,
         "prediction": str(model.prediction),
         "process": {"name": type(model.sde).__name__, "coefficients": schedule_fingerprint(model.sde).tolist()},
@@ -48,10 +50,28 @@ def describe_plan(planned: Plan) -> Index:
     if isinstance(solver, TunedSolver):
         text = f"{solver} {digest(solver.state_dict()[0])}"
     elif solver is None and isinstance(planned, TablePlan):
-        text = f"tableau {_text_hash(repr(planned.tableau.rows))}"
+        text = f"tableau {_text_hash(_rows_text(planned.tableau.rows))}"
+    elif isinstance(solver, CascadeSolver | BoundedSolver):
+        text = f"{solver} {digest(solver.cascade.state_dict()[0])}"
     else:
         text = name_of(solver)
     return {"solver": text, "times": planned.times.tolist(), "steps": planned.steps, "max_steps": planned.max_steps}
+
+
+def _layers(model: object) -> str:
+    """The layers of a model as torch writes them, also those inside a model of ours, which is one line by itself."""
+    if not (isinstance(model, nn.Module) and isinstance(model, Model)):
+        return repr(model)
+    children = [f"({name}): {_layers(child)}".replace("\n", "\n  ") for name, child in model.named_children()]
+    extra = model.extra_repr().splitlines()
+    inside = "".join(extra) if len(extra) == 1 and not children else "".join(f"\n  {part}" for part in (*extra, *children)) + "\n"
+    return f"{type(model).__name__}({inside})"
+
+
+def _rows_text(rows: tuple[Row, ...]) -> str:
+    """All coefficients, in the form in which they are written since scoresde 0.1."""
+    texts = [f"Row(z={row.z!r}, data={row.data!r}, xi={row.xi!r})" for row in rows]
+    return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
 
 
 def _text_hash(text: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models.base import Model
+from ..models.base import Model, as_model
 from ..numerics.batching import cond_to_device, index_cond
 from ..numerics.inputs import as_count, as_device, as_dtype, as_event, as_one_of
 from ..numerics.progress import progress_bar
@@ -108,8 +108,7 @@ def sample_to(
         ValueError: the folder holds samples of other settings, and what differs; or arguments as for `sample`; or no such rank.
         FloatingPointError, StepLimitError: as `sample`.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    model = as_model(model)
     folder, event = Path(folder), as_event("event", event)
     n, first_seed, chunk = as_count("n", n, 1), as_count("first_seed", first_seed, 0), as_count("chunk", chunk, 1)
     batch = None if batch_size is None else as_count("batch_size", batch_size, 1)
@@ -119,7 +118,7 @@ def sample_to(
     dtype, device = as_dtype("dtype", dtype) or model.dtype, as_device("device", device) or model.device
     pilot = cond_to_device(_rows(cond, _seeds(first_seed, NOISES), first_seed, n), device) if is_auto(solver) else None
     planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, event=event, cond=pilot)
-    planned.check(model)
+    planned.check(model, event)
 
     def of_seeds(seeds: Tensor) -> dict[str, Any]:
         return cond_to_device(_rows(cond, seeds, first_seed, n), device)

@@ -9,20 +9,20 @@ A plan knows its cost (`nfe`) and its times before the first network call. `samp
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import PathLike
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .. import deprecation, grids
-from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
+from .. import grids
+from ..loops.base import AdaptiveLoop, GridLoop, LoopSolver
 from ..models.base import Model
-from ..numerics.inputs import as_function, as_number
+from ..numerics.brief import shown
+from ..numerics.inputs import as_function
 from ..sde.base import SDE
 from ..sde.bridge import Bridge
 from ..sde.linear import LinearSDE
@@ -30,142 +30,17 @@ from ..sde.prediction import Prediction
 from ..solvers.base import Solver
 from ..solvers.composed import LateFirstCall
 from ..solvers.on_grid import OnGrid
-from ..solvers.tuned import TunedSolver, require_same_process
-from ..tableau.executor import Run, run
+from ..solvers.tuned import TunedSolver
 from ..tableau.tableau import Tableau
-from ..tuning.calibration import Cascade
+from ..tuning.cascade import Cascade
 from . import registry
 from .auto import NOISES, auto
 from .default import default
+from .plans import AdaptivePlan, GridPlan, Plan, TablePlan
 from .remembered import remembered_tableau
 from .request import GridLike, Request
 
 AnySolver = Solver | LoopSolver | Cascade
-
-
-@dataclass(frozen=True)
-class Plan(ABC):
-    """A solver on one path, with everything decided that the state does not decide.
-
-    Attributes:
-        sde: the path.
-        solver: what runs; None for a bare tableau.
-        times: the grid, `(N+1,)` float64 on the CPU; for an adaptive loop its first and its last time.
-        grid_name: the name of the rule that made the times, with its options; None where no rule did.
-    """
-
-    sde: SDE
-    solver: Solver | LoopSolver | None
-    times: Tensor
-    grid_name: str | None = field(default=None, kw_only=True)
-
-    @property
-    def t_start(self) -> float:
-        """The time of the first state."""
-        return float(self.times[0])
-
-    @property
-    def steps(self) -> int | None:
-        """Intervals of the grid; None where the state decides."""
-        return len(self.times) - 1
-
-    @property
-    def max_steps(self) -> int | None:
-        """The most steps that an adaptive loop may try; None for its own limit."""
-        return None
-
-    @property
-    @abstractmethod
-    def nfe(self) -> int | None:
-        """Network calls per sample; None where the state decides."""
-
-    @abstractmethod
-    def run(self, job: Job) -> Run:
-        """Run from the state of `job`, along the plan's own times."""
-
-    def check(self, model: Model) -> None:
-        """Look at the model that the plan is to run on; a solver tuned to another model warns.
-
-        Raises:
-            ValueError: the model has another path.
-        """
-        if model.sde is not self.sde:
-            require_same_process(self.sde, model.sde, "the plan")
-        if isinstance(self.solver, TunedSolver):
-            self.solver.check(model)
-
-
-@dataclass(frozen=True)
-class TablePlan(Plan):
-    """A tableau.
-
-    Attributes:
-        tableau: the coefficients; `tableau.moments` says what they do to Gaussian data.
-    """
-
-    tableau: Tableau
-
-    @classmethod
-    def of(cls, tableau: Tableau, solver: Solver | None = None) -> TablePlan:
-        """The plan of a tableau that was made by `solver`."""
-        return cls(tableau.sde, solver, tableau.grid, tableau)
-
-    @property
-    def nfe(self) -> int:
-        return self.tableau.nfe
-
-    def __getattr__(self, name: str) -> Any:
-        # Until 0.2 `sampling.plan` returned the tableau itself.
-        if name.startswith("_") or not (hasattr(Tableau, name) or name in ("rows", "grid_states", "step_evals", "prediction")):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        deprecation.warn(f"plan.{name}", f"plan.tableau.{name}")
-        return getattr(self.tableau, name)
-
-    def run(self, job: Job) -> Run:
-        return run(
-            self.tableau, job.model, job.z, job.noise, callback=job.callback, trajectory=job.trajectory, cond=job.cond
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class GridPlan(Plan):
-    """A loop along a grid."""
-
-    solver: GridLoop
-
-    @property
-    def nfe(self) -> int:
-        return self.solver.calls(self.sde, self.times)
-
-    def run(self, job: Job) -> Run:
-        return self.solver.solve(job)
-
-
-@dataclass(frozen=True)
-class AdaptivePlan(Plan):
-    """A loop that chooses its own times.
-
-    Attributes:
-        limit: `max_steps`.
-    """
-
-    solver: AdaptiveLoop
-    limit: int | None = None
-
-    @property
-    def max_steps(self) -> int | None:
-        return self.limit
-
-    @property
-    def steps(self) -> None:
-        return None
-
-    @property
-    def nfe(self) -> None:
-        return None
-
-    def run(self, job: Job) -> Run:
-        return self.solver.solve(job)
 
 
 def plan(
@@ -179,6 +54,7 @@ def plan(
     t_start: float | None = None,
     event: Sequence[int] | None = None,
     cond: Mapping[str, object] | None = None,
+    error: bool = False,
 ) -> Plan:
     """What `sample` will run for these arguments. Those that are not here are as in `sample`.
 
@@ -200,7 +76,8 @@ def plan(
     if not isinstance(sde, SDE) and isinstance(getattr(sde, "sde", None), SDE):
         sde, prediction = sde.sde, getattr(sde, "prediction", prediction)
     if not isinstance(sde, SDE):
-        raise TypeError(f"sde must be a path such as VPSDE(), got {sde!r}")
+        hint = "; wrap a network: ss.ScoreModel(net, sde, prediction=...)" if callable(sde) else ""
+        raise TypeError(f"sde must be a path such as VPSDE() or a model, got {shown(sde)}{hint}")
     request = Request.checked(steps, nfe, grid, t_start)
     steps, nfe, grid, t_start = request.steps, request.nfe, request.grid, request.t_start
     if isinstance(solver, Plan | Tableau):
@@ -218,10 +95,12 @@ def plan(
             request = Request(None, nfe or steps, suited, t_start)
         elif isinstance(solver, LateFirstCall):
             solver = solver.solver  # a grid of one's own says where the first call is
-    if isinstance(solver, Cascade) != (tol is not None):
-        raise ValueError("a cascade needs tol=, the error to stay below, and no other solver takes it")
     if isinstance(solver, Cascade):
-        solver = solver.within(as_number("tol", tol, above=0.0))
+        if tol is None and not error:
+            raise ValueError("a cascade needs tol=, the error to stay below, or error=True for the bound of each sample")
+        solver, request = (solver.bounded(nfe), replace(request, nfe=None)) if tol is None else (solver.within(tol), request)
+    elif tol is not None:
+        raise ValueError(f"tol= needs a cascade, solvers.calibrate(model, event), and {registry.name_of(solver)} is none")
     if isinstance(solver, LoopSolver) and isinstance(sde, LinearSDE | Bridge):
         raise ValueError(
             f"{solver} is a loop for paths of numbers from noise to data, and {sde!r} is none: take a solver that is a table, such as 'gddim2'"
@@ -232,7 +111,12 @@ def plan(
         loop = solver
         return _on_grid(sde, loop, request, lambda times: GridPlan(sde, loop, times))
     if not isinstance(solver, Solver):
-        raise TypeError(f"{solver!r} is no solver: it must be a name, a Solver, a GridLoop, an AdaptiveLoop, a Tableau or a Plan")
+        named = (
+            shown(solver) if callable(solver) else f"{'an' if type(solver).__name__[0] in 'AEIOU' else 'a'} {type(solver).__name__}"
+        )
+        raise TypeError(f"{named} is no solver: {instead_of(solver)}")
+    if isinstance(solver, TunedSolver) and nfe not in (None, solver.nfe):
+        raise ValueError(f"{solver!r} was made for its own number of calls, not nfe={nfe}: leave nfe= out, or make one for it")
     if isinstance(solver, TunedSolver) and grid is None:
         request = Request(steps, nfe, solver.grid, t_start)
     table = solver
@@ -258,6 +142,15 @@ def _adaptive(sde: SDE, solver: AdaptiveLoop, request: Request) -> AdaptivePlan:
         [1.0 if request.t_start is None else float(request.t_start), solver.t_end], dtype=torch.float64, device="cpu"
     )
     return AdaptivePlan(sde, solver, times, request.steps)
+
+
+def instead_of(solver: Any) -> str:
+    """What to give in place of something that is no solver."""
+    if isinstance(solver, type) and issubclass(solver, Solver | LoopSolver):
+        return f"give an instance, {solver.__name__}()"
+    if hasattr(solver, "step") or (callable(solver) and not isinstance(solver, type)):
+        return "a solver of your own fills in Solver.tableau(sde, grid) or GridLoop.solve(job), see docs/extending.md"
+    return "it must be a name, a Solver, a GridLoop, an AdaptiveLoop, a Tableau or a Plan"
 
 
 P = TypeVar("P", TablePlan, GridPlan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, Literal, overload
@@ -10,19 +11,24 @@ import torch
 from torch import Generator, Tensor
 
 from ..loops.base import Job
-from ..models.base import Model
+from ..models.base import Model, as_model
 from ..models.training_mode import warn_if_training
 from ..models.wrappers import compiled, graphed
 from ..numerics.batching import batches, index_cond
 from ..numerics.cost import counted
 from ..numerics.inputs import as_count, as_shape
 from ..numerics.random import noise_source
+from ..solvers.tuned import TunedSolver
 from ..tableau.executor import Callback, Run
 from ..tableau.tableau import Tableau
+from ..tuning.cascade import BoundedSolver, CascadeSolver
 from .auto import auto
 from .frames import frame_of
+from .growth import warn_of_growth
+from .keywords import require_known
 from .monitor import monitor, raise_non_finite
-from .planning import AnySolver, Plan, plan
+from .planning import AnySolver, plan
+from .plans import Plan
 from .registry import is_auto
 from .request import GridLike
 from .start import Start
@@ -35,12 +41,15 @@ def sample(
     model: Model, shape: Sequence[int], solver: SolverLike | None = ..., *, trajectory: Literal[True], **options: Any
 ) -> Run: ...
 @overload
+def sample(model: Model, shape: Sequence[int], solver: SolverLike | None = ..., *, error: Literal[True], **options: Any) -> Run: ...
+@overload
 def sample(
     model: Model,
     shape: Sequence[int],
     solver: SolverLike | None = ...,
     *,
     trajectory: Literal[False] = ...,
+    error: Literal[False] = ...,
     **options: Any,
 ) -> Tensor: ...
 
@@ -63,6 +72,7 @@ def sample(
     callback: Callback | None = None,
     progress: bool = False,
     trajectory: bool = False,
+    error: bool = False,
     grad: bool = False,
     batch_size: int | None = None,
     compile: bool = False,
@@ -82,8 +92,7 @@ def sample(
         nfe: an upper bound on network calls per sample; the solver takes as many steps as fit. Give `steps`, `nfe` or a tensor `grid`.
         grid: the name of a grid (`grids.names()`), a function `(sde, steps) -> times` (called with `t_start=` too where that is given), or
             the times themselves. By default the solver's own; a solver that was selected for a model or fitted to it brings its times.
-        tol: the error to stay below, rms per coordinate, for a cascade of `solvers.calibrate`. With `trajectory` the result has the `bound` of
-            each sample.
+        tol: the error to stay below, rms per coordinate, for a cascade of `solvers.calibrate`. Warns where a bound stays above it.
         generator: one stream of noise for the batch, or a list with one generator a sample.
         seeds: one integer a sample; sample i then depends on `seeds[i]` alone, in any batch. With neither, every call differs.
         z: the state to start from, `(B, *event)`; by default the prior of `model.sde`, at `t_start` < 1 with the noise scale of that time.
@@ -95,6 +104,8 @@ def sample(
             there. From an adaptive solver t is `(B,)`: every sample has its own time.
         progress: show a progress bar.
         trajectory: return a `Run` with `x`, `path` `(N+1, B, *event)`, `times`, `nfe` and the cost of the network in place of the samples.
+        error: return a `Run` with `x` and the `bound` on the error of each sample, rms per coordinate, from a cascade of `solvers.calibrate`.
+            Without `tol` all samples have the level of `nfe` calls, by default the last one.
         grad: record the graph, so that gradients flow through the sampler to `z`, the network and `cond`.
         batch_size: how many samples to work on at once; all by default. The samples are the same, up to what the network makes of another
             batch size; the noise is the same to the bit. Tensors in `cond` with one row a sample are split too.
@@ -104,7 +115,7 @@ def sample(
             dicts, lists and tuples.
 
     Returns:
-        The samples, `(B, *event)`, or a `Run` where `trajectory` is set.
+        The samples, `(B, *event)`, or a `Run` where `trajectory` or `error` is set.
 
     Raises:
         TypeError: an argument of a wrong type, or a state that holds no real numbers; names it.
@@ -112,8 +123,8 @@ def sample(
         FloatingPointError: a state became infinite or NaN; names the step and the time.
         StepLimitError: an adaptive solver needs more than `steps`; names the time that it reached.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
+    model = as_model(model)
+    require_known(model, cond, OPTIONS)
     shape = as_shape("shape", shape)
     warn_if_training(model)
     if (
@@ -125,8 +136,11 @@ def sample(
         t_start = 1.0
     if is_auto(solver):
         solver, nfe = auto(model, shape[1:], nfe, cond, shape[0]), None
-    planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start, event=shape[1:])
-    planned.check(model)
+    planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start, event=shape[1:], error=error)
+    planned.check(model, shape[1:])
+    warn_of_growth(planned)
+    if error and not isinstance(planned.solver, BoundedSolver | CascadeSolver):
+        raise ValueError(f"error=True needs a calibrated solver: {calibration_of(planned.solver)}")
     require_compatible(planned, batch_size, trajectory=trajectory, grad=grad, cuda_graph=cuda_graph)
     noise = noise_source(generator, seeds, shape[0])
     start = Start.of(model, planned.t_start, shape, z, dtype, device)
@@ -151,7 +165,19 @@ def sample(
         if not bool(run.x.isfinite().all()):
             noise.rewind()
             raise_non_finite(solve, planned.steps)
-    return run if trajectory else run.x
+    if isinstance(planned.solver, CascadeSolver) and run.bound is not None:
+        planned.solver.warn_of_excess(run.bound)
+    return run if trajectory or error else run.x
+
+
+# What `sample` takes.
+OPTIONS = tuple(name for name in inspect.signature(sample).parameters if name != "cond")
+
+
+def calibration_of(solver: object) -> str:
+    """The call that makes a calibrated solver of a fitted one, or of none."""
+    levels = ", levels=[solver]" if isinstance(solver, TunedSolver) else ""
+    return f"solver = solvers.calibrate(model, event{levels}), with event the shape of one sample"
 
 
 def require_compatible(planned: Plan, batch_size: int | None, *, trajectory: bool, grad: bool, cuda_graph: bool) -> None:

@@ -23,7 +23,8 @@ from ..solvers.tuned import TunedSolver
 from ..tableau.executor import execute
 from ..tableau.tableau import Tableau
 from .frames import frame_of
-from .planning import Plan, TablePlan, plan
+from .planning import plan
+from .plans import Plan, TablePlan
 from .start import start_std
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time
+from ..numerics.brief import line, shown
 from ..numerics.inputs import as_function, as_number, as_values
 from .base import SDE, as_time
 
@@ -70,6 +71,9 @@ class ScalesSDE(SDE):
             "prior_std", float((a[-1] ** 2 + s[-1] ** 2).sqrt()) if prior_std is None else prior_std, above=0.0
         )
 
+    def __repr__(self) -> str:
+        return line("ScalesSDE", f"alpha={shown(self._alpha)}", f"sigma={shown(self._sigma)}")
+
     def alpha(self, t: Time) -> Tensor:
         return values("alpha", self._alpha, as_time(t))
 
@@ -114,7 +118,10 @@ class CoefficientsSDE(SDE):
     ) -> None:
         from scipy.integrate import solve_ivp
 
-        self._drift_rate, self._diffusion = as_function("drift_rate", drift_rate, 1), as_function("diffusion", diffusion, 1)
+        self._drift_rate, self._diffusion = (
+            as_function(name, function, 1, of="t, as drift and diffusion are f(t) z and g(t)")
+            for name, function in (("drift_rate", drift_rate), ("diffusion", diffusion))
+        )
         self.t_min = as_number("t_min", t_min, above=0.0, below=1.0)
         inside = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")[1:]
         f, g = values("drift_rate", drift_rate, inside).detach(), values("diffusion", diffusion, inside).detach()
@@ -142,6 +149,9 @@ class CoefficientsSDE(SDE):
         self._solution = solution.sol
         end = float((self.alpha(1.0) ** 2 + self.sigma(1.0) ** 2).sqrt())
         self.prior_std = as_number("prior_std", end if prior_std is None else prior_std, above=0.0)
+
+    def __repr__(self) -> str:
+        return line("CoefficientsSDE", f"drift_rate={shown(self._drift_rate)}", f"diffusion={shown(self._diffusion)}")
 
     def _integrals(self, t: Time) -> tuple[Tensor, Tensor]:
         """log alpha and (sigma/alpha)^2."""

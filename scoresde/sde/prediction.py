@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.arrays import Time, values_are_known
+from ..numerics.brief import Brief
 from ..numerics.inputs import as_function, as_number, as_one_of, as_values
 from .base import SDE, as_time
 
@@ -63,8 +64,8 @@ class Preconditioned:
         return (alpha**2 * self.scale() ** 2 + sigma**2).rsqrt()
 
 
-@dataclass(frozen=True)
-class Direction:
+@dataclass(frozen=True, repr=False)
+class Direction(Brief):
     """A prediction a(sde, t) x + b(sde, t) eps of one's own.
 
         Direction(alpha_rate, sigma_rate)   the velocity of flow matching on any path, dalpha/dt x + dsigma/dt eps

@@ -35,6 +35,18 @@ Noise = float | Callable[[GridPoint], float]
 
 
 @dataclass(frozen=True)
+class WithinSpan:
+    """The noise `tau` where sigma/alpha lies in [low, high], and none elsewhere."""
+
+    tau: float
+    low: float
+    high: float
+
+    def __call__(self, s: GridPoint) -> float:
+        return self.tau if self.low <= math.exp(-s.half_log_snr) <= self.high else 0.0
+
+
+@dataclass(frozen=True)
 class ExponentialAdams(Solver):
     """The engine: an exponential Adams predictor, with a corrector that costs no network call if asked for.
 
@@ -185,9 +197,4 @@ def SASolver(predictor: int = 3, corrector: int = 4, tau: float = 1.0, span: tup
 
     The corrector reuses the noise and the tau of its predictor.
     """
-    low, high = span
-
-    def noise(s: GridPoint) -> float:
-        return tau if low <= math.exp(-s.half_log_snr) <= high else 0.0
-
-    return ExponentialAdams(predictor=predictor, corrector=corrector, tau=noise)
+    return ExponentialAdams(predictor=predictor, corrector=corrector, tau=WithinSpan(tau, *span))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,15 @@ class TunedSolver(Solver):
     def table(self, sde: SDE) -> Tableau:
         """The table on the solver's own grid, for a process that has been checked."""
 
-    def check(self, model: Model) -> None:
-        """Warn if the solver was made for another model. A solver that does not depend on the model never warns."""
+    def check(self, model: Model, event: Sequence[int] | None = None) -> None:
+        """Warn if the solver was made for another model. A solver that does not depend on the model never warns.
+
+        Args:
+            event: the shape of a sample.
+
+        Raises:
+            ValueError: the solver was made for samples of another shape.
+        """
 
     @abstractmethod
     def state_dict(self) -> State:

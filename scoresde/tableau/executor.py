@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..models.base import Model
+from ..numerics.brief import Brief
 from ..numerics.coefficients import Coefficient, apply
 from ..numerics.cost import Cost
 from ..numerics.random import NoiseSource
@@ -33,8 +34,8 @@ from .tableau import Tableau
 Callback = Callable[[int, Any, Tensor, Tensor], object]
 
 
-@dataclass
-class Run:
+@dataclass(repr=False)
+class Run(Brief):
     """What a run of a solver gives back.
 
     Attributes:

@@ -23,7 +23,7 @@ from .multistep_form import Multistep, multistep
 from .tableau import Row, Tableau
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearMultistep(Multistep):
     """The coefficients of the form above.
 

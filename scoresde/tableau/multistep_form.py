@@ -14,13 +14,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..numerics.brief import Brief
 from ..sde.base import SDE
 from .executor import combine
 from .tableau import Row, Tableau
 
 
-@dataclass(frozen=True)
-class Multistep:
+@dataclass(frozen=True, repr=False)
+class Multistep(Brief):
     """The coefficients of the form above.
 
     Attributes:

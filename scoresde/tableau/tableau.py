@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import deprecation
+from ..numerics.brief import line, shown
 from ..numerics.coefficients import Coefficient, add, compose, is_finite
 from ..sde.base import SDE
 from ..sde.linear import LinearSDE
@@ -37,6 +38,9 @@ class Row(NamedTuple):
     z: Mapping[int, Coefficient] = NO_TERMS
     data: Mapping[int, Coefficient] = NO_TERMS
     xi: Mapping[int, Coefficient] = NO_TERMS
+
+    def __repr__(self) -> str:
+        return line("Row", *(f"{name}={shown(dict(part))}" for name, part in self._asdict().items() if part))
 
     @property
     def noise(self) -> Mapping[int, Coefficient]:
@@ -78,6 +82,10 @@ class Tableau:
     def __post_init__(self) -> None:
         check_rows(self.rows, self.times)
         check_steps(self.times, self.grid_states, self.step_evals)
+
+    def __repr__(self) -> str:
+        noise = "noise" if self.stochastic else "no noise"
+        return line("Tableau", repr(self.sde), f"{self.steps} steps", f"{self.nfe} network calls", noise)
 
     @cached_property
     def evaluated(self) -> tuple[int, ...]:

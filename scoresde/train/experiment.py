@@ -15,6 +15,7 @@ from ..data import Data, Source
 from ..data.images import MODES
 from ..data.memory import Loaded
 from ..models.score_model import ScoreModel
+from ..numerics.brief import Brief
 from ..numerics.files import reading
 from ..numerics.inputs import as_count, as_event, as_flag, as_number, as_one_of
 from ..numerics.random import derive_seed, global_seed
@@ -37,8 +38,8 @@ LATER = {"network", "blocks", "attention", "heads", "dropout", "recompute", "siz
 MOST_HELD_OUT = 1000
 
 
-@dataclass(frozen=True)
-class Experiment:
+@dataclass(frozen=True, repr=False)
+class Experiment(Brief):
     """Everything that determines a run.
 
     Attributes:

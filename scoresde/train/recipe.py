@@ -10,7 +10,8 @@ import torch
 
 from ..losses.times import TIME_SAMPLERS, Adaptive, TimeSampler
 from ..losses.weightings import WEIGHTINGS, Weighting, WeightingLike
-from ..numerics.inputs import as_count, as_flag, as_number, as_one_of
+from ..numerics.brief import Brief
+from ..numerics.inputs import as_count, as_flag, as_function, as_number, as_one_of
 
 # From 1 to 0 over the run.
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -22,8 +23,8 @@ DECAYS: dict[str, Callable[[float], float]] = {
 LATER = {"label_dropout", "float16", "decay", "betas", "snapshot_every", "average_lengths"}
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Brief):
     """How to train.
 
     Attributes:
@@ -84,6 +85,8 @@ class Recipe:
             )
         if not isinstance(self.weighting, Weighting) and not _function(self.weighting):
             as_one_of("weighting", self.weighting, WEIGHTINGS, "a function of (sde, t)")
+        elif not isinstance(self.weighting, Weighting):
+            as_function("weighting", self.weighting, 2, of="(sde, t)")
         if sampler is not None and not _function(sampler):
             as_one_of("time_sampler", sampler, (*TIME_SAMPLERS, "adaptive"), "a function of (sde, n, generator)")
         # Numbers of numpy become those of Python, which JSON can write.

@@ -1,9 +1,11 @@
 """Solvers made for one model: selected in a pilot run, fitted by regression, or calibrated to a tolerance."""
 
-from .calibration import Cascade, CascadeSolver, Level, calibrate
+from .calibration import calibrate
+from .cascade import Cascade, CascadeSolver, Level
 from .fitting import FittedSolver, fit
+from .ranking import Ranked
 from .reference import ReferenceSolution, solve_reference
-from .selection import Ranked, Selected, select
+from .selection import Selected, select
 from .storage import load, load_solver
 
 __all__ = [

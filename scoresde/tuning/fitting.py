@@ -7,18 +7,18 @@ The solvers of Shaul et al. 2024 (arXiv 2403.01329) have the form of `multistep`
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import deprecation, grids
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..models.in_basis import in_basis
+from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_callback, as_count
 from ..numerics.progress import progress_bar
@@ -34,9 +34,11 @@ from ..tableau.multistep_form import Multistep
 from ..tableau.tableau import Tableau
 from ..tableau.tensors import from_tensors, to_tensors
 from .gauss_newton import refined
+from .identity import fingerprint
+from .ranking import Ranked
 from .reference import Cond, distance, solve_reference, starts
 from .regression import FeatureMap, Fit, Problem, regress
-from .selection import Ranked, rank, solve, summary
+from .selection import rank, solve, summary
 from .trust import against, warn_of_discrepancy, warn_of_flaw
 
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
@@ -90,13 +92,23 @@ class FittedSolver(TunedSolver):
     def table(self, sde: SDE) -> Tableau:
         return self.form.table(sde)
 
-    def check(self, model: Model) -> None:
-        """Warn if the solver was fitted to another model."""
+    def check(self, model: Model, event: Sequence[int] | None = None) -> None:
+        """Warn if the solver was fitted to another model.
+
+        Raises:
+            ValueError: the solver was fitted to samples of another shape.
+        """
+        fitted = self.settings.get("event")
+        if event is not None and fitted is not None and tuple(event) != tuple(fitted):
+            raise ValueError(f"this solver was fitted to samples of shape {tuple(fitted)}, not {tuple(event)}: fit one to them")
         here = fingerprint(model)
         if here != self.model:
             warnings.warn(
-                f"this solver was fitted to the model {self.model}, and samples the model {here}", UserWarning, stacklevel=3
+                f"fitted to another network ({self.model}, not {here}); its errors may be larger", UserWarning, stacklevel=4
             )
+
+    def __repr__(self) -> str:
+        return line("FittedSolver", f"{self.nfe} network calls", f"rms {self.error:.3g}", f"median {self.median:.3g}")
 
     def __str__(self) -> str:
         name, rms, median = self.baseline
@@ -140,21 +152,6 @@ class FittedSolver(TunedSolver):
         values = {name: stored_entry(meta, name, *types) for name, types in STORED_FIELDS.items()}
         name, rms, median = values["baseline"]
         return cls(form, stored_process(tensors), **values | {"baseline": (str(name), float(rms), float(median))})
-
-
-def fingerprint(model: Model) -> str:
-    """A hash of the shapes of a model's parameters and of four values of each; of the class's name where there are no parameters.
-
-    What a wrapper does to the model inside it counts too, by its `extra_repr`, which a `ScoreModel` does not have.
-    """
-    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    digest = hashlib.sha256(type(model).__name__.encode() if not parameters else b"")
-    digest.update(model.extra_repr().encode() if isinstance(model, nn.Module) else b"")
-    for p in parameters:
-        # Three digits survive another device and half precision.
-        values = ",".join(f"{v:.2e}" for v in p.detach().flatten()[:4].float().tolist())
-        digest.update(f"{tuple(p.shape)}:{values};".encode())
-    return digest.hexdigest()[:16]
 
 
 @deprecation.renamed_keywords(teacher_steps="reference_steps")
@@ -212,6 +209,7 @@ def fit(
     refine, batch_size = as_count("refine", refine, 0), as_count("batch_size", batch_size)
     feature_map = as_callback("feature_map", feature_map, 1)
     cond = cond or {}
+    require_model(model, "data")
     whole, model = model, in_basis(model)
     if isinstance(model.sde, LinearSDE) and model is not whole and feature_map is not None:
         raise ValueError(f"feature_map would see coordinates in the basis of {model.sde!r}: leave it out")

@@ -23,6 +23,7 @@ from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import event_mean
 from ..numerics.batching import batches, index_cond
+from ..numerics.brief import Brief
 from ..numerics.inputs import as_count, as_event, as_number, as_state
 from ..numerics.quadrature import adams_weights
 from ..numerics.random import BatchNoise, cpu_generator, derive_seed
@@ -83,8 +84,8 @@ def rms_distance(x: Tensor, y: Tensor) -> float:
     return float(distance(x, y).square().mean().sqrt())
 
 
-@dataclass(frozen=True)
-class ReferenceSolution:
+@dataclass(frozen=True, repr=False)
+class ReferenceSolution(Brief):
     """Accurate solutions of the probability-flow ODE from M starts. Call it with a time t in [0, 1] for the states there, `(M, *event)`.
 
     Attributes:

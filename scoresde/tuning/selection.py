@@ -14,15 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import deprecation, grids
-from ..models.base import Model
+from ..models.base import Model, require_model
 from ..models.in_basis import in_basis
 from ..numerics.batching import batches, index_cond
+from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_count
 from ..numerics.random import BatchNoise
@@ -42,6 +42,7 @@ from ..solvers.velocity import VelocityAdams
 from ..tableau.executor import run
 from ..tableau.tableau import Tableau
 from ..tableau.tensors import from_tensors, to_tensors
+from .ranking import Ranked, Ranking
 from .reference import Cond, ReferenceSolution, distance, solve_reference, starts
 from .trust import against, warn_of_discrepancy, warn_of_flaw
 
@@ -95,21 +96,6 @@ LINEAR_PORTFOLIO: Portfolio = {
 }
 
 
-class Ranked(NamedTuple):
-    """A (solver, grid) pair with its errors per coordinate."""
-
-    name: str
-    solver: Solver
-    grid: Tensor
-    rms: float
-    median: float
-
-    @property
-    def score(self) -> float:
-        """sqrt(rms median)."""
-        return (self.rms * self.median) ** 0.5
-
-
 @dataclass(frozen=True, eq=False)
 class Selected(TunedSolver):
     """The winner of a pilot, as a solver. `str` gives its errors and that of their reference.
@@ -149,6 +135,9 @@ class Selected(TunedSolver):
         """Deprecated: `reference_steps`."""
         deprecation.warn("Selected.teacher_steps", "Selected.reference_steps")
         return self.reference_steps
+
+    def __repr__(self) -> str:
+        return line("Selected", repr(self.name), f"{self.nfe} network calls", f"rms {self.error:.3g}", f"median {self.median:.3g}")
 
     def __str__(self) -> str:
         error = against(self.error, self.discrepancy)
@@ -199,7 +188,7 @@ class Selected(TunedSolver):
             raise ValueError(
                 f"the file's solver is {name}: {written}, which this version of scoresde does not have in its portfolio"
             )
-        ranking = (Ranked(name, solver, grid, error, median),) if solver is not None else ()
+        ranking = Ranking([Ranked(name, solver, grid, error, median)] if solver is not None else [])
         return cls(
             name, solver, grid, process, error, median, ranking, stored_entry(meta, "teacher_steps", int), discrepancy, coefficients
         )
@@ -266,7 +255,7 @@ def selected(reference: ReferenceSolution, ranking: Sequence[Ranked]) -> Selecte
     """The first of the ranking, as a solver."""
     best, sde = ranking[0], reference.sde
     return Selected(
-        best.name, best.solver, best.grid, schedule_fingerprint(sde), best.rms, best.median, tuple(ranking), reference.steps,
+        best.name, best.solver, best.grid, schedule_fingerprint(sde), best.rms, best.median, Ranking(ranking), reference.steps,
         reference.discrepancy, to_tensors(table(best.solver, sde, best.grid)),
     )  # fmt: skip
 
@@ -309,6 +298,7 @@ def select(
         ValueError: `nfe` or `noises` below 2, or another number out of its range; names it.
     """
     nfe, noises, batch_size = as_count("nfe", nfe, 2), as_count("noises", noises, 2), as_count("batch_size", batch_size)
+    require_model(model, "data")
     model = in_basis(model)
     z = starts(model, shape, noises, seed, "select")
     reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..numerics.files import reading, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_number, as_one_of
 from ..solvers.tuned import State, read_state
-from .calibration import Cascade, Level
+from .cascade import Cascade, Level
 from .fitting import FittedSolver
 from .selection import Selected
 

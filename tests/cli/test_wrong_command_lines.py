@@ -250,7 +250,7 @@ def random_line(source, out):
     return [command, *words, *(["--conditional"] if command == "train" and source.random() < 0.15 else [])]
 
 
-@pytest.mark.filterwarnings("ignore:this solver was fitted to the model", "ignore:the error .* is against a reference")
+@pytest.mark.filterwarnings("ignore:fitted to another network", "ignore:the error .* is against a reference")
 @pytest.mark.parametrize("seed", range(2))
 def test_random_command_lines_work_or_are_refused_in_one_line(place, monkeypatch, tmp_path, seed):
     monkeypatch.chdir(place)

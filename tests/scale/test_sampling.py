@@ -256,7 +256,7 @@ def test_wrong_arguments(tmp_path):
         ({"chunk": 0}, "chunk"),
         ({"n": 0}, "n must"),
         ({"format": "jpg"}, "format must be one of safetensors, npz, png"),
-        ({"solver": "auto"}, "solvers.select"),
+        ({"solver": "auto"}, "the solver 'auto' needs nfe="),
     ):
         with pytest.raises(ValueError, match=said):
             draw(tmp_path / "x", **options)

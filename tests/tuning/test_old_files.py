@@ -19,7 +19,7 @@ def start():
     return torch.randn(6, 2, dtype=torch.float64, generator=generator())
 
 
-@pytest.mark.filterwarnings("ignore:this solver was fitted to the model:UserWarning")
+@pytest.mark.filterwarnings("ignore:fitted to another network:UserWarning")
 def test_a_fitted_solver():
     stored, model, z = load_file(DATA / "fit.safetensors"), mixture().model(CHAIN), start()
     fitted = tuning.load(DATA / "fit.safetensors")
@@ -75,7 +75,7 @@ def test_an_old_file_is_bound_to_its_process(name):
         ss.sample(mixture().model(ss.VPSDE()), (2, 2), solver, **options)
 
 
-@pytest.mark.filterwarnings("ignore:this solver was fitted to the model:UserWarning")
+@pytest.mark.filterwarnings("ignore:fitted to another network:UserWarning", "ignore:.* have a bound above tol=:UserWarning")
 @pytest.mark.parametrize("name", ["fit", "sel", "lad"])
 def test_an_old_file_is_written_again_to_the_bit(name, tmp_path):
     old = tuning.load(DATA / f"{name}.safetensors")

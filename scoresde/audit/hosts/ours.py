@@ -18,7 +18,7 @@ from ...sde.base import SDE, as_time
 from ...sde.vp import VPSDE
 from ...solvers.base import Solver
 from ...solvers.tuned import TunedSolver
-from ...tuning.calibration import Cascade
+from ...tuning.cascade import Cascade
 from ..levels import Levels
 from ..sampler import Denoiser, Sampler
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...sampling.default import default
-from ...sampling.planning import TablePlan, plan
+from ...sampling.planning import plan
+from ...sampling.plans import TablePlan
 from ...sampling.registry import name_of
 from ...sampling.request import GridLike
 from ...sde.base import SDE

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...loops import LoopSolver
 from ...numerics.inputs import as_number
-from ...sampling.planning import Plan
+from ...sampling.plans import Plan
 from ...sampling.registry import name_of, resolve
 from ...sampling.request import GridLike
 from ...solvers.base import Solver

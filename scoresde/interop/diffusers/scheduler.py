@@ -25,7 +25,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from ...sampling.planning import Plan
+from ...sampling.plans import Plan
 from ...sampling.registry import DEFAULT, name_of
 from ...sampling.request import GridLike
 from ...solvers.base import Solver

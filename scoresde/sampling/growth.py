@@ -1,0 +1,62 @@
+"""Heun's step at few network calls: how much larger than the data its samples become.
+
+With r = sigma/alpha, a step from r_s to r_t weighs the change of the data prediction inside it by (r_s/r_t - 1)/2. Where r_s > 3 r_t the result
+lies beyond both predictions. Later steps correct that, but the last one, to sigma = 0, keeps what is left. The step is that of Karras et al.
+(2022, arXiv 2206.00364, algorithm 1), and k-diffusion has the same one. What it does to Gaussian data is known exactly (`Tableau.moments`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from .. import grids
+from ..sde.linear import LinearSDE
+from ..solvers.base import Solver
+from ..solvers.heun import EDMSampler, ProbabilityFlow
+from ..tableau.tableau import Tableau
+from .plans import Plan, TablePlan
+from .registry import name_of
+
+# Standard deviations of data, and the growth from which Heun's errors are larger than those of DDIM with as many calls.
+STDS = (0.1, 0.2, 0.5, 1.0)
+MOST = 1.3
+# With more steps nothing is looked at: tables are long.
+LOOKED_AT = 64
+
+
+def growth(tableau: Tableau) -> float:
+    """The standard deviation of the samples over that of the data, the most for Gaussian data of `STDS`."""
+    sde = tableau.sde
+    (a, s), (alpha, sigma) = ((float(sde.alpha(t)), float(sde.sigma(t))) for t in (tableau.times[0], tableau.times[-1]))
+    return max(tableau.moments(0.0, std, start=(0.0, math.hypot(a * std, s)))[1] / math.hypot(alpha * std, sigma) for std in STDS)
+
+
+def warn_of_growth(planned: Plan) -> None:
+    """Warn where Heun has too few calls, with the number of calls that are enough."""
+    solver = planned.solver
+    steps_of_heun = isinstance(solver, EDMSampler) or (isinstance(solver, ProbabilityFlow) and solver.method == "heun")
+    if not isinstance(planned, TablePlan) or not steps_of_heun or isinstance(planned.sde, LinearSDE):
+        return
+    found = growth(planned.tableau) if len(planned.times) <= LOOKED_AT else 0.0
+    if found > MOST:
+        calls = enough_calls(planned)
+        instead = f"take {calls} calls or more, or" if calls else "take"
+        warnings.warn(
+            f"{name_of(solver)} makes Gaussian samples {found:.2g} times too large with {planned.nfe} calls on this grid: {instead} a solver "
+            "for few calls, such as 'dpm++2m'",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def enough_calls(planned: TablePlan) -> int | None:
+    """The fewest calls on a grid of this name whose samples are not too large; None where nobody knows."""
+    name, solver = planned.grid_name, planned.solver
+    if name not in grids.GRIDS or planned.t_start != 1 or not isinstance(solver, Solver):
+        return None
+    for steps in range(len(planned.times), LOOKED_AT):
+        tableau = solver.tableau(planned.sde, grids.get(name)(planned.sde, steps))
+        if growth(tableau) <= MOST:
+            return tableau.nfe
+    return None

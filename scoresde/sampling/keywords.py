@@ -1,0 +1,64 @@
+"""Keyword arguments of `sample` that the network does not take: most are options that this library has elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..models.base import Model
+from ..models.score_model import ScoreModel
+
+GUIDANCE = "for guidance sample guidance.Guided(model, scale), docs/guidance.md"
+START = "to start from an image: z, _ = model.sde.perturb(x, t), then z=z, t_start=t"
+STEPS = "the number of steps is steps=, the number of network calls nfe="
+SEEDS = "for one seed a sample give seeds=range(n), for one stream generator=torch.Generator().manual_seed(seed)"
+CLIPPING = "to clip data predictions sample models.thresholded(model)"
+INPAINTING = "for inpainting see scoresde.inverse, docs/inverse.md"
+
+# What other libraries call an option, and what it is here.
+ELSEWHERE = {
+    **dict.fromkeys(("guidance_scale", "guidance", "cfg_scale", "cfg", "w"), GUIDANCE),
+    **dict.fromkeys(("strength", "denoising_strength", "image", "init_image"), START),
+    **dict.fromkeys(("num_inference_steps", "num_steps", "n_steps", "sampling_steps", "timesteps"), STEPS),
+    **dict.fromkeys(("seed", "random_seed"), SEEDS),
+    **dict.fromkeys(("clip", "clip_sample", "clip_denoised", "thresholding", "dynamic_thresholding"), CLIPPING),
+    **dict.fromkeys(("mask", "mask_image", "inpaint"), INPAINTING),
+    **dict.fromkeys(("eta", "churn", "s_churn", "order", "tau"), "an option of a solver, such as solver=solvers.DDIM(eta=1.0)"),
+    **dict.fromkeys(("sampler", "scheduler", "method"), "the solver is solver="),
+    **dict.fromkeys(("sigmas", "spacing", "schedule"), "the times are grid="),
+    **dict.fromkeys(("return_trajectory", "return_all", "return_intermediates"), "all states come with trajectory=True"),
+    **dict.fromkeys(("y", "labels", "class_labels", "classes"), "a class is often label= in a network of this library"),
+}
+
+
+def require_known(model: Model, cond: Mapping[str, object], options: Iterable[str]) -> None:
+    """Raise for a condition that the network of a plain `ScoreModel` does not take, and say what it is here.
+
+    Args:
+        options: the names that `sample` itself takes.
+
+    Raises:
+        TypeError: names the condition.
+    """
+    if not cond or not isinstance(model, ScoreModel):
+        return
+    network: Any = model.network
+    called: Callable[..., Any] = network.forward if isinstance(network, nn.Module) else network
+    try:
+        parameters = inspect.signature(called).parameters.values()
+    except (TypeError, ValueError):  # a built-in function
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    # The first two are the state and the time.
+    taken = [p.name for p in list(parameters)[2:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for name in cond:
+        if name not in taken:
+            close = difflib.get_close_matches(name, [*options, *taken], n=1, cutoff=0.75)
+            hint = ELSEWHERE.get(name.lower(), f"did you mean {close[0]}=?" if close else "")
+            conditions = f"the conditions that it takes are {', '.join(taken)}" if taken else "it takes no conditions"
+            raise TypeError(f"{type(network).__name__} takes no {name}=: {hint or conditions}")
