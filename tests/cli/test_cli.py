@@ -237,7 +237,10 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
     ("arguments", "message"),
     [
         (["train", "nothing", "--out", "run"], "'nothing' is neither a known data set (digits, mnist, fashion) nor a folder"),
-        (["train", "digits", "--out", "run", "--prediction", "epsilon"], "prediction must be one of data, noise, score, velocity"),
+        (
+            ["train", "digits", "--out", "run", "--prediction", "epsilon"],
+            "--prediction must be one of data, noise, score, velocity",
+        ),
         (["train", "digits", "--out", "run", "--multipliers", "1,x"], "--multipliers 1,x: need a list of integers"),
         (["train", "digits", "--out", "run", "--process", "cubic"], "--process must be one of linear, cosine, vp"),
         (["train", "digits", "--out", "run", "--steps", "10"], "the linear chain needs more than 20 steps"),
@@ -247,7 +250,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["sample", "DIGITS", "--out", "x.png", "--solver", "ddpm"], "no solver is called 'ddpm'; did you mean 'ancestral'?"),
         (["compare", "DIGITS", "--solver", "dpmpp_2m:5"], "no solver is called 'dpmpp_2m'; did you mean 'dpm++2m'?"),
         (["train", "digits", "--out", "run", "--prediction", "v_prediction"], "got 'v_prediction', which is 'velocity' here"),
-        (["sample", "DIGITS", "--out", "x.png", "--steps", "3", "--nfe", "3"], "give steps= or nfe="),
+        (["sample", "DIGITS", "--out", "x.png", "--steps", "3", "--nfe", "3"], "give --steps or --nfe, one of the two\n"),
         (["sample", "DIGITS", "--out", "x.png", "--grid", "log"], "no grid is called 'log'"),
         (["sample", "DIGITS", "--out", "x.png", "--label", "10"], "the classes of"),
         (["compare", "DIGITS", "--solver", "ddim"], "'ddim' is not NAME:STEPS"),

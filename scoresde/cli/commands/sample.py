@@ -46,7 +46,10 @@ def sample(
         str,
         typer.Option(
             help="default, the solver and the grid that suit the budget best by our measurements; "
-            f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}."
+            f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}.",
+            autocompletion=lambda incomplete: [
+                name for name in (registry.DEFAULT, *sampling.names()) if name.startswith(incomplete)
+            ],
         ),
     ] = registry.DEFAULT,
     steps: Annotated[
