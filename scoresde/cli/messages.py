@@ -18,6 +18,8 @@ from ..data import DataError
 
 # What the package raises on purpose, the errors of files, and those of torch for want of memory.
 ERRORS = (ValueError, DataError, OSError, ArithmeticError, RuntimeError, MemoryError)
+# Typer ends a command with these, which are errors of Python too.
+ENDS = (typer.Exit, typer.Abort)
 # Characters of a message. Torch adds its own traceback to some.
 LONGEST = 600
 # An option is suggested for another where their names are at least as similar as this: --step for --steps, and not --width for --fid.
@@ -40,6 +42,8 @@ class Command(TyperCommand):
     def make_context(self, *arguments: Any, **options: Any) -> typer.Context:
         try:
             context: typer.Context = super().make_context(*arguments, **options)  # type: ignore[assignment]
+        except ENDS:
+            raise
         except ERRORS as error:  # of a file or a preset with options
             raise Refused(self.line(error)) from error
         except Exception as error:
@@ -53,6 +57,8 @@ class Command(TyperCommand):
             warnings.showwarning = self._show_warning
             try:
                 return super().invoke(ctx)
+            except ENDS:
+                raise
             except ERRORS as error:
                 raise Refused(self.line(error)) from error
 

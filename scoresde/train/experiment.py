@@ -21,6 +21,7 @@ from ..sde.linear import LinearSDE
 from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Prediction
 from .architectures import ARCHITECTURES, build
 from .checkpoint import CHECKPOINT, load_averaged
+from .class_names import write_class_names
 from .identity import difference_of
 from .presets import PRESETS
 from .processes import PROCESSES
@@ -145,6 +146,10 @@ class Experiment:
         source = data.open(self.data, self.size)
         return *data.split(source, self.held_out), source.classes
 
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in the order of the labels, which sub-folders of images have; none for other data."""
+        return getattr(data.open(self.data, self.size), "class_names", ()) if self.conditional else ()
+
     def sde(self) -> SDE:
         """The process for events of this shape.
 
@@ -222,6 +227,7 @@ class Experiment:
                 file.write(json.dumps(config, indent=2) + "\n")
         except FileExistsError:  # another process may have written it since
             _require_same(written, config)
+        write_class_names(folder, self.class_names())
         trainer.run(progress)
         return trainer
 

@@ -245,7 +245,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["train", "digits", "--out", "run", "--process", "cubic"], "--process must be one of linear, cosine, vp"),
         (["train", "digits", "--out", "run", "--steps", "10"], "the linear chain needs more than 20 steps"),
         (["sample", "nowhere", "--out", "x.png"], "nowhere holds no training run"),
-        (["sample", "DIGITS", "--out", "x.jpg"], "--out x.jpg: the file must end in .png or .npy"),
+        (["sample", "DIGITS", "--out", "x.gif"], "--out x.gif: the file must end in .png or .jpg"),
         (["sample", "DIGITS", "--out", "x.png", "--solver", "dmp++2m"], "no solver is called 'dmp++2m'; did you mean"),
         (["sample", "DIGITS", "--out", "x.png", "--solver", "ddpm"], "no solver is called 'ddpm'; did you mean 'ancestral'?"),
         (["compare", "DIGITS", "--solver", "dpmpp_2m:5"], "no solver is called 'dpmpp_2m'; did you mean 'dpm++2m'?"),

@@ -56,6 +56,21 @@ def test_a_hint_is_close_or_there_is_none(capsys, monkeypatch, command, wrong, h
     assert (f"({hint}" in error or f" {hint})" in error) if hint else "Possible" not in error and "mean" not in error
 
 
+def test_an_end_is_no_error(capsys, monkeypatch):
+    made = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+    @made.command(cls=messages.Command)
+    def ended() -> None:
+        raise typer.Exit(1)
+
+    for program, words, code in ((main, ["sample", "--help"], 0), (made, [], 1)):
+        monkeypatch.setattr(sys, "argv", ["scoresde", *words])
+        with pytest.raises(SystemExit) as exit_:
+            program()
+        assert exit_.value.code == code
+        assert capsys.readouterr().err == ""
+
+
 def test_a_warning_is_one_line_without_a_place(capsys, monkeypatch):
     made = typer.Typer(rich_markup_mode=None, add_completion=False)
 
