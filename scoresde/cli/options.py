@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..models.score_model import ScoreModel
 from ..numerics.inputs import as_device
+from ..train.class_names import read_class_names
 from ..train.experiment import Experiment
 from ..train.posthoc import load_average
 from ..train.world import local_device
@@ -21,7 +22,9 @@ from ..train.world import local_device
 LARGEST_ERROR = 0.05
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, ...; by default a GPU if there is one.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", show_default=False, help="cpu, cuda, ...; by default a GPU if there is one.")
+]
 BatchSizeOption = Annotated[
     int, typer.Option("--batch-size", min=1, help="Samples drawn at once. The samples do not depend on it.")
 ]
@@ -106,6 +109,23 @@ def load_run(run: Path, device: str, average_length: float | None = None) -> tup
             f"the average of length {average_length:g} has an error of {error:.0%}: {run} has too few snapshots", stacklevel=2
         )
     return experiment, model.to(usable_device(device))
+
+
+def label_number(run: Path, experiment: Experiment, label: str) -> int:
+    """The number of the class that --label means: its name where the run keeps names, else its number.
+
+    Raises:
+        ValueError: the run has no such class, or was trained without classes.
+    """
+    if not experiment.conditional or experiment.classes is None:
+        raise ValueError(f"--label {label}: {run} was trained without --conditional")
+    names = read_class_names(run)
+    if label in names:
+        return names.index(label)
+    if label.isdecimal() and int(label) < experiment.classes:
+        return int(label)
+    numbers = f"0..{experiment.classes - 1}"
+    raise ValueError(f"--label {label}: the classes of {run} are {numbers}" + (f", or {', '.join(names)}" if names else ""))
 
 
 def labels(experiment: Experiment, seeds: range, label: int | None = None) -> dict[str, Tensor]:

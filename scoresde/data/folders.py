@@ -38,6 +38,7 @@ class ImageFolder:
         files: the files, sorted.
         shape: of a sample, `(channels, height, width)`.
         classes: number of sub-folders with images; None without labels.
+        class_names: the paths of these sub-folders below the folder, in the order of the labels; none without labels.
         bins: levels of a pixel, 256 or 65536.
     """
 
@@ -61,7 +62,9 @@ class ImageFolder:
         self.cond = columns(cond, len(files))
         number = {folder: i for i, folder in enumerate(sorted({file.parent for file in files}))}
         self.classes: int | None = None
+        self.class_names: tuple[str, ...] = ()
         if len(number) > 1:
+            self.class_names = tuple(folder.relative_to(self.path).as_posix() for folder in number)
             if "label" in self.cond:
                 raise ValueError(f"the sub-folders of {path} are classes already: give cond another name than label")
             self.cond["label"] = torch.tensor([number[file.parent] for file in files], device="cpu")

@@ -24,6 +24,7 @@ from ..sde.linear import LinearSDE
 from ..sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE, Prediction
 from .architectures import ARCHITECTURES, build
 from .checkpoint import CHECKPOINT, load_averaged
+from .class_names import write_class_names
 from .config import CONFIG, read_config, require_same_experiment, write_config
 from .presets import PRESETS
 from .processes import PROCESSES
@@ -161,6 +162,12 @@ class Experiment(Brief):
         """The number of held-out samples of n."""
         return min(MOST_HELD_OUT, max(1, n // 10)) if self.held_out is None else self.held_out
 
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in the order of the labels, which sub-folders of images have; none for other data."""
+        return (
+            getattr(data.open(self.data, self.size, crop=self.crop, mode=self.mode), "class_names", ()) if self.conditional else ()
+        )
+
     def sde(self) -> SDE:
         """The process for events of this shape.
 
@@ -257,6 +264,7 @@ class Experiment(Brief):
         trainer = Trainer(model, training, self.recipe, held_out=held_out, folder=folder, **options)
         if trainer.main:
             write_config(folder, resolved._json())
+            write_class_names(folder, resolved.class_names())
         return trainer
 
     def _json(self) -> dict[str, object]:

@@ -18,12 +18,14 @@ from ...sampling.auto import NOISES
 from ...sampling.chunk_files import FORMATS
 from ...solvers.tuned import TunedSolver
 from .. import report
+from ..bounds import calibrated, sample_with_bounds, save_bounds
 from ..options import (
     BatchSizeOption,
     DeviceOption,
     FirstSeedOption,
     RunFolder,
     default_device,
+    label_number,
     labels,
     load_run,
     output_file,
@@ -38,17 +40,22 @@ CALLS = 20
 def sample(
     run: RunFolder,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            parser=path, metavar="PATH", help="A .png picture, a .npy array, or a folder of chunks that several processes fill."
+            parser=path,
+            metavar="PATH",
+            help="A .png or .jpg picture, a .npy array, or a folder that several processes can fill. [default: RUN/samples.png]",
         ),
-    ],
+    ] = None,
     solver: Annotated[
         str,
         typer.Option(
             help="default, the solver and the grid that suit the budget best by our measurements; "
             "auto, the best of a pilot on this model; "
-            f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}."
+            f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}.",
+            autocompletion=lambda incomplete: [
+                name for name in (registry.DEFAULT, registry.AUTO, *sampling.names()) if name.startswith(incomplete)
+            ],
         ),
     ] = registry.DEFAULT,
     steps: Annotated[
@@ -64,11 +71,16 @@ def sample(
     batch_size: BatchSizeOption = 256,
     chunk: Annotated[int, typer.Option(min=1, help="Samples in one file of a folder.")] = 256,
     file_format: Annotated[
-        str, typer.Option("--format", help=f"Of the files of a folder: {', '.join(FORMATS)}; the last one holds images of 8 bits.")
+        str,
+        typer.Option(
+            "--format",
+            help=f"Of a folder: {', '.join(FORMATS)}. Chunks of --chunk samples, or with png one image a sample, by its seed.",
+        ),
     ] = "safetensors",
     seed: FirstSeedOption = 0,
     label: Annotated[
-        int | None, typer.Option(min=0, help="Class of all samples, for a conditional model; by default the classes in turn.")
+        str | None,
+        typer.Option(help="Class of all samples, its name or its number, for a conditional model; by default the classes in turn."),
     ] = None,
     guidance: Annotated[
         float,
@@ -76,6 +88,18 @@ def sample(
             help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none."
         ),
     ] = 1.0,
+    bound: Annotated[
+        bool,
+        typer.Option(
+            "--bound", help="Bound the error of each sample, by a calibrated solver: see fit --bound. Writes a .bounds.csv."
+        ),
+    ] = False,
+    tol: Annotated[
+        float | None,
+        typer.Option(
+            help="Error to stay below, rms a coordinate: a calibrated solver of several levels stops at the first that does."
+        ),
+    ] = None,
     average_length: Annotated[
         float | None,
         typer.Option(
@@ -90,23 +114,23 @@ def sample(
     Chunks that are there are kept, so that a job that was killed is started once more.
     """
     experiment, model = load_run(run, device, average_length)
+    out = out or run / "samples.png"
     if out.suffix:
-        output_file(out, ".png", ".npy")
+        output_file(out, ".png", ".jpg", ".jpeg", ".npy")
     else:
         output_folder(out)
-    if label is not None and not experiment.conditional:
-        raise ValueError(f"--label {label}: {run} was trained without --conditional")
-    if label is not None and experiment.classes is not None and label >= experiment.classes:
-        raise ValueError(f"--label {label}: the classes of {run} are 0..{experiment.classes - 1}")
+        if bound:
+            raise ValueError(f"--out {out}: --bound needs a file, such as {out}.npy")
+    number = None if label is None else label_number(run, experiment, label)
     if guidance != 1 and not experiment.recipe.label_dropout:
         raise ValueError(
             f"--guidance {guidance:g}: {run} was trained without --label-dropout, so it has no prediction without a label"
         )
     sampled = model if guidance == 1 else Guided(model, guidance)
-    chosen = solver if registry.is_auto(solver) else registry.resolve(solver)
+    chosen = solver if registry.is_auto(solver) else calibrated(solver, bound, tol) or registry.resolve(solver)
     if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
         nfe = CALLS
-    pilot = cond_to_device(labels(experiment, range(NOISES), label), model.device)
+    pilot = cond_to_device(labels(experiment, range(NOISES), number), model.device)
     planned = sampling.plan(sampled, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event, cond=pilot)
     each = 1 if guidance in (0, 1) else 2
     calls = "" if planned.nfe is None else f", {each * planned.nfe} network calls"
@@ -114,7 +138,7 @@ def sample(
     if not out.suffix:
 
         def conditions(seeds: Tensor) -> dict[str, Tensor]:
-            return labels(experiment, range(int(seeds[0]), int(seeds[-1]) + 1), label)
+            return labels(experiment, range(int(seeds[0]), int(seeds[-1]) + 1), number)
 
         drawn = sampling.sample_to(
             out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, format=file_format, cond=conditions,
@@ -125,10 +149,18 @@ def sample(
         print(f"{out}: {drawn.drawn} {said}{found}{missing}")
         return
     seeds = range(seed, seed + count)
-    x = sampling.sample(
-        sampled, (count, *experiment.event), planned, seeds=seeds, batch_size=batch_size, progress=sys.stderr.isatty(),
-        **cond_to_device(labels(experiment, seeds, label), model.device),
-    ).cpu()  # fmt: skip
+    cond = labels(experiment, seeds, number)
+    if bound:
+        x, bounds, mean = sample_with_bounds(sampled, experiment.event, planned, seeds, batch_size, cond)
+        said += (
+            f", {each * mean:.3g} network calls; bound of the error: {bounds.median():.3g} (median), {bounds.max():.3g} (largest)"
+        )
+        said += f", in {save_bounds(out, seeds, bounds)}"
+    else:
+        x = sampling.sample(
+            sampled, (count, *experiment.event), planned, seeds=seeds, batch_size=batch_size, progress=sys.stderr.isatty(),
+            **cond_to_device(cond, model.device),
+        ).cpu()  # fmt: skip
     if out.suffix == ".npy":
         import numpy as np
 
