@@ -65,8 +65,10 @@ class Reading:
         return replace(self, changes=(*self.changes, (kind, remedy)), **entries)
 
     def t(self, level: float) -> Tensor:
-        """The time of a level, `(1,)`, inside the range where the network is called."""
+        """The time of a level, `(1,)`, inside the range where the network is called; of an infinite level, an end of it."""
         first = 1 / self.sde.steps if isinstance(self.sde, VPChain) else self.sde.t_min
+        if math.isinf(level):
+            return torch.tensor([first if level > 0 else self.sde.t_max], dtype=torch.float64)
         return self.sde.time(torch.tensor([level], dtype=torch.float64)).clamp(first, self.sde.t_max)
 
 

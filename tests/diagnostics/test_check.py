@@ -88,6 +88,10 @@ ALL_WELL = {
     "chain, velocity": (chain("velocity"), CHAIN, "velocity", "index"),
     "flow": (flow(), ss.RectifiedFlow(), "velocity", "t"),
     "edm": (Exact(ss.EDM(), "noise", lambda t: t), ss.EDM(), "noise", "t"),
+    **{
+        repr(sde): (Exact(sde, "noise", lambda t: t), sde, "noise", "t")
+        for sde in (ss.VPSDE(), ss.SubVPSDE(), ss.VESDE(), ss.VPSDE.cosine())
+    },
     "edm, preconditioned": (EDMNetwork(0.7), ss.EDM(), ss.sde.Preconditioned(0.7), "t"),
 }
 
