@@ -41,7 +41,7 @@ WRONG_ENTRIES = {
     "validate_every": (0, 1.5),
     "save_every": (0, 1.5),
     "seed": (1.5, math.nan),
-    "weighting": ("epsilon", "Noise"),
+    "weighting": ("epsilon", "noisy"),
     "time_sampler": ("normal", losses.Adaptive()),
 }
 
@@ -255,7 +255,7 @@ def test_experiments_check_their_entries():
         ({"width": 1}, ValueError, "width"),
         ({"patch": 0}, ValueError, "patch"),
         ({"steps": 2.5}, ValueError, "steps"),
-        ({"prediction": "epsilon"}, ValueError, "prediction"),
+        ({"prediction": "energy"}, ValueError, "prediction"),
         ({"conditional": "no"}, TypeError, "conditional"),
         ({"event": (0,)}, ValueError, "event"),
         ({"classes": -1}, ValueError, "classes"),
