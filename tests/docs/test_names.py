@@ -171,6 +171,37 @@ def test_what_is_not_the_same_is_seen():
     assert nearest(sampler_of("ancestral"), sampler_of("ancestral-posterior")) > 1e-3
 
 
+def accepted(name):
+    """The solver that the library understands by a name of others; None where it refuses the name."""
+    try:
+        return solvers.get(name)
+    except ValueError:
+        return None
+
+
+def test_an_understood_name_is_that_of_the_row():
+    """A class of diffusers or a function of k-diffusion with its defaults, given by its name, is the solver on the right."""
+    understood = []
+    for start in ("Solvers: diffusers", "Solvers: k-diffusion"):
+        for here, left, _ in cells(start, column=0):
+            name = re.search(r"`(\w+)\(\)`", left)
+            if name and (found := accepted(name[1])) is not None:
+                (expected,) = values(here)
+                assert found == (solvers.get(expected) if isinstance(expected, str) else expected), name[1]
+                understood.append(name[1])
+    assert len(understood) > 15
+
+
+def test_the_names_of_the_introduction_are_understood():
+    introduction = PAGE.split("\n## ")[0]
+    names = re.findall(r'`"([^"]+)"`', introduction)
+    assert len(names) == 3
+    for name in names:
+        assert ss.plan(CHAIN, name, steps=4).nfe == 4
+    (prediction,), (time,) = (re.findall(f'{key}="(\\w+)"', introduction) for key in ("prediction", "time"))
+    assert ss.ScoreModel(torch.nn.Identity(), CHAIN, prediction, time=time).prediction == "noise"
+
+
 LEFT = [
     (name, column)
     for start, column in LIBRARIES.items()
