@@ -5,7 +5,7 @@ from .compare import CURVE_NFE, CURVE_SOLVERS, Comparison, Entry, compare, parse
 from .diagnosis import DensityEstimate, Diagnosis, Field, diagnose
 from .features import Classifier
 from .page import density_table, diagnosis_markdown, markdown
-from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_rows, save_samples
+from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_losses, save_rows, save_samples
 
 __all__ = [
     "CURVE_NFE",
@@ -28,6 +28,7 @@ __all__ = [
     "picture",
     "save_diagnosis",
     "save_error_plot",
+    "save_losses",
     "save_rows",
     "save_samples",
     "used",
