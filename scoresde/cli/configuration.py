@@ -1,4 +1,4 @@
-"""Options of a command from a .toml file or from a preset. Those given on the command line win, and a file wins over a preset."""
+"""Options of a command from a .toml file, a preset or a run. Those given on the command line win, and a file wins over the others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from ..numerics.files import reading
 from ..numerics.inputs import as_one_of
+from ..train.experiment import Experiment
 from ..train.presets import PRESETS
 
 if sys.version_info >= (3, 11):
@@ -54,6 +55,21 @@ def from_preset(context: typer.Context, name: str | None) -> str | None:
         preset = PRESETS[as_one_of("--preset", name, PRESETS)]
         context.default_map = {**_as_text(preset), **(context.default_map or {})}
     return name
+
+
+def from_run(context: typer.Context, folder: Path | None) -> Path | None:
+    """The experiment of a folder becomes the defaults of the command's argument and options.
+
+    Raises:
+        ValueError: the folder holds no training run, or a damaged one.
+    """
+    if folder is not None:
+        experiment = Experiment.read(folder)
+        entries = {**vars(experiment), **vars(experiment.recipe), "out": str(folder)}
+        known = {parameter.name for parameter in context.command.params}
+        said = {name: value for name, value in entries.items() if name in known and value is not None}
+        context.default_map = {**_as_text(said), **(context.default_map or {})}
+    return folder
 
 
 def _as_text(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Data:
             DataError: `held_out` is below 1, or leaves nothing to train on.
         """
         if not 0 < as_count("held_out", held_out, -math.inf) < len(self.x):
-            raise DataError(f"cannot hold out {held_out} of {len(self.x)} samples")
+            raise DataError(f"held_out={held_out}: cannot hold out {held_out} of {len(self.x)} samples")
         order = permutation(len(self.x), seed)[torch.arange(len(self.x), device="cpu")]
         return self[order[held_out:]], self[order[:held_out]]
 

@@ -113,6 +113,6 @@ def split(source: Source, held_out: int, seed: int = 0) -> tuple[Part, Part]:
     """
     n = len(source)
     if not 0 < as_count("held_out", held_out, -math.inf) < n:
-        raise DataError(f"cannot hold out {held_out} of {n} samples")
+        raise DataError(f"held_out={held_out}: cannot hold out {held_out} of {n} samples")
     shuffled = Part(source, permutation(n, seed))
     return Part(shuffled, range(held_out, n)), Part(shuffled, range(held_out))

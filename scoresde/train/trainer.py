@@ -85,6 +85,7 @@ class Trainer:
         history: one row for each validation: the iteration, the mean training loss since the previous row, the validation loss of `averaged`,
             and the validation loss of a zero network on the same noise.
         main: whether this is process 0, which writes files.
+        processes: the number of processes.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class Trainer:
         self.source, self.held_out = as_source(model, recipe, x, cond, held_out, held_out_cond)
         self.folder = Path(folder) if folder is not None else None
         self._strategy = strategy(parallel, model.device)
-        self.main = self._strategy.rank == 0
+        self.main, self.processes = self._strategy.rank == 0, self._strategy.size
         self._batch_size = recipe.batch_size if isinstance(self.source, Stream) else min(recipe.batch_size, len(self.source))
         require_splittable(self._batch_size, self._strategy.size, accumulate)
         sampler = losses.Adaptive() if recipe.time_sampler == "adaptive" else recipe.time_sampler

@@ -25,7 +25,7 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     result = run.invoke(app, ["train", "digits", "--out", str(folder), "--conditional", *TRAIN], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "4 iterations, validation loss" in result.output
+    assert "4 iterations, held-out loss" in result.output
     assert "a network that returns zero" in result.output
     return folder
 
@@ -260,7 +260,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["diagnose", "nowhere"], "nowhere holds no training run"),
         (
             ["train", "digits", "--out", "DIGITS", "--conditional", *TRAIN, "--width", "16"],
-            "another experiment (width: 8 there, 16 here)",
+            "another experiment (--width: 8 there, 16 here)",
         ),
     ],
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import shlex
+import signal
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,26 +18,47 @@ from ...losses.weightings import WEIGHTINGS
 from ...numerics.inputs import as_one_of
 from ...sde.prediction import PREDICTIONS, PREDICTIONS_ELSEWHERE
 from ...train.architectures import ARCHITECTURES
+from ...train.config import CONFIG
 from ...train.experiment import Experiment
 from ...train.presets import PRESETS
 from ...train.processes import PROCESSES
 from ...train.recipe import DECAYS, Recipe
 from ...train.tracking import TRACKERS
-from ..configuration import from_file, from_preset
+from ...train.trainer import Trainer
+from ..configuration import from_file, from_preset, from_run
 from ..options import DeviceOption, default_device, path, usable_device
-from ..pictures import Pictures
+from ..pictures import COUNT, Pictures
+from ..training import default_folder, summary
+from ..words import in_option_words
 
 
 def train(
     data: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="digits, mnist, fashion, a folder of images, a folder of IDX files, or a .npy file. Sub-folders of images are classes, "
             "for --conditional.",
             metavar="DATA",
         ),
-    ],
-    out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="Folder of the run. An interrupted run in it continues.")],
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="PATH",
+            help="Folder of the run; by default runs/ and the name of the data. The run in it continues.",
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            is_eager=True,
+            parser=path,
+            metavar="PATH",
+            callback=from_run,
+            help="Continue the run of this folder with its own data and options. More --iterations train it longer.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -51,7 +75,14 @@ def train(
             help=f"Published hyper-parameters for CIFAR-10: {', '.join(PRESETS)}. A file and options given here win.",
         ),
     ] = None,
-    iterations: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1200,
+    iterations: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Optimiser steps. A run continues with more of them. Its rate then goes on as in a run of that length, and rises at first: "
+            "with --final-rate 1 alone the weights are those of one long run.",
+        ),
+    ] = 1200,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step, of all processes together.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate, after the warm-up.")] = 2e-3,
     warmup: Annotated[int, typer.Option(min=0, help="Iterations in which the rate rises to its peak.")] = 100,
@@ -132,7 +163,9 @@ def train(
         bool, typer.Option("--channels-last", help="Keep the channels of a pixel together in memory: faster convolutions.")
     ] = False,
     validate_every: Annotated[int, typer.Option(min=1, help="Iterations between validations.")] = 200,
-    save_every: Annotated[int, typer.Option(min=1, help="Iterations between checkpoints.")] = 200,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Iterations between checkpoints. Every five minutes, SIGTERM and Ctrl-C write one too.")
+    ] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights, batches, times and noise.")] = 0,
     workers: Annotated[
         int,
@@ -147,36 +180,73 @@ def train(
     ] = 1,
     log: Annotated[list[str] | None, typer.Option(help=f"A tracker: {' or '.join(TRACKERS)}. May be given twice.")] = None,
     pictures: Annotated[
-        int, typer.Option(min=0, help="Samples drawn at every validation, into the folder pictures of the run; 0 for none.")
-    ] = 0,
+        int,
+        typer.Option(
+            min=0,
+            help="Samples drawn at every validation: the last are samples.png, and the folder pictures has all. 0: only after training.",
+        ),
+    ] = COUNT,
     device: DeviceOption = default_device(),
 ) -> None:
     """Train a network on DATA.
 
-    Images get a U-Net, other data an MLP. The same command continues an interrupted run. Under torchrun it trains on several processes.
+    Images get a U-Net, other data an MLP. The same command continues an interrupted run, and with more --iterations a finished one. Under
+    torchrun it trains on several processes. The folder of the run gets samples.png and loss.png.
     """
     given: dict[str, Any] = dict(locals())
+    if data is None:
+        raise ValueError("give DATA to begin a run, or --resume to continue one")
+    folder = out or default_folder(data)
+    if resume is not None and folder != resume:
+        raise ValueError(f"--resume {resume} continues in its own folder: leave out --out {folder}")
     as_one_of("--process", process, PROCESSES)
     as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
     given["multipliers"] = _integers("--multipliers", multipliers)
     given["attention"] = None if attention is None else _integers("--attention", attention)
     if weighting is None:
         given["weighting"] = "sigma2" if prediction == "score" else prediction
-    recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
-    entries = {field.name: given[field.name] for field in fields(Experiment) if field.name in given}
-    experiment = Experiment(**entries, recipe=recipe)
-    trainer = experiment.train(
-        out, usable_device(device), on_the_way=workers > 0, channels_last=channels_last, parallel=parallel, accumulate=accumulate,
-        workers=workers, log=log or [], callbacks=[Pictures(out, pictures)] if pictures else [],
-    )  # fmt: skip
+    usable = usable_device(device)
+    with in_option_words(name for name in given if name != "data"):
+        # What is no option, such as the betas of AdamW, is that of the run.
+        base = Experiment(data) if resume is None else Experiment.read(resume)
+        recipe = replace(base.recipe, **{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
+        entries = {field.name: given[field.name] for field in fields(Experiment) if field.name in given}
+        experiment = replace(base, **entries, recipe=recipe)
+        before = Experiment.read(folder).recipe.iterations if (folder / CONFIG).exists() else None
+        drawn = Pictures(folder)
+        trainer = experiment.trainer(
+            folder, usable, on_the_way=workers > 0, channels_last=channels_last, parallel=parallel, accumulate=accumulate,
+            workers=workers, log=log or [], callbacks=[lambda trainer, _row: drawn(trainer, pictures)] if pictures else [],
+        )  # fmt: skip
+        if trainer.main:
+            print(summary(Experiment.read(folder), trainer, folder, before), flush=True)
+        try:
+            _run(trainer, folder)
+            if not pictures or not drawn.last:
+                drawn(trainer, pictures or COUNT)
+        finally:
+            if dist.is_available() and dist.is_initialized():
+                dist.destroy_process_group()
     if trainer.main:
         last = trainer.history[-1]
         print(
-            f"{out}: {trainer.iteration} iterations, validation loss {last['validation']:.4f} "
-            f"(a network that returns zero: {last['zero']:.4f})"
+            f"{folder}: {trainer.iteration} iterations, held-out loss {last['validation']:.4f} "
+            f"(a network that returns zero: {last['zero']:.4f}); see samples.png and loss.png"
         )
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+
+
+def _run(trainer: Trainer, folder: Path) -> None:
+    """Train, and say how to go on where a signal stops it.
+
+    Raises:
+        SystemExit: with the exit code that a shell gives the signal.
+    """
+    try:
+        trainer.run()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if trainer.main:
+            print(f"scoresde: stopped; to go on: scoresde train --resume {shlex.quote(str(folder))}", file=sys.stderr)
+        raise SystemExit(stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT) from None
 
 
 def _integers(option: str, text: str) -> tuple[int, ...]:

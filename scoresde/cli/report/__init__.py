@@ -8,7 +8,7 @@ from .features import Classifier
 from .html import html_page
 from .page import density_table, diagnosis_markdown, markdown
 from .paired import FineSolve, PairedError
-from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_rows, save_samples
+from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_losses, save_rows, save_samples
 from .sections import comparison_sections, lead
 from .showcase import bounds, guided, inpainted
 
@@ -41,6 +41,7 @@ __all__ = [
     "picture",
     "save_diagnosis",
     "save_error_plot",
+    "save_losses",
     "save_rows",
     "save_samples",
     "used",

@@ -99,6 +99,22 @@ def strip(x: Tensor) -> Any:
     return Image.fromarray(row.contiguous().numpy(), "RGBA")
 
 
+def save_losses(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Save the losses of a training run over its iterations, one point for each row of the history."""
+    figure = _figure(6, 4)
+    axes = figure.subplots()
+    names = {"loss": "training", "validation": "held-out", "zero": "predicting zero"}
+    for name, label in names.items():
+        rows = [row for row in history if name in row]
+        if rows:
+            axes.plot(
+                [row["iteration"] for row in rows], [row[name] for row in rows], "--" if name == "zero" else ".-", label=label
+            )
+    axes.set(xlabel="iteration", ylabel="loss", yscale="log" if all(row["loss"] > 0 for row in history) else "linear")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
     """Save one row of samples for each name, so that a column shows one seed. Data that are no images become scatter plots."""
     first = next(iter(rows.values()))
