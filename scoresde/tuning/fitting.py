@@ -1,4 +1,4 @@
-"""A solver fitted to one model. `regression` gives the coefficients, this module searches the times and the ridge, `gauss_newton` refines all.
+"""A solver fitted to one model. `regression` gives the coefficients, `search` the times and the ridge, `gauss_newton` refines all.
 
 The interior times are searched one by one. A time moves for as long as the error on held-out starts falls. The ridge is chosen in the same way.
 
@@ -8,8 +8,9 @@ The solvers of Shaul et al. 2024 (arXiv 2403.01329) have the form of `multistep`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,31 +22,27 @@ from ..models.in_basis import in_basis
 from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_callback, as_count
-from ..numerics.progress import progress_bar
+from ..numerics.progress import bar_or_lines
 from ..sde.base import SDE
 from ..sde.families import RectifiedFlow
 from ..sde.fingerprint import schedule_fingerprint
 from ..sde.linear import LinearSDE
-from ..solvers.base import Solver
 from ..solvers.blocks import table
 from ..solvers.tuned import State, TunedSolver, stored_process
 from ..tableau.linear_multistep import LinearMultistep, multistep_of, stored_form
 from ..tableau.multistep_form import Multistep
 from ..tableau.tableau import Tableau
 from ..tableau.tensors import from_tensors, to_tensors
-from .gauss_newton import refined
 from .identity import fingerprint
-from .ranking import Ranked
-from .reference import Cond, distance, solve_reference, starts
-from .regression import FeatureMap, Fit, Problem, regress
+from .reference import MIN_STEPS, Cond, distance, solve_reference, starts
+from .regression import FeatureMap, Problem
+from .search import best_start, refine_once, stages
 from .selection import rank, solve, summary
 from .trust import against, warn_of_discrepancy, warn_of_flaw
+from .unfinished import Unfinished
 
-RIDGES = (1e-7, 1e-5, 1e-4, 1e-3)
-
-
-# How far a time moves at once, as a share of the interval on that side, in three rounds.
-TIME_MOVES = (0.4, 0.2, 0.1)
+# The progress of a fit: its unit is about a network call a start. Before the search come so many calls for each call of the solver.
+BAR, EARLY = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}", 25
 
 
 # A fit whose held-out score is lower by less than this share is not taken: the training-free solver is.
@@ -171,6 +168,7 @@ def fit(
     t_end: float | None = None,
     batch_size: int = 256,
     late: bool = True,
+    checkpoint: str | Path | None = None,
 ) -> FittedSolver:
     """Fit a solver of `nfe` calls to `model`; the module's docstring says how.
 
@@ -197,6 +195,8 @@ def fit(
         t_end: time of the reference's last network call, by default `model.sde.t_min`; a model that is exact below it can go lower.
         batch_size: samples that the network sees at once.
         late: as in `select`.
+        checkpoint: a file for the best coefficients so far, written after every stage of the search and removed at the end. A fit with the same
+            arguments goes on from it; the reference is solved again. A file of another fit is left aside, with a warning.
 
     Returns:
         A solver for `sample`, never worse on the held-out starts than the winner of the pilot.
@@ -213,20 +213,39 @@ def fit(
     whole, model = model, in_basis(model)
     if isinstance(model.sde, LinearSDE) and model is not whole and feature_map is not None:
         raise ValueError(f"feature_map would see coordinates in the basis of {model.sde!r}: leave it out")
+    unfinished = None
+    if checkpoint is not None:
+        given = {
+            "nfe": nfe, "event": list(shape), "trajectories": trajectories, "seed": seed, "refine": refine, "late": late, "t_end": t_end,
+            "reference_steps": reference_steps, "process": schedule_fingerprint(model.sde).tolist(), "model": fingerprint(whole),
+        }  # fmt: skip
+        unfinished = Unfinished(Path(checkpoint), given)
     z = starts(model, shape, trajectories, seed, "fit")
-    reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
-    warn_of_flaw(reference)
-    problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
-    with progress_bar(progress, unit="fit") as bar:
+    total = 1.5 * (reference_steps or MIN_STEPS) + EARLY * nfe + sum(stage.calls for stage in stages(nfe + 1, nfe, refine))
+    with bar_or_lines(progress, "fit", total, bar_format=BAR) as bar:
+        bar.set_postfix_str("reference solutions")
+        reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
+        warn_of_flaw(reference)
+        bar.update(1.5 * (reference_steps or MIN_STEPS))
+        bar.set_postfix_str("first solver")
+        problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
         ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size, late)
         baseline = ranking[0]
         baseline_table = table(baseline.solver, model.sde, baseline.grid)
         baseline_x = solve(model, baseline_table, z, cond, batch_size)
-        initial, best = best_start(problem, ranking, problem.weights(baseline_x), bar.update)
-        best = best_ridge(problem, initial.solver, best, bar.update)
-        best = search_times(problem, initial.solver, best, bar.update)
-        best = best_ridge(problem, initial.solver, best, bar.update)
-        best = refined(problem, best, refine, bar.update)
+        found = unfinished.found(problem, ranking) if unfinished else None
+        done, initial, best = found or (0, *best_start(problem, ranking, problem.weights(baseline_x)))
+        bar.update(EARLY * nfe)
+        for k, stage in enumerate(stages(len(best.form.all_times), nfe, refine), 1):
+            if k > done:
+                bar.set_postfix_str(stage.name)
+                before, best = best, stage.improve(problem, initial.solver, best)
+                if stage.improve is refine_once and best is before:
+                    break
+                if unfinished and unfinished.can_keep(stage.name, best):
+                    unfinished.keep(k, initial, best)
+            bar.update(stage.calls)
+        bar.update(total - bar.n)
     improved = best.score < (1 - MIN_GAIN) * problem.score(baseline_x)
     form, x = (best.form, best.x) if improved else (multistep_of(baseline_table), baseline_x)
     held_out = slice(problem.fitting, None)
@@ -237,6 +256,8 @@ def fit(
         "event": list(shape), "trajectories": trajectories, "seed": seed, "teacher_steps": reference.steps,
         "discrepancy": reference.discrepancy, "theory": initial.name, "ridge": best.ridge, "refine": refine,
     }  # fmt: skip
+    if unfinished:
+        unfinished.path.unlink(missing_ok=True)
     return FittedSolver(
         form,
         schedule_fingerprint(model.sde),
@@ -247,66 +268,3 @@ def fit(
         settings,
         fingerprint(whole),
     )
-
-
-def initial_form(problem: Problem, solver: Solver, times: Tensor) -> Multistep:
-    """The coefficients of a training-free solver at these times, which a regression corrects."""
-    return multistep_of(table(solver, problem.model.sde, times))
-
-
-def best_start(problem: Problem, ranking: Sequence[Ranked], weights: Tensor, advance: Callable[[], object]) -> tuple[Ranked, Fit]:
-    """The best fit on the grids of the ranking, each with the first solver that has this grid, and where in the ranking it began."""
-    fits, grids = list[tuple[Ranked, Fit]](), list[Tensor]()
-    for entry in ranking:
-        if not any(len(grid) == len(entry.grid) and torch.allclose(entry.grid, grid, rtol=1e-3) for grid in grids):
-            grids.append(entry.grid)
-            fits.append((entry, regress(problem, initial_form(problem, entry.solver, entry.grid), weights, RIDGES[1])))
-            advance()
-    return min(fits, key=lambda pair: pair[1].score)
-
-
-def best_ridge(problem: Problem, solver: Solver, fit: Fit, advance: Callable[[], object]) -> Fit:
-    """The fit at the same times with the ridge that is best on the held-out starts."""
-    form = initial_form(problem, solver, fit.form.all_times)
-    for ridge in RIDGES:
-        fit = min(fit, regress(problem, form, fit.weights, ridge), key=lambda f: f.score)
-        advance()
-    return fit
-
-
-def search_times(problem: Problem, solver: Solver, fit: Fit, advance: Callable[[], object]) -> Fit:
-    """Coordinate search of the interior times by the held-out score."""
-    for fraction in TIME_MOVES:
-        # A better fit separates the starts that end in another mode more clearly.
-        reweighted = regress(problem, initial_form(problem, solver, fit.form.all_times), problem.weights(fit.x), fit.ridge)
-        fit = min(fit, reweighted, key=lambda f: f.score)
-        for m in range(1, len(fit.form.all_times) - 1):
-            up = move_while_better(problem, solver, fit, m, fraction, advance)
-            fit = up if up is not fit else move_while_better(problem, solver, fit, m, -fraction, advance)
-    return fit
-
-
-def move_while_better(problem: Problem, solver: Solver, fit: Fit, m: int, fraction: float, advance: Callable[[], object]) -> Fit:
-    """Move time m of `all_times` in one direction until the held-out score no longer falls. `fit` itself where the first move does not help."""
-    while True:
-        times = move_time(fit.form.all_times, m, fraction, problem.model.sde.t_min)
-        if torch.equal(times, fit.form.all_times):
-            return fit
-        form = initial_form(problem, solver, times)
-        # The steps before the one that ends at time m stay as they are; the first time of a late first call changes all.
-        step = m - len(times) + len(form.times)
-        trial = regress(problem, form, fit.weights, fit.ridge, fit if step else None, max(step - 1, 0))
-        advance()
-        if not trial.score < fit.score:
-            return fit
-        fit = trial
-
-
-def move_time(times: Tensor, m: int, fraction: float, t_min: float) -> Tensor:
-    """The times with time m moved by a share of the interval on that side: towards noise where `fraction` is positive."""
-    moved = times.clone()
-    interval = times[m - 1] - times[m] if fraction > 0 else times[m] - times[m + 1]
-    moved[m] += fraction * interval
-    if m == len(times) - 2:
-        moved[m] = moved[m].clamp(min=t_min)
-    return moved

@@ -17,7 +17,7 @@ The network must run in float32 or float64. In half precision the differences ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -35,23 +35,18 @@ DAMPINGS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 MAX_TIME_SHARE = 0.3
 
 
-def refined(problem: Problem, fit: Fit, rounds: int, advance: Callable[[], object]) -> Fit:
-    """`fit` after at most `rounds` rounds, each of which lowers the held-out score. `advance` is called for every damping tried."""
-    for _ in range(rounds):
-        gram, right = normal_equations(problem, fit)
-        if not bool(gram.isfinite().all() & right.isfinite().all()) or float(gram.diagonal().max()) == 0:
-            break
-        trials = []
-        for damping in DAMPINGS:
-            scale = gram.diagonal() + 1e-12 * gram.diagonal().max()
-            step = torch.linalg.solve(gram + damping * scale.diag(), right)
-            trials.append(evaluate(problem, take_step(fit.form, step, problem.model.sde.t_min), fit.weights, fit.ridge))
-            advance()
-        best = min(trials, key=lambda trial: trial.score)
-        if not best.score < fit.score:
-            break
-        fit = replace(best, weights=problem.weights(best.x))
-    return fit
+def refined(problem: Problem, fit: Fit) -> Fit:
+    """`fit` after one round, which lowers the held-out score; `fit` itself where the round does not."""
+    gram, right = normal_equations(problem, fit)
+    if not bool(gram.isfinite().all() & right.isfinite().all()) or float(gram.diagonal().max()) == 0:
+        return fit
+    trials = []
+    for damping in DAMPINGS:
+        scale = gram.diagonal() + 1e-12 * gram.diagonal().max()
+        step = torch.linalg.solve(gram + damping * scale.diag(), right)
+        trials.append(evaluate(problem, take_step(fit.form, step, problem.model.sde.t_min), fit.weights, fit.ridge))
+    best = min(trials, key=lambda trial: trial.score)
+    return replace(best, weights=problem.weights(best.x)) if best.score < fit.score else fit
 
 
 def normal_equations(problem: Problem, fit: Fit) -> tuple[Tensor, Tensor]:

@@ -224,7 +224,7 @@ def test_what_cannot_be_stepped_is_refused_by_name():
 
 def test_a_pipeline_with_a_fitted_solver_is_kept_and_loaded(tmp_path, caplog, monkeypatch):
     """From a pipeline's network to a solver of six calls in it, in one call; the saved pipeline makes the same image."""
-    monkeypatch.setattr("scoresde.tuning.fitting.TIME_MOVES", (0.4,))  # for speed
+    monkeypatch.setattr("scoresde.tuning.search.TIME_MOVES", (0.4,))  # for speed
     pipe = tiny.ddpm()
     pipe.unet.eval()
     options = {"reference_steps": 16, "refine": 0, "progress": False}

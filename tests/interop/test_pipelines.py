@@ -238,7 +238,7 @@ def late_fit():
 @tiny.needs_transformers
 def test_from_a_pipeline_to_its_own_solver_and_back(tmp_path, caplog, monkeypatch):
     """A model of the pipeline, a fit, its file, the file in the pipeline, the pipeline in a folder, and the same image from there."""
-    monkeypatch.setattr("scoresde.tuning.fitting.TIME_MOVES", (0.4,))  # for speed
+    monkeypatch.setattr("scoresde.tuning.search.TIME_MOVES", (0.4,))  # for speed
     case, pipe = with_velocity()
     model = model_of(pipe, **case.prompts)
     with pytest.warns(UserWarning, match="reference"):  # it is short

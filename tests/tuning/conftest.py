@@ -8,7 +8,7 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, solvers
-from scoresde.tuning import fitting, regression, selection
+from scoresde.tuning import regression, search, selection
 from scoresde.tuning.reference import distance, solve_reference, starts
 
 from ..conftest import SDES, mixture
@@ -44,7 +44,7 @@ def late_fitted() -> ss.tuning.FittedSolver:
     model = mixture().model(SDES["ddpm"])
     problem = regression.Problem(model, solve_reference(model, starts(model, (2,), 16, 0).double(), steps=32), {}, 8, 16, None)
     solver = solvers.LateFirstCall(solvers.get("ipndm3"))
-    form = fitting.initial_form(problem, solver, selection.late(model.sde, 4, power=2.0))
+    form = search.initial_form(problem, solver, selection.late(model.sde, 4, power=2.0))
     found = regression.regress(problem, form, torch.ones(8, dtype=torch.float64), 1e-5)
     return replace(solvers.fit(model, 4, shape=(2,), trajectories=16, reference_steps=32, progress=False), form=found.form)
 
