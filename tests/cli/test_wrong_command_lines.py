@@ -108,7 +108,7 @@ def test_a_damaged_run_is_named(place, monkeypatch, name):
         (["train", "strings.npy", "--out", "new"], "strings.npy"),
         (["train", "empty.npy", "--out", "new"], "empty.npy"),
         (["train", "holes.npy", "--out", "new"], "holes.npy"),
-        (["train", "few.npy", "--out", "new"], "hold out"),
+        (["train", "few.npy", "--out", "new", *TRAIN], "--held-out 20: cannot hold out 20 of 3"),
         (["train", "broken images", "--out", "new"], "broken images/a/0.png"),
         (["train", "vectors.npy", "--out", ""], "--out"),
         (["train", "vectors.npy", "--out", "a\0b"], "--out"),
