@@ -28,6 +28,7 @@ COMMANDS = get_command(app).commands
             "recipe.label_dropout drops class labels: set conditional=True",
             "--label-dropout drops class labels: set --conditional",
         ),
+        ("convert", "give clip=False to sample without, or clip=True", "give --no-clip to sample without, or --clip"),
         ("compare", "make the steps larger; steps=3 or t_steps=4", "make the steps larger; steps=3 or t_steps=4"),
     ],
 )  # fmt: skip

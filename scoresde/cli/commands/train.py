@@ -20,7 +20,7 @@ from ...train.processes import PROCESSES
 from ...train.recipe import DECAYS, Recipe
 from ...train.tracking import TRACKERS
 from ..configuration import from_file, from_preset
-from ..options import DeviceOption, default_device, path, usable_device
+from ..options import DeviceOption, default_device, integers, path, usable_device
 from ..pictures import Pictures
 
 
@@ -135,8 +135,8 @@ def train(
     given: dict[str, Any] = dict(locals())
     as_one_of("--process", process, PROCESSES)
     as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
-    given["multipliers"] = _integers("--multipliers", multipliers)
-    given["attention"] = None if attention is None else _integers("--attention", attention)
+    given["multipliers"] = integers("--multipliers", multipliers)
+    given["attention"] = None if attention is None else integers("--attention", attention)
     if weighting is None:
         given["weighting"] = "sigma2" if prediction == "score" else prediction
     recipe = Recipe(**{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
@@ -154,15 +154,3 @@ def train(
         )
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _integers(option: str, text: str) -> tuple[int, ...]:
-    """The integers of a list such as 1,2,2.
-
-    Raises:
-        ValueError: the text is something else.
-    """
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} {text}: need a list of integers such as 1,2,2") from None

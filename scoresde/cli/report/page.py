@@ -7,6 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ...train.experiment import Experiment
+from ..foreign import Foreign
 from .diagnosis import RANGE_CALLS, Diagnosis
 
 
@@ -65,6 +66,8 @@ def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
 
 def _trained(experiment: Experiment) -> str:
     """A sentence about the training run."""
+    if isinstance(experiment, Foreign):
+        return f"Converted from `{experiment.origin}`: {experiment.process}."
     recipe = experiment.recipe
     return f"""Trained on `{experiment.data}` ({experiment.held_out} samples held out): {experiment.process} chain of {experiment.steps} steps,
 {experiment.prediction} prediction, {recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}."""
