@@ -6,6 +6,7 @@ from .diagnosis import DensityEstimate, Diagnosis, Field, diagnose
 from .features import Classifier
 from .page import density_table, diagnosis_markdown, markdown
 from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_rows, save_samples
+from .verdicts import verdicts
 
 __all__ = [
     "CURVE_NFE",
@@ -31,4 +32,5 @@ __all__ = [
     "save_rows",
     "save_samples",
     "used",
+    "verdicts",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -30,8 +31,9 @@ Each row is a solver, each column a seed.
 {plot}"""
 
 
-def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str) -> str:
-    """The text of `diagnosis.md`: the training run, the densities and the picture."""
+def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str, verdicts: Sequence[str]) -> str:
+    """The text of `diagnosis.md`: the training run, the densities, the picture and what it shows."""
+    listed = "\n".join(f"- {verdict}" for verdict in verdicts)
     return f"""# {run.name}: a diagnosis
 
 {_trained(experiment)}
@@ -46,7 +48,7 @@ def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str)
 
 ![loss, Fokker-Planck residual and asymmetry against t](diagnosis.png)
 
-An exact score has no residual and no asymmetry. A held-out loss above the training loss means that the network has memorised training data.
+{listed}
 """
 
 
