@@ -81,6 +81,16 @@ def test_a_folder_of_save_pretrained_is_taken_as_it_is(tmp_path):
         invoke("sample", tmp_path / "shapeless")
 
 
+def test_a_solver_of_such_a_model_is_audited_on_its_process(trained, tmp_path):
+    invoke("convert", trained, tmp_path / "shared")
+    fitted, few = tmp_path / "f.safetensors", ["--nfe", 3, "--trajectories", 8, "--refine", 0, "--teacher-steps", 64]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        invoke("fit", tmp_path / "shared", *few, "--out", fitted)
+    audited = [invoke("audit", fitted, "--run", folder) for folder in (trained, tmp_path / "shared")]
+    assert audited[0].output == audited[1].output != ""
+
+
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no folder of diffusers"):
         invoke("convert", tmp_path, tmp_path / "out")

@@ -92,6 +92,14 @@ def scoresde(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
+def test_what_is_no_sampler_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scoresde", "audit", "scoresde.solvers:DDIM"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("scoresde: a sampler is a function f(denoiser, z, sigmas)")
+
+
 def test_version_and_completion():
     assert scoresde("--version").stdout == f"scoresde {ss.__version__}\n"
     page = scoresde("--help").stdout
