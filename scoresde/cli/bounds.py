@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from sys import float_info
 
 import torch
 from torch import Tensor
@@ -15,23 +14,18 @@ from ..numerics.batching import batches, cond_to_device, index_cond
 from ..sampling import Plan, sample
 from ..solvers.tuned import TunedSolver
 from ..tuning import Cascade, CascadeSolver, load
+from ..tuning.cascade import BoundedSolver
 
 
-def calibrated(solver: str, bound: bool, tol: float | None) -> CascadeSolver | None:
-    """The calibrated solver of a file with its tolerance; None for any other solver where no bound is asked for.
-
-    One level needs no tolerance: its samples have their bound, whatever it is.
+def calibrated(solver: str, bound: bool, tol: float | None) -> BoundedSolver | CascadeSolver | None:
+    """The calibrated solver of a file, with its tolerance or at its last level; None for any other solver where no bound is asked for.
 
     Raises:
-        ValueError: a bound or a tolerance without a calibrated solver, or several levels without a tolerance.
+        ValueError: a bound or a tolerance without a calibrated solver.
     """
     loaded = load(solver) if solver.endswith(".safetensors") else None
     if isinstance(loaded, Cascade):
-        if tol is None and len(loaded.levels) > 1:
-            raise ValueError(
-                f"--tol: {solver} has {len(loaded.levels)} levels, and stops at the first whose bound is at most --tol"
-            )
-        return loaded.within(float_info.min if tol is None else tol)
+        return loaded.bounded() if tol is None else loaded.within(tol)
     if bound or tol is not None:
         option = "--bound" if bound else "--tol"
         how = "`scoresde fit RUN --bound` writes one"
@@ -47,7 +41,7 @@ def sample_with_bounds(
     samples, bounds, calls = list[Tensor](), list[Tensor](), list[Tensor]()
     for part in batches(len(seeds), batch_size):
         own = cond_to_device(index_cond(dict(cond), part, len(seeds)), model.device)
-        out = sample(model, (part.stop - part.start, *event), planned, seeds=seeds[part], trajectory=True, **own)
+        out = sample(model, (part.stop - part.start, *event), planned, seeds=seeds[part], error=True, **own)
         assert out.bound is not None
         assert out.calls is not None
         samples.append(out.x.cpu())

@@ -10,6 +10,7 @@ import typer
 from .commands.audit import audit
 from .commands.check import check
 from .commands.compare import compare
+from .commands.convert import convert
 from .commands.diagnose import diagnose
 from .commands.fit import fit
 from .commands.report import report
@@ -18,7 +19,7 @@ from .commands.train import train
 from .messages import Command, Refused
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (train, fit, sample, compare, report, check, diagnose, audit):
+for command in (train, fit, sample, compare, report, check, diagnose, audit, convert):
     app.command(cls=Command)(command)
 
 

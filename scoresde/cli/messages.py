@@ -70,14 +70,24 @@ class Command(TyperCommand):
         return line[:LONGEST]
 
     def in_words(self, text: str) -> str:
-        """A text with the options of this command in place of arguments: `--steps 7` for steps=7, `--nfe` for nfe=."""
+        """A text with the options of this command in place of arguments: `--steps 7` for steps=7, `--nfe` for nfe=.
+
+        A name that may be a word of English too, such as `network`, is an argument where it has a value, differs between two runs, or begins
+        a sentence. A name with an underscore is none.
+        """
         options = {parameter.name: parameter.opts[0] for parameter in self.params if parameter.opts[0].startswith("--")}
+        negative = {parameter.name: parameter.secondary_opts[0] for parameter in self.params if parameter.secondary_opts}
         options |= {argument: options[name] for argument, name in ARGUMENTS.items() if name in options}
         text = OF_PROGRAMS.sub("", text)
         for name, option in options.items():
             text = re.sub(rf"(^|: )(recipe\.)?{name}(?= ({VERBS})\b)", rf"\1{option}", text)
+            if name in negative:
+                text = re.sub(rf"(?<![\w.-]){name}=False\b", negative[name], text)
             text = re.sub(rf"(?<![\w.-]){name}=(True\b|(?=$|[\s,.;:)]))", option, text)
-            text = re.sub(rf"(?<![\w.-]){name}=", f"{option} ", text)
+            text = re.sub(rf"(?<![\w.-]){name}='?([^\s,;:')]*)'?", rf"{option} \1", text)
+            text = re.sub(rf"(?<![\w./-])(recipe\.)?{name}(?=: [^:]* there, )", option, text)
+            if "_" in name:
+                text = re.sub(rf"(?<![\w./-])(recipe\.)?{name}\b", option, text)
         return text
 
     def _show_warning(self, message: Warning | str, *_where: Any, **_more: Any) -> None:

@@ -17,11 +17,12 @@ from ..train.class_names import read_class_names
 from ..train.experiment import Experiment
 from ..train.posthoc import load_average
 from ..train.world import local_device
+from .foreign import is_foreign, load_foreign
 
 # Of the profile of an average that is made of snapshots.
 LARGEST_ERROR = 0.05
 
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a training run, or of scoresde convert.", metavar="RUN")]
 DeviceOption = Annotated[
     str, typer.Option("--device", show_default=False, help="cpu, cuda, ...; by default a GPU if there is one.")
 ]
@@ -36,6 +37,18 @@ def path(text: str) -> Path:
     if not text or "\0" in text:
         raise typer.BadParameter("must be a path, and not empty")
     return Path(text)
+
+
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """The integers of a list such as 1,2,2.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text}: need a list of integers such as 1,2,2") from None
 
 
 def default_device() -> str:
@@ -100,6 +113,11 @@ def load_run(run: Path, device: str, average_length: float | None = None) -> tup
         ValueError: the folder holds no training run, or the device cannot be used.
         FileNotFoundError: the run has no checkpoint yet.
     """
+    if is_foreign(run):
+        if average_length is not None:
+            raise ValueError(f"--average-length: {run} is no training run, so that it has no snapshots")
+        foreign, loaded = load_foreign(run)
+        return foreign, loaded.to(usable_device(device))
     experiment = Experiment.read(run)
     if average_length is None:
         return experiment, experiment.load_model(run, usable_device(device))

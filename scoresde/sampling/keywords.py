@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from ..loops.base import LoopSolver
 from ..models.base import Model
 from ..models.score_model import ScoreModel
+from .plans import Plan
 
 GUIDANCE = "for guidance sample guidance.Guided(model, scale), docs/guidance.md"
 START = "to start from an image: z, _ = model.sde.perturb(x, t), then z=z, t_start=t"
@@ -35,16 +37,20 @@ ELSEWHERE = {
 }
 
 
-def require_known(model: Model, cond: Mapping[str, object], options: Iterable[str]) -> None:
+def require_known(model: Model, solver: object, cond: Mapping[str, object], options: Iterable[str]) -> None:
     """Raise for a condition that the network of a plain `ScoreModel` does not take, and say what it is here.
 
     Args:
+        model: a model that does more with its conditions than hand them to a network is not looked at.
+        solver: nor is a model under a loop, which may take conditions of its own.
+        cond: the conditions.
         options: the names that `sample` itself takes.
 
     Raises:
         TypeError: names the condition.
     """
-    if not cond or not isinstance(model, ScoreModel):
+    used = solver.solver if isinstance(solver, Plan) else solver
+    if not cond or isinstance(used, LoopSolver) or not isinstance(model, ScoreModel) or type(model).output is not ScoreModel.output:
         return
     network: Any = model.network
     called: Callable[..., Any] = network.forward if isinstance(network, nn.Module) else network

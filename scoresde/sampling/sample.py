@@ -124,7 +124,7 @@ def sample(
         StepLimitError: an adaptive solver needs more than `steps`; names the time that it reached.
     """
     model = as_model(model)
-    require_known(model, cond, OPTIONS)
+    require_known(model, solver, cond, OPTIONS)
     shape = as_shape("shape", shape)
     warn_if_training(model)
     if (

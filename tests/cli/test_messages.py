@@ -28,6 +28,17 @@ COMMANDS = get_command(app).commands
             "recipe.label_dropout drops class labels: set conditional=True",
             "--label-dropout drops class labels: set --conditional",
         ),
+        ("convert", "give clip=False to sample without, or clip=True", "give --no-clip to sample without, or --clip"),
+        ("train", "the network has no weights", "the network has no weights"),
+        ("train", "recipe.held_out is 5", "--held-out is 5"),
+        ("train", "/tmp/held_out/x.npy has 3 steps, steps=10", "/tmp/held_out/x.npy has 3 steps, --steps 10"),
+        (
+            "train",
+            "(width: 8 there, 16 here, network: unet there, dit here)",
+            "(--width: 8 there, 16 here, --network: unet there, dit here)",
+        ),
+        ("train", "size='x' or held_out=N", "--size x or --held-out N"),
+        ("train", "--steps must be 3", "--steps must be 3"),
         ("compare", "make the steps larger; steps=3 or t_steps=4", "make the steps larger; steps=3 or t_steps=4"),
     ],
 )  # fmt: skip
@@ -89,6 +100,14 @@ def test_a_warning_is_one_line_without_a_place(capsys, monkeypatch):
 def scoresde(*arguments, **environment):
     command = [sys.executable, "-m", "scoresde", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+def test_what_is_no_sampler_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scoresde", "audit", "scoresde.solvers:DDIM"])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("scoresde: a sampler is a function f(denoiser, z, sigmas)")
 
 
 def test_version_and_completion():

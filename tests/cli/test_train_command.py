@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from scoresde.cli.training import default_folder
-from scoresde.cli.words import option_words
 from scoresde.train import Experiment
 from scoresde.train.checkpoint import CHECKPOINT, about_checkpoint, read_checkpoint
 
@@ -189,18 +188,3 @@ def test_a_folder_of_mixed_images_is_trained_on(place, capsys):
     out = said(capsys, "train", "mixed", "--mode", "rgb", "--resize", 6, "--crop", 4, "--iterations", 2, *SMALL)
     assert "12 images of shape 3 x 4 x 4, no classes" in out
     assert [Experiment.read(Path("runs/mixed")).load_data()[i].x.shape for i in (0, 1)] == [(11, 3, 4, 4), (1, 3, 4, 4)]
-
-
-def test_only_arguments_become_options():
-    names = ["held_out", "network", "steps", "size", "conditional", "width"]
-    for text, expected in (
-        ("the network has no weights", "the network has no weights"),
-        ("held_out must be at least 1", "--held-out must be at least 1"),
-        ("recipe.held_out is 5", "--held-out is 5"),
-        ("set conditional=True", "set --conditional"),
-        ("/tmp/held_out/x.npy has 3 steps, steps=10", "/tmp/held_out/x.npy has 3 steps, --steps 10"),
-        ("(width: 8 there, 16 here, network: unet there, dit here)", "(--width: 8 there, 16 here, --network: unet there, dit here)"),
-        ("size='x' or size=N", "--size x or --size N"),
-        ("--steps must be 3", "--steps must be 3"),
-    ):  # fmt: skip
-        assert option_words(text, names) == expected

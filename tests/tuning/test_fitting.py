@@ -5,7 +5,7 @@ import torch
 
 import scoresde as ss
 from scoresde import analytic, grids, networks, solvers
-from scoresde.tuning import fitting, regression, selection
+from scoresde.tuning import regression, search, selection
 from scoresde.tuning.reference import distance, starts
 
 from ..conftest import SDES, generator, mixture
@@ -122,7 +122,7 @@ def test_a_feature_map_is_what_the_regression_compares():
 
 def test_without_a_gain_the_best_training_free_solver_is_what_is_left(monkeypatch):
     model = mixture().model(SDES["ddpm"])
-    monkeypatch.setattr(fitting, "TIME_MOVES", ())
+    monkeypatch.setattr(search, "TIME_MOVES", ())
     monkeypatch.setattr(selection, "PORTFOLIO", {"ipndm3": (solvers.IPNDM(3), ("trailing 2",))})
     fitted = solvers.fit(model, 5, shape=(2,), trajectories=16, progress=False, feature_map=lambda x: 0 * x)
     assert not fitted.improved

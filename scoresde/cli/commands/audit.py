@@ -11,6 +11,7 @@ import typer
 from ...audit import Audit, run, sampler_of
 from ...train.experiment import Experiment
 from .. import report
+from ..foreign import is_foreign, load_foreign
 from ..options import output_folder, path
 
 
@@ -43,8 +44,11 @@ def audit(
     """
     claims: dict[str, Any] = {"order": order, "calls_per_step": calls_per_step, **dict(map(parse_option, option or []))}
     claims = {name: value for name, value in claims.items() if value is not None}
-    sde = Experiment.read(process).sde() if process else None
-    samplers = [sampler_of(target, sde=sde, **(claims if ":" in target else {})) for target in targets]
+    sde = None if process is None else load_foreign(process)[1].sde if is_foreign(process) else Experiment.read(process).sde()
+    try:
+        samplers = [sampler_of(target, sde=sde, **(claims if ":" in target else {})) for target in targets]
+    except TypeError as error:  # no sampler, or an option of another type
+        raise ValueError(str(error)) from error
     folder = output_folder(out) if out else None
     audits = list[Audit]()
     for sampler in samplers:

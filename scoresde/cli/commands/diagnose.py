@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ...numerics.batching import cond_to_device
+from ...sde.vp import VPChain
 from .. import report
 from ..options import DeviceOption, RunFolder, default_device, load_run, output_folder, path
 
@@ -25,9 +26,13 @@ def diagnose(
     """Diagnose a trained RUN on held-out samples.
 
     Prints the held-out log-likelihood and its bounds in nats, and in bits per dimension for quantised data. Plots the loss against time, and
-    two errors of the network as a score: the residual of the Fokker-Planck equation and the asymmetry of the Jacobian.
+    two errors of the network as a score: the residual of the Fokker-Planck equation and the asymmetry of the Jacobian. Says what they mean.
     """
     experiment, model = load_run(run, device)
+    if not isinstance(model.sde, VPChain):
+        raise ValueError(
+            f"{run} is on {model.sde!r}: diagnose takes chains (train --process linear or cosine); check takes every run"
+        )
     out = output_folder(out or run)
     training, held_out = (part[:samples] for part in experiment.load_data())
     result = report.diagnose(
@@ -39,5 +44,8 @@ def diagnose(
     report.save_diagnosis(result, out / "diagnosis.png")
     (out / "diagnosis.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
     table, note = report.density_table(result, held_out.bins)
-    (out / "diagnosis.md").write_text(report.diagnosis_markdown(run, experiment, table, note))
-    print(f"{table}\n\n{note}\n\nwritten: {out}/diagnosis.md, diagnosis.json, diagnosis.png")
+    verdicts = report.verdicts(result)
+    (out / "diagnosis.md").write_text(report.diagnosis_markdown(run, experiment, table, note, verdicts))
+    print(f"{table}\n\n{note}\n")
+    print("\n".join(verdicts))
+    print(f"\nwritten: {out}/diagnosis.md, diagnosis.json, diagnosis.png")

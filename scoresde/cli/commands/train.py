@@ -26,10 +26,9 @@ from ...train.recipe import DECAYS, Recipe
 from ...train.tracking import TRACKERS
 from ...train.trainer import Trainer
 from ..configuration import from_file, from_preset, from_run
-from ..options import DeviceOption, default_device, path, usable_device
+from ..options import DeviceOption, default_device, integers, path, usable_device
 from ..pictures import COUNT, Pictures
 from ..training import default_folder, summary
-from ..words import in_option_words
 
 
 def train(
@@ -201,32 +200,31 @@ def train(
         raise ValueError(f"--resume {resume} continues in its own folder: leave out --out {folder}")
     as_one_of("--process", process, PROCESSES)
     as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
-    given["multipliers"] = _integers("--multipliers", multipliers)
-    given["attention"] = None if attention is None else _integers("--attention", attention)
+    given["multipliers"] = integers("--multipliers", multipliers)
+    given["attention"] = None if attention is None else integers("--attention", attention)
     if weighting is None:
         given["weighting"] = "sigma2" if prediction == "score" else prediction
     usable = usable_device(device)
-    with in_option_words(name for name in given if name != "data"):
-        # What is no option, such as the betas of AdamW, is that of the run.
-        base = Experiment(data) if resume is None else Experiment.read(resume)
-        recipe = replace(base.recipe, **{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
-        entries = {field.name: given[field.name] for field in fields(Experiment) if field.name in given}
-        experiment = replace(base, **entries, recipe=recipe)
-        before = Experiment.read(folder).recipe.iterations if (folder / CONFIG).exists() else None
-        drawn = Pictures(folder)
-        trainer = experiment.trainer(
-            folder, usable, on_the_way=workers > 0, channels_last=channels_last, parallel=parallel, accumulate=accumulate,
-            workers=workers, log=log or [], callbacks=[lambda trainer, _row: drawn(trainer, pictures)] if pictures else [],
-        )  # fmt: skip
-        if trainer.main:
-            print(summary(Experiment.read(folder), trainer, folder, before), flush=True)
-        try:
-            _run(trainer, folder)
-            if not pictures or not drawn.last:
-                drawn(trainer, pictures or COUNT)
-        finally:
-            if dist.is_available() and dist.is_initialized():
-                dist.destroy_process_group()
+    # What is no option, such as the betas of AdamW, is that of the run.
+    base = Experiment(data) if resume is None else Experiment.read(resume)
+    recipe = replace(base.recipe, **{field.name: given[field.name] for field in fields(Recipe) if field.name in given})
+    entries = {field.name: given[field.name] for field in fields(Experiment) if field.name in given}
+    experiment = replace(base, **entries, recipe=recipe)
+    before = Experiment.read(folder).recipe.iterations if (folder / CONFIG).exists() else None
+    drawn = Pictures(folder)
+    trainer = experiment.trainer(
+        folder, usable, on_the_way=workers > 0, channels_last=channels_last, parallel=parallel, accumulate=accumulate,
+        workers=workers, log=log or [], callbacks=[lambda trainer, _row: drawn(trainer, pictures)] if pictures else [],
+    )  # fmt: skip
+    if trainer.main:
+        print(summary(Experiment.read(folder), trainer, folder, before), flush=True)
+    try:
+        _run(trainer, folder)
+        if not pictures or not drawn.last:
+            drawn(trainer, pictures or COUNT)
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
     if trainer.main:
         last = trainer.history[-1]
         print(
@@ -247,15 +245,3 @@ def _run(trainer: Trainer, folder: Path) -> None:
         if trainer.main:
             print(f"scoresde: stopped; to go on: scoresde train --resume {shlex.quote(str(folder))}", file=sys.stderr)
         raise SystemExit(stop.code if isinstance(stop, SystemExit) else 128 + signal.SIGINT) from None
-
-
-def _integers(option: str, text: str) -> tuple[int, ...]:
-    """The integers of a list such as 1,2,2.
-
-    Raises:
-        ValueError: the text is something else.
-    """
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} {text}: need a list of integers such as 1,2,2") from None

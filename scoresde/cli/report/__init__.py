@@ -11,6 +11,7 @@ from .paired import FineSolve, PairedError
 from .pictures import error_figure, is_image, picture, save_diagnosis, save_error_plot, save_losses, save_rows, save_samples
 from .sections import comparison_sections, lead
 from .showcase import bounds, guided, inpainted
+from .verdicts import verdicts
 
 __all__ = [
     "CURVE_NFE",
@@ -45,4 +46,5 @@ __all__ = [
     "save_rows",
     "save_samples",
     "used",
+    "verdicts",
 ]

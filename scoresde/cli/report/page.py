@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
 from ...train.experiment import Experiment
+from ..foreign import Foreign
 from .diagnosis import RANGE_CALLS, Diagnosis
 
 
@@ -29,8 +31,9 @@ Each row is a solver, each column a seed.
 {plot}"""
 
 
-def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str) -> str:
-    """The text of `diagnosis.md`: the training run, the densities and the picture."""
+def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str, verdicts: Sequence[str]) -> str:
+    """The text of `diagnosis.md`: the training run, the densities, the picture and what it shows."""
+    listed = "\n".join(f"- {verdict}" for verdict in verdicts)
     return f"""# {run.name}: a diagnosis
 
 {_trained(experiment)}
@@ -45,7 +48,7 @@ def diagnosis_markdown(run: Path, experiment: Experiment, table: str, note: str)
 
 ![loss, Fokker-Planck residual and asymmetry against t](diagnosis.png)
 
-An exact score has no residual and no asymmetry. A held-out loss above the training loss means that the network has memorised training data.
+{listed}
 """
 
 
@@ -65,6 +68,8 @@ def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
 
 def _trained(experiment: Experiment) -> str:
     """A sentence about the training run."""
+    if isinstance(experiment, Foreign):
+        return f"Converted from `{experiment.origin}`: {experiment.process}."
     recipe = experiment.recipe
     return f"""Trained on `{experiment.data}` ({experiment.held_out} samples held out): {experiment.process} chain of {experiment.steps} steps,
 {experiment.prediction} prediction, {recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}."""

@@ -1,0 +1,151 @@
+"""Models that `train` did not make, where a command asks for a RUN: a folder of `ss.save_pretrained`, or one of `scoresde convert`.
+
+converted.json    where the model comes from, the shape of a sample, the data to compare with
+config.json, model.safetensors    of `ss.save_pretrained`
+unet, scheduler                   in their place, of diffusers
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import Data, DataError
+from ..models.base import Model
+from ..models.score_model import ScoreModel
+from ..numerics.files import json_object, reading, stored_entry
+from ..numerics.inputs import as_event
+from ..sharing.description import FORMAT
+from ..sharing.pretrained import CONFIG, from_pretrained
+from ..train.experiment import Experiment
+
+ABOUT = "converted.json"
+# The folders of diffusers.
+NETWORK, SCHEDULER = "unet", "scheduler"
+KNOWN = "UNet2DModel"
+
+
+@dataclass(frozen=True)
+class About:
+    """The entries of `converted.json`.
+
+    Attributes:
+        origin: what was converted.
+        event: the shape of a sample.
+        data: name or path of the data to compare with; "" for none.
+        held_out: how many of them are held out.
+        clip: whether the data prediction of a network of diffusers is held to the range of its scheduler.
+    """
+
+    origin: str
+    event: tuple[int, ...]
+    data: str = ""
+    held_out: int = 200
+    clip: bool | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the file."""
+        (folder / ABOUT).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> About:
+        """What a folder says of itself; of `ss.save_pretrained` alone, the shape of a sample.
+
+        Raises:
+            ValueError: a file is damaged, or the shape is not known.
+        """
+        path = folder / ABOUT if (folder / ABOUT).exists() else folder / CONFIG
+        with reading(path):
+            entries = json_object(path.read_text(encoding="utf-8"))
+            if path.name == CONFIG and entries.get("event") is None:
+                raise ValueError("it has no shape of a sample: scoresde convert FOLDER OUT --shape 1,28,28 adds it")
+            event = as_event("event", stored_entry(entries, "event", list))
+            if path.name == CONFIG:
+                return cls(str(folder), event)
+            data, origin = (stored_entry(entries, name, str) for name in ("data", "origin"))
+            return cls(origin, event, data, stored_entry(entries, "held_out", int), entries.get("clip"))
+
+
+@dataclass(frozen=True)
+class Foreign(Experiment):
+    """What the commands need to know of a model that `train` did not make.
+
+    Attributes:
+        origin: what was converted.
+    """
+
+    origin: str = ""
+
+    def load_data(self) -> tuple[Data, Data]:
+        if not self.data:
+            raise DataError(f"{self.origin} comes without data: scoresde convert SOURCE OUT --data DATA says what to compare with")
+        return super().load_data()
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder holds such a model."""
+    if (folder / ABOUT).exists():
+        return True
+    if not (folder / CONFIG).is_file():
+        return False
+    with reading(folder / CONFIG):
+        return json_object((folder / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT
+
+
+def load_foreign(folder: Path) -> tuple[Foreign, ScoreModel]:
+    """What is known of the model, and the model, on the CPU.
+
+    Raises:
+        ValueError: a file is missing or damaged; names it.
+    """
+    about = About.read(folder)
+    model: Any = of_diffusers(folder, about.clip)[0] if (folder / NETWORK).is_dir() else from_pretrained(folder)
+    classes = getattr(getattr(model, "network", None), "arguments", {}).get("classes")
+    foreign = Foreign(
+        about.data, about.held_out, process=repr(model.sde), conditional=classes is not None, event=about.event,
+        classes=classes, origin=about.origin,
+    )  # fmt: skip
+    return foreign, model
+
+
+def of_diffusers(folder: Path, clip: bool | None) -> tuple[Model, Any, Any]:
+    """The model of a folder of diffusers, its network and its scheduler.
+
+    Raises:
+        ValueError: a network that is not known, or that needs more than the state and the time; or a scheduler that clips without `clip`.
+        ImportError: diffusers is not installed.
+    """
+    network_class, scheduler_class = (
+        _class(folder / name) for name in (f"{NETWORK}/config.json", f"{SCHEDULER}/scheduler_config.json")
+    )
+    if network_class != KNOWN:
+        raise ValueError(
+            f"{folder / NETWORK} is a {network_class}: only a {KNOWN} can be converted, which needs no prompt and no class"
+        )
+    try:
+        import diffusers
+
+        from ..interop.diffusers import from_diffusers
+    except ImportError as error:
+        raise ValueError(f"{folder} needs diffusers: pip install 'scoresde[diffusers]'") from error
+    network = diffusers.UNet2DModel.from_pretrained(str(folder), subfolder=NETWORK, local_files_only=True).eval()
+    scheduler = getattr(diffusers, scheduler_class).from_pretrained(str(folder), subfolder=SCHEDULER, local_files_only=True)
+    if network.config.get("num_class_embeds") is not None or network.config.get("class_embed_type") is not None:
+        raise ValueError(f"{folder / NETWORK} needs a class: only networks without conditions can be converted")
+    return from_diffusers(network, scheduler, clip=clip), network, scheduler
+
+
+def _class(path: Path) -> str:
+    """The name of the class that wrote a configuration of diffusers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"there is no {path}: a folder of diffusers has {NETWORK}/config.json and {SCHEDULER}/scheduler_config.json"
+        )
+    with reading(path):
+        return str(stored_entry(json_object(path.read_text(encoding="utf-8")), "_class_name", str))

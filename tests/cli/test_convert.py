@@ -1,0 +1,136 @@
+"""`scoresde convert`: what it makes is taken in place of a RUN, and samples are those of the model that came in."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import scoresde as ss
+from scoresde import networks
+from scoresde.cli import app
+from scoresde.sharing.pretrained import WEIGHTS
+from scoresde.train import Experiment
+
+run = CliRunner()
+TRAIN = ["--iterations", "2", "--batch-size", "8", "--width", "8", "--held-out", "20", "--device", "cpu"]
+
+
+def invoke(*arguments):
+    return run.invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+def samples(folder, tmp_path):
+    invoke("sample", folder, "--out", tmp_path / "x.npy", "-n", 3, "--nfe", 3)
+    return torch.tensor(np.load(tmp_path / "x.npy"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert invoke("train", "digits", "--out", folder, "--conditional", *TRAIN).exit_code == 0
+    return folder
+
+
+def test_a_run_and_its_data(trained, tmp_path):
+    out = tmp_path / "shared"
+    assert "(1, 8, 8)" in invoke("convert", trained, out).output
+    torch.testing.assert_close(samples(out, tmp_path), samples(trained, tmp_path))
+    result = invoke("compare", out, "--samples", 4, "--no-curves", "--solver", "ddim:2", "--out", tmp_path / "report")
+    assert "ddim" in result.output
+    assert f"Converted from `{trained}`: VPChain" in (tmp_path / "report" / "report.md").read_text()
+    # The labels of the classes in turn reach the network.
+    model = Experiment.read(trained).load_model(trained, torch.device("cpu"))
+    expected = ss.sample(model, (3, 1, 8, 8), nfe=3, seeds=range(3), label=torch.arange(3))
+    torch.testing.assert_close(samples(out, tmp_path), expected, rtol=0, atol=1e-5)
+
+
+def test_a_file_that_describes_itself(trained, tmp_path):
+    invoke("convert", trained, tmp_path / "shared")
+    with pytest.raises(ValueError, match=r"--shape: .* does not say the shape"):
+        invoke("convert", tmp_path / "shared" / WEIGHTS, tmp_path / "other")
+    invoke("convert", tmp_path / "shared" / WEIGHTS, tmp_path / "other", "--shape", "1,8,8")
+    torch.testing.assert_close(samples(tmp_path / "other", tmp_path), samples(trained, tmp_path))
+    with pytest.raises(ValueError, match=r"comes without data: .* --data"):
+        invoke("compare", tmp_path / "other", "--samples", 4, "--solver", "ddim:2")
+
+
+def test_weights_alone_with_a_run_like_them(trained, tmp_path):
+    model = Experiment.read(trained).load_model(trained, torch.device("cpu"))
+    save_file(model.network.state_dict(), tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"--like: .* holds weights alone"):
+        invoke("convert", tmp_path / "weights.safetensors", tmp_path / "out")
+    invoke("convert", tmp_path / "weights.safetensors", tmp_path / "out", "--like", trained)
+    torch.testing.assert_close(samples(tmp_path / "out", tmp_path), samples(trained, tmp_path))
+    save_file({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"--like .* has not the weights of"):
+        invoke("convert", tmp_path / "weights.safetensors", tmp_path / "other", "--like", trained)
+
+
+def test_a_folder_of_save_pretrained_is_taken_as_it_is(tmp_path):
+    model = ss.ScoreModel(networks.MLP(2, 8), ss.EDM(), "data").eval()
+    ss.save_pretrained(model, tmp_path / "own")
+    expected = ss.sample(model, (3, 2), nfe=3, seeds=range(3))
+    torch.testing.assert_close(samples(tmp_path / "own", tmp_path), expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match=r"--average-length: .* is no training run"):
+        invoke("sample", tmp_path / "own", "--average-length", 0.1)
+    ss.save_pretrained(ss.ScoreModel(networks.UNet(1, 8), ss.EDM(), "data"), tmp_path / "shapeless")
+    with pytest.raises(ValueError, match="it has no shape of a sample: scoresde convert"):
+        invoke("sample", tmp_path / "shapeless")
+
+
+def test_a_solver_of_such_a_model_is_audited_on_its_process(trained, tmp_path):
+    invoke("convert", trained, tmp_path / "shared")
+    fitted, few = tmp_path / "f.safetensors", ["--nfe", 3, "--trajectories", 8, "--refine", 0, "--teacher-steps", 64]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        invoke("fit", tmp_path / "shared", *few, "--out", fitted)
+    audited = [invoke("audit", fitted, "--run", folder) for folder in (trained, tmp_path / "shared")]
+    assert audited[0].output == audited[1].output != ""
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no folder of diffusers"):
+        invoke("convert", tmp_path, tmp_path / "out")
+
+
+@pytest.fixture
+def diffusers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield pytest.importorskip("diffusers")
+
+
+def test_a_folder_of_diffusers(tmp_path, diffusers):
+    source, out = tmp_path / "source", tmp_path / "out"
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    ).eval()  # fmt: skip
+    unet.save_pretrained(source / "unet")
+    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    scheduler.save_pretrained(source / "scheduler")
+    with pytest.raises(ValueError, match=r"clip_sample=True.*give --no-clip to"):
+        invoke("convert", source, out)
+    assert "(1, 8, 8)" in invoke("convert", source, out, "--no-clip", "--data", "digits").output
+    model = ss.interop.diffusers.from_diffusers(unet, scheduler, clip=False)
+    expected = ss.sample(model, (3, 1, 8, 8), nfe=3, seeds=range(3))
+    torch.testing.assert_close(samples(out, tmp_path), expected, rtol=1e-4, atol=1e-4)
+    fitted = tmp_path / "f.safetensors"
+    invoke("fit", out, "--nfe", 2, "--trajectories", 8, "--refine", 0, "--teacher-steps", 64, "--out", fitted)
+    compared = invoke("compare", out, "--samples", 4, "--no-curves", "--solver", fitted, "--out", tmp_path / "report")
+    assert "f.safetensors" in compared.output
+
+
+def test_networks_of_diffusers_with_conditions_are_refused(tmp_path):
+    for name, text in (("unet/config.json", "UNet2DConditionModel"), ("scheduler/scheduler_config.json", "DDPMScheduler")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(f'{{"_class_name": "{text}"}}')
+    with pytest.raises(ValueError, match="is a UNet2DConditionModel: only a UNet2DModel"):
+        invoke("convert", tmp_path, tmp_path / "out")
+    (tmp_path / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(ValueError, match=r"there is no .*scheduler_config.json"):
+        invoke("convert", tmp_path, tmp_path / "out")
