@@ -240,7 +240,7 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
     [
         (["train", "nothing", "--out", "run"], "'nothing' is neither a known data set (digits, mnist, fashion) nor a folder"),
         (
-            ["train", "digits", "--out", "run", "--prediction", "epsilon"],
+            ["train", "digits", "--out", "run", "--prediction", "energy"],
             "--prediction must be one of data, noise, score, velocity",
         ),
         (["train", "digits", "--out", "run", "--multipliers", "1,x"], "--multipliers 1,x: need a list of integers"),
@@ -249,9 +249,8 @@ def test_vectors_are_trained_with_an_mlp(tmp_path):
         (["sample", "nowhere", "--out", "x.png"], "nowhere holds no training run"),
         (["sample", "DIGITS", "--out", "x.gif"], "--out x.gif: the file must end in .png or .jpg"),
         (["sample", "DIGITS", "--out", "x.png", "--solver", "dmp++2m"], "no solver is called 'dmp++2m'; did you mean"),
-        (["sample", "DIGITS", "--out", "x.png", "--solver", "ddpm"], "no solver is called 'ddpm'; did you mean 'ancestral'?"),
-        (["compare", "DIGITS", "--solver", "dpmpp_2m:5"], "no solver is called 'dpmpp_2m'; did you mean 'dpm++2m'?"),
-        (["train", "digits", "--out", "run", "--prediction", "v_prediction"], "got 'v_prediction', which is 'velocity' here"),
+        (["sample", "DIGITS", "--out", "x.png", "--solver", "dpmpp_sde"], "no solver is called 'dpmpp_sde'; did you mean 'seeds2'"),
+        (["compare", "DIGITS", "--solver", "dpm fast:5"], "no solver is called 'dpm fast'; did you mean 'dpm3' or 'dpm2'?"),
         (["sample", "DIGITS", "--out", "x.png", "--steps", "3", "--nfe", "3"], "give --steps or --nfe, one of the two\n"),
         (["sample", "DIGITS", "--out", "x.png", "--grid", "log"], "no grid is called 'log'"),
         (["sample", "DIGITS", "--out", "x.png", "--label", "10"], "the classes of"),

@@ -14,7 +14,7 @@ from ...numerics.files import read_tensors, reading
 from ...numerics.inputs import as_event
 from ...sharing.description import bare, build
 from ...sharing.pretrained import KEY, save_pretrained
-from ...train.experiment import CONFIG, Experiment
+from ...train.config import CONFIG
 from ..foreign import NETWORK, SCHEDULER, About, is_foreign, load_foreign, of_diffusers
 from ..options import integers, output_folder, path
 

@@ -199,11 +199,11 @@ def train(
     if resume is not None and folder != resume:
         raise ValueError(f"--resume {resume} continues in its own folder: leave out --out {folder}")
     as_one_of("--process", process, PROCESSES)
-    as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
+    given["prediction"] = as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
     given["multipliers"] = integers("--multipliers", multipliers)
     given["attention"] = None if attention is None else integers("--attention", attention)
     if weighting is None:
-        given["weighting"] = "sigma2" if prediction == "score" else prediction
+        given["weighting"] = "sigma2" if given["prediction"] == "score" else given["prediction"]
     usable = usable_device(device)
     # What is no option, such as the betas of AdamW, is that of the run.
     base = Experiment(data) if resume is None else Experiment.read(resume)
