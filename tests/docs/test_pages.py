@@ -14,7 +14,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples = list(Document.parse(str(page), PythonCodeBlockParser()).examples())
-    assert examples or page.name in ("index.md", "api.md", "benchmarks.md", "choosing.md", "fitted.md", "negative.md")
+    assert examples or page.name in (
+        "index.md",
+        "api.md",
+        "cli-reference.md",
+        "benchmarks.md",
+        "choosing.md",
+        "fitted.md",
+        "negative.md",
+    )
     for example in examples:
         example.evaluate()
 
