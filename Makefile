@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-short demo-mnist test mutants lint types examples docs bench bench-fitted bench-overhead bench-training bench-audit bench-conditional bench-processes bench-gpu clean
+.PHONY: demo demo-short demo-mnist test mutants lint types examples gallery docs bench bench-fitted bench-overhead bench-training bench-audit bench-conditional bench-processes bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits and show what the network can do: runs/demo/report.html, about 4 minutes
 	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297 --conditional --label-dropout 0.15
@@ -39,12 +39,15 @@ examples: .venv/ready-demo ## the examples in their short mode
 	mkdir -p runs/examples
 	$(BIN)/python examples/ddpm_is_an_sde.py --short --out runs/examples/ddpm_is_an_sde.png
 	$(BIN)/python examples/train_digits.py --short --out runs/examples/train_digits.png
-	$(BIN)/python examples/likelihood.py --short
+	$(BIN)/python examples/likelihood.py --short --out runs/examples/likelihood.png
 	$(BIN)/python examples/score_matching_family.py --short --out runs/examples/score_matching_family.png
 	$(BIN)/python examples/guidance.py --short --out runs/examples/guidance.png
 	$(BIN)/python examples/inverse_problems.py --short --out runs/examples/inverse_problems.png
 	$(BIN)/python examples/simulation_based_inference.py --short --out runs/examples/two_moons.png
 	$(BIN)/python examples/linear_sdes.py --short --out runs/examples/processes.png
+
+gallery: .venv/ready-demo ## run the examples and keep their pictures for the docs; half an hour
+	$(BIN)/python docs/make_gallery.py
 
 docs: .venv/ready-docs ## docs/_build/html, warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
@@ -81,7 +84,7 @@ bench-gpu: .venv/ready-bench ## the first on a GPU: eager, compiled and as a CUD
 	$(BIN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf .venv build docs/_build docs/api.md *.egg-info
+	rm -rf .venv build docs/_build docs/api docs/api.md docs/gallery.md docs/cli-reference.md *.egg-info
 
 .venv/ready-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

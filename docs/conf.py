@@ -10,6 +10,7 @@ import scoresde
 
 sys.path.append(str(Path(__file__).parent))
 import make_api
+import make_cli
 import make_gallery
 
 project = "scoresde"
@@ -77,6 +78,7 @@ def one_signature(app, what, name, obj, options, signature, returns):
 
 def setup(app):
     make_api.write(Path(app.srcdir))
+    make_cli.write(Path(app.srcdir) / "cli-reference.md")
     make_gallery.write(Path(app.srcdir))
     app.connect("autodoc-process-signature", one_signature)
     app.connect("autodoc-process-docstring", formulas, priority=400)  # napoleon comes at 500

@@ -15,6 +15,7 @@ from ...numerics.inputs import as_event
 from ...sharing.description import bare, build
 from ...sharing.pretrained import KEY, save_pretrained
 from ...train.config import CONFIG
+from ...train.experiment import Experiment
 from ..foreign import NETWORK, SCHEDULER, About, is_foreign, load_foreign, of_diffusers
 from ..options import integers, output_folder, path
 
