@@ -102,7 +102,7 @@ def main() -> None:
             found = diagnostics.check(faulty, x * factor, torch.Generator().manual_seed(1), **cond)
             named = not found.well if name in FLAWED else bool(wanted & set(found.faults)) if wanted else found.well
             seconds = round(time.perf_counter() - started, 1)
-            rows.append({"network": name, "fault": fault, "found": list(found.faults), "named": named, "seconds": seconds})
+            rows.append({"network": name, "fault": fault, "found": list(found.faults), "named": named})
             print(
                 f"{name:22s} {fault:24s} {'ok ' if named else 'NOT'} {seconds:5.1f} s {found.faults} {found.verdict[:150]}",
                 flush=True,

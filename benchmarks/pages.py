@@ -532,11 +532,9 @@ def checked(rows: list[dict]) -> str:
     faults = list(dict.fromkeys(row["fault"] for row in rows))
     cells = [[fault, *(cell(fault, network) for network in networks)] for fault in faults]
     planted, sound = ([row["named"] for row in rows if (row["fault"] == "as it is") == kind] for kind in (False, True))
-    seconds = sorted(row["seconds"] for row in rows)
     return f"""{table(["planted", *networks], cells, left=1 + len(networks))}
 
 {sum(planted)} of {len(planted)} planted faults are named. Of {len(sound)} networks as they are, {sum(sound)} get the right verdict.
-A check takes {seconds[0]:.0f} to {seconds[-1]:.0f} seconds on one thread, {seconds[len(seconds) // 2]:.0f} in the median.
 Made by `benchmarks/check.py`."""
 
 
