@@ -1,6 +1,7 @@
 """Shared by all tests. One thread a worker: two processes of two threads on two cores are far slower than four of one."""
 
 import os
+import signal
 import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -104,3 +105,11 @@ class OwnPrediction(ss.Model):
 
     def output(self, z, t, **cond):
         return self.exact._read(self.prediction, z, t, cond)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal: a shell starts what runs in the background with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

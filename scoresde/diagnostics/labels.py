@@ -67,25 +67,37 @@ def ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
 def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Generator | None) -> int:
     """-1 or 1 where the label of the next index fits better at small indices, else 0.
 
-    A parabola through the errors with the labels i - 1, i and i + 1, added up over the indices, has its vertex at the best label. A sample's
-    error is larger by b with the label before and by a with the label after, also added up over draws of noise:
+    A parabola through the errors with the labels i - 1, i and i + 1 has its vertex at the best label. A sample's error is larger by b with the
+    label before and by a with the label after, added up over draws of noise and over indices:
 
         v = (sum b - sum a) / (2 (sum b + sum a)),    stderr(v) = (sum (b - a - 2 v (b + a))^2)^(1/2) / (2 (sum b + sum a)).
 
-    The draws of one sample are one term of the standard error: a sample of other data would have another best label.
+    The draws of one sample are one term of the standard error: a sample of other data would have another best label. A wrong index is off by
+    the same number everywhere, which the parabolas of single indices have to show. The errors of a network are not.
     """
     assert isinstance(reading.sde, VPChain)
     steps = reading.sde.steps
-    before, after = torch.zeros(2, len(data.x), dtype=torch.float64)
+    indices = sorted({max(LEAST_INDEX, round(share * steps)) for share in INDICES})
+    before, after = torch.zeros(2, len(indices), len(data.x), dtype=torch.float64)
     for _ in range(math.ceil(NUMBERS / data.x.numel())):
         data = data.renewed(generator)
-        for index in sorted({max(LEAST_INDEX, round(share * steps)) for share in INDICES}):
+        for i, index in enumerate(indices):
             at = [torch.tensor([(index + 1 + shift) / steps], dtype=torch.float64) for shift in (-1, 0, 1)]
             lower, own, higher = (e.cpu() for e in _told_errors(model, data, reading, at[1], at))
-            before, after = before + (lower - own) / own.mean(), after + (higher - own) / own.mean()
+            before[i] += (lower - own) / own.mean()
+            after[i] += (higher - own) / own.mean()
+    vertex, stderr = _vertex(before.sum(0), after.sum(0))
+    if not abs(vertex) > max(SHIFT, 0.5 + 2 * stderr):
+        return 0
+    direction = math.copysign(1, vertex)
+    single = [_vertex(b, a)[0] * direction for b, a in zip(before, after, strict=True)]
+    return int(direction) if 2 * sum(0.5 < v < 2 for v in single) >= len(indices) else 0
+
+
+def _vertex(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """The vertex of the parabola and its standard error; NaN where the parabola has no minimum."""
     curvature = float(before.sum() + after.sum())
     if not math.isfinite(curvature) or curvature <= 0:
-        return 0
+        return math.nan, math.nan
     vertex = float(before.sum() - after.sum()) / (2 * curvature)
-    stderr = float((before - after - 2 * vertex * (before + after)).square().sum().sqrt()) / (2 * curvature)
-    return round(math.copysign(1, vertex)) if abs(vertex) > max(SHIFT, 0.5 + 2 * stderr) else 0
+    return vertex, float((before - after - 2 * vertex * (before + after)).square().sum().sqrt()) / (2 * curvature)

@@ -134,6 +134,7 @@ def test_a_run_has_pictures(place, pictures):
         assert (folder / "samples.png").exists()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_signal_ends_with_its_exit_code_and_the_command_that_goes_on(place):
     arguments = ["train", "points.npy", "--iterations", "300", "--validate-every", "100", "--pictures", "0", *map(str, SMALL)]
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

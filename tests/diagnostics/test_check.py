@@ -239,3 +239,15 @@ def test_the_best_label_of_a_shifted_time_is_the_shift():
 def test_an_index_is_off_by_what_was_planted(offset):
     model = ss.ScoreModel(chain(), CHAIN, "noise", time="index").double()
     assert index_shift(model, noised(1000), Reading(CHAIN, "noise", index(offset)), generator(2)) == -offset
+
+
+def test_a_network_with_errors_in_its_times_is_not_called_off_by_one():
+    """Its best label is off by another number at every index: by one at most at a third of them."""
+
+    class Rough(nn.Module):
+        def forward(self, z, told):
+            off = 2.0 * torch.sin(told.double() * 2)  # indices
+            return chain()(z, (told + off).clamp(0, 99))
+
+    model = ss.ScoreModel(Rough(), CHAIN, "noise", time="index").double()
+    assert index_shift(model, noised(1000), Reading(CHAIN, "noise", index(0)), generator(2)) == 0

@@ -32,7 +32,18 @@ def build(folder, page):
     """The standard error and the pages of a site with one page."""
     (folder / "docs").mkdir()
     (folder / "docs" / "index.md").write_text(page)
-    command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-c", DOCS, "-D", "exclude_patterns=api.md,api/*,gallery.md"]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-b",
+        "html",
+        "-c",
+        DOCS,
+        "-D",
+        "exclude_patterns=api.md,api/*,cli-reference.md,gallery.md",
+    ]
     done = subprocess.run([*command, folder / "docs", folder / "html"], capture_output=True, text=True, check=True)
     return done.stderr, {path.name: path.read_text() for path in (folder / "html").glob("*.html")}
 

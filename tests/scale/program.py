@@ -46,6 +46,7 @@ def make(folder, kind="mlp", **options):
     networks_of = {
         "unet": lambda: networks.UNet(1, width=18, heads=3, classes=2).double(),
         "edm2": lambda: networks.EDM2(1, width=18, multipliers=(1, 2), blocks=1, head_channels=9, classes=2).double(),
+        "stream": lambda: networks.MLP(3, width=14, classes=2).double(),
         "precise": lambda: networks.MLP(3, width=14, classes=2).double(),
         "breaks": lambda: Breaks(3, width=14, classes=2),
     }

@@ -79,6 +79,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_gets_a_signal_saves_and_goes_on_to_the_same_bits(tmp_path, whole, number):
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -123,7 +124,7 @@ def test_the_handlers_of_the_program_are_back_after_a_run_and_get_the_signal(tmp
         signal.signal(signal.SIGTERM, before)
 
 
-def test_without_a_folder_a_signal_does_what_it_does_elsewhere():
+def test_without_a_folder_a_signal_does_what_it_does_elsewhere(ctrl_c):
     made = at(3, lambda: os.kill(os.getpid(), signal.SIGINT))(trainer())
     with pytest.raises(KeyboardInterrupt):
         made.run(progress=False)

@@ -18,6 +18,7 @@ from ...sde.base import SDE, as_time
 from ...sde.vp import VPSDE
 from ...solvers.base import Solver
 from ...solvers.tuned import TunedSolver
+from ...tableau.tableau import Tableau
 from ...tuning.cascade import Cascade
 from ..levels import Levels
 from ..sampler import Denoiser, Sampler
@@ -46,9 +47,11 @@ def sampler_of(solver: AnySolver, name: str | None = None, sde: SDE | None = Non
     path = sde or VPSDE()
     name = name or f"scoresde {name_of(solver)}"
     if isinstance(solver, TunedSolver):
+        # The table alone: a fitted solver would look at the model and at the shape of the event.
+        tableau = solver.tableau(path, solver.grid)
         return Sampler(
             name,
-            lambda denoiser, x, levels, steps: _sample(denoiser, path, solver, x, solver.grid),
+            lambda denoiser, x, levels, steps: _sample(denoiser, path, tableau, x, solver.grid),
             calls_per_step=1,
             own_levels=tuple(level_of(path, float(t)) for t in solver.grid),
         )
@@ -67,12 +70,12 @@ def sampler_of(solver: AnySolver, name: str | None = None, sde: SDE | None = Non
     )
 
 
-def _sample(denoiser: Denoiser, sde: SDE, solver: AnySolver, x: Tensor, times: Tensor) -> Tensor:
+def _sample(denoiser: Denoiser, sde: SDE, solver: AnySolver | Tableau, x: Tensor, times: Tensor) -> Tensor:
     start, end = float(times[0]), float(times[-1])
     # A stream of its own that the seed of torch's global state decides and that leaves that state alone.
     generator = torch.Generator().manual_seed(torch.initial_seed())
     z = float(sde.alpha(start)) * x
-    grid: dict[str, Any] = {"grid": times}
+    grid: dict[str, Any] = {} if isinstance(solver, Tableau) else {"grid": times}
     if isinstance(solver, AdaptiveLoop):
         solver, grid = replace(solver, t_end=end), {"t_start": start}  # type: ignore[type-var]
     made = sample(Denoised(denoiser, sde), tuple(x.shape), solver, z=z, generator=generator, dtype=x.dtype, **grid)
