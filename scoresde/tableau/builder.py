@@ -59,10 +59,18 @@ class TableauBuilder:
 
         Two steps are the same for every solver and are written here. That to sigma = 0 is the plain data prediction without noise. That from
         alpha = sigma = 0, the end of a `Bridge`, is the transition z_t = alpha_t D + sigma_t xi.
+
+        Raises:
+            ValueError: a step was not ended.
         """
         for n, (s, t) in enumerate(zip(self.grid[:-1], self.grid[1:], strict=True)):
             if t.sigma > 0 and (s.alpha, s.sigma) != (0, 0):
+                ended = len(self.grid_states)
                 yield n, s, t
+                if len(self.grid_states) == ended:
+                    raise ValueError(
+                        f"step {n}, from t={s.t:.4g} to t={t.t:.4g}, was not ended: call end_step() after its last row"
+                    )
             else:
                 xi = {self.fresh_noise(): t.sigma} if t.sigma > 0 else {}
                 self.append(t, data={self.step_evals[-1]: t.alpha}, xi=xi)

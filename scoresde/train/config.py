@@ -36,7 +36,10 @@ def require_same_experiment(folder: Path, config: Mapping[str, object]) -> None:
     """
     stored = read_config(folder)
     if (folder / CONFIG).exists() and (difference := difference_of(stored, config)):
-        raise ValueError(f"{folder} holds another experiment ({difference}): choose another folder or remove it")
+        raise ValueError(
+            f"{folder} holds another experiment ({difference}): choose another folder, or go on with its own options, "
+            f"scoresde train --resume {folder}"
+        )
 
 
 def write_config(folder: Path, config: Mapping[str, object]) -> None:

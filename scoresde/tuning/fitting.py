@@ -101,7 +101,9 @@ class FittedSolver(TunedSolver):
         here = fingerprint(model)
         if here != self.model:
             warnings.warn(
-                f"fitted to another network ({self.model}, not {here}); its errors may be larger", UserWarning, stacklevel=4
+                f"fitted to another network or guidance ({self.model}, not {here}); its errors may be larger",
+                UserWarning,
+                stacklevel=4,
             )
 
     def __repr__(self) -> str:

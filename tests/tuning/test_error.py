@@ -111,6 +111,8 @@ def test_a_fitted_solver_samples_its_own_shape_only(fitted, tmp_path):
 
 def test_another_network_of_the_same_shape_warns_in_one_sentence(fitted):
     other = ss.ScoreModel(networks.MLP(2, width=8), SDES["ddpm"])
-    with pytest.warns(UserWarning, match=r"^fitted to another network \(\w{16}, not \w{16}\); its errors may be larger$") as warned:
+    with pytest.warns(
+        UserWarning, match=r"^fitted to another network or guidance \(\w{16}, not \w{16}\); its errors may be larger$"
+    ) as warned:
         ss.sample(other, (3, 2), fitted)
     assert warned[0].filename == __file__

@@ -34,7 +34,9 @@ def test_another_model_is_warned_of(fitted):
             networks_.append(ss.ScoreModel(networks.MLP(2, 8), SDES["ddpm"]))
     same, again, other = networks_
     assert fitting.fingerprint(same) == fitting.fingerprint(again) != fitting.fingerprint(other)
-    with pytest.warns(UserWarning, match=f"fitted to another network .{fitted.model}, not {fitting.fingerprint(same)}."):
+    with pytest.warns(
+        UserWarning, match=f"fitted to another network or guidance .{fitted.model}, not {fitting.fingerprint(same)}."
+    ):
         ss.sample(same, (2, 2), fitted)
 
 

@@ -14,7 +14,9 @@ from ..options import DeviceOption, RunFolder, default_device, load_run
 
 def check(
     run: RunFolder,
-    samples: Annotated[int, typer.Option(min=32, help="Most held-out samples to use.")] = 600,
+    samples: Annotated[
+        int, typer.Option(min=32, help="Most samples to use: held-out ones, and training samples where these are few.")
+    ] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     device: DeviceOption = default_device(),
 ) -> None:
@@ -24,9 +26,13 @@ def check(
     reading fits better. Exit code 1 if something is wrong.
     """
     experiment, model = load_run(run, device)
-    held_out = experiment.load_data()[1][:samples]
-    cond = cond_to_device(experiment.condition(held_out), model.device)
-    found = check_model(model, held_out.x.to(model.device), torch.Generator().manual_seed(seed), **cond)
+    training, held_out = experiment.load_data()
+    # The last are tested, and the others tell their mean and covariance. A small folder has few held-out samples.
+    parts = [training[: max(0, samples - len(held_out.x))], held_out[:samples]]
+    conditions = [cond_to_device(experiment.condition(part), model.device) for part in parts]
+    cond = {name: torch.cat([condition[name] for condition in conditions]) for name in conditions[0]}
+    x = torch.cat([part.x for part in parts]).to(model.device)
+    found = check_model(model, x, torch.Generator().manual_seed(seed), **cond)
     print(found)
     if not found.well:
         raise typer.Exit(1)

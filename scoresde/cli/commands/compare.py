@@ -86,6 +86,8 @@ def compare(
     report.save_rows(rows, out / "compare.png")
     if result.curves:
         report.save_error_plot(result.curves, out / "error.png")
+    for entry, row in zip(result.entries, result.rows, strict=True):
+        row["rms error"] = result.paired[str(entry)].rms if str(entry) in result.paired else None
     table = tabulate(result.rows, headers="keys", tablefmt="github", floatfmt=".3g")
     note = (
         f"Frechet distance {result.yardstick.no_frechet}."

@@ -18,6 +18,9 @@ from ...tuning.reference import distance, starts
 from ...tuning.selection import solve, summary
 from ..options import DeviceOption, RunFolder, default_device, labels, load_run, output_file, path
 
+# Starts of the calibration of a bound with 95 %: half of them teach, and 19 is the least number with such a quantile.
+CALIBRATED = 38
+
 
 def fit(
     run: RunFolder,
@@ -51,9 +54,12 @@ def fit(
     experiment, model = load_run(run, device)
     out = output_file(out or run / f"fitted-{nfe}.safetensors", ".safetensors")
     cond = cond_to_device(labels(experiment, range(trajectories)), model.device)
+    if bound and trajectories < CALIBRATED:
+        raise ValueError(f"--bound needs --trajectories {CALIBRATED} or more")
     partial = out.with_suffix(".partial.safetensors")
     if partial.exists():
         print(f"{partial}: going on", flush=True)
+    print(f"{out}: {nfe} calls, {trajectories} starts; first the reference solves", flush=True)
     fitted = tuning.fit(
         model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, refine=refine,
         reference_steps=teacher_steps, batch_size=batch_size, checkpoint=partial,

@@ -33,7 +33,7 @@ def report(
     batch_size: BatchSizeOption = 256,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Show what a trained RUN can do, on one page: report.html.
+    """Show what a trained RUN can do, on one page: report.html, in place of that of `compare`.
 
     Fits solvers of 5 and of 8 network calls and compares them with others. Calibrates a bound on the error of each sample. A run with labels
     and --label-dropout shows classes by weight of guidance, and a run on images an inpainting.
@@ -48,7 +48,7 @@ def report(
             model, nfe, shape=experiment.event, trajectories=trajectories, refine=REFINE, batch_size=batch_size,
             cond=cond_to_device(calibration, model.device), progress=sys.stderr.isatty(),
         )  # fmt: skip
-        files.append(str(out / f"fitted-{nfe}.safetensors"))
+        files.append(str(out / f"report-{nfe}.safetensors"))
         fitted.save(files[-1])
         print(f"{files[-1]}: {fitted}", flush=True)
     seeds = range(samples)

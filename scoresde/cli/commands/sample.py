@@ -85,7 +85,8 @@ def sample(
     guidance: Annotated[
         float,
         typer.Option(
-            help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none."
+            help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none. "
+            "Other weights double the network calls."
         ),
     ] = 1.0,
     bound: Annotated[
