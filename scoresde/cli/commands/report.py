@@ -26,7 +26,11 @@ def report(
     run: RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Folder for report.html and the fitted solvers; by default RUN."),
+        typer.Option(
+            parser=path,
+            metavar="PATH",
+            help="Folder for report.html, and for the fitted solvers in its folder report; by default RUN.",
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=16, max=10_000, help="Samples for each solver and each weight of guidance.")] = 200,
     trajectories: Annotated[int, typer.Option(min=40, help="Starting states of each fit, and of the calibration.")] = 128,
@@ -42,13 +46,14 @@ def report(
     out = output_folder(out or run)
     training, held_out = experiment.load_data()
     calibration = labels(experiment, range(trajectories))
+    fits = output_folder(out / "report")  # apart from the solvers that the user fitted
     files = []
     for nfe in FITTED_CALLS:
         fitted = tuning.fit(
             model, nfe, shape=experiment.event, trajectories=trajectories, refine=REFINE, batch_size=batch_size,
             cond=cond_to_device(calibration, model.device), progress=sys.stderr.isatty(),
         )  # fmt: skip
-        files.append(str(out / f"report-{nfe}.safetensors"))
+        files.append(str(fits / f"fitted-{nfe}.safetensors"))
         fitted.save(files[-1])
         print(f"{files[-1]}: {fitted}", flush=True)
     seeds = range(samples)
