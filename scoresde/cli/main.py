@@ -1,4 +1,4 @@
-"""The command line: train, fit a solver, sample, compare, report, check, diagnose, audit."""
+"""The command line: train, fit a solver, sample, compare, report, check, diagnose, audit, convert."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scoresde(
         bool, typer.Option("--version", is_eager=True, callback=show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Train score models, fit solvers to them, sample with any solver, compare solvers, check and diagnose models, audit samplers."""
+    """Train score models, fit solvers to them, sample with any solver, compare solvers, check, diagnose and convert models, audit samplers."""
 
 
 def main() -> None:

@@ -242,12 +242,11 @@ def test_an_index_is_off_by_what_was_planted(offset):
 
 
 def test_a_network_with_errors_in_its_times_is_not_called_off_by_one():
-    """Its best label is off by another number at every index: by one at most at a third of them."""
+    """Its best label is off by 0.3, 0.3 and 2.6 at the indices 5, 7 and 10: by 1.1 in the mean, and nowhere by about one."""
 
     class Rough(nn.Module):
         def forward(self, z, told):
-            off = 2.0 * torch.sin(told.double() * 2)  # indices
-            return chain()(z, (told + off).clamp(0, 99))
+            return chain()(z, told - torch.where(told < 8.5, 0.3, 2.6))
 
     model = ss.ScoreModel(Rough(), CHAIN, "noise", time="index").double()
     assert index_shift(model, noised(1000), Reading(CHAIN, "noise", index(0)), generator(2)) == 0

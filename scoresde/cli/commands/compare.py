@@ -104,4 +104,7 @@ def compare(
         report.comparison_sections(run, experiment, model, result),
     )
     (out / "report.html").write_text(report.html_page(title, report.lead(result), sections), encoding="utf-8")
-    print(f"{table}\n\n{note}\n\nwritten: {out}/report.html, report.md, compare.png" + (", error.png" if result.curves else ""))
+    print(
+        f"{report.lead(result)}\n\n{table}\n\n{note}\n\nwritten: {out}/report.html, report.md, compare.png"
+        + (", error.png" if result.curves else "")
+    )
