@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -56,6 +57,41 @@ class Solver(ABC):
     @abstractmethod
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         """The coefficients of this solver on `grid`, N+1 decreasing times, in float64."""
+
+
+@dataclass(frozen=True)
+class Around(Solver):
+    """A solver made of another one. What a subclass does not say is that of `solver`.
+
+    Args:
+        solver: the solver inside.
+    """
+
+    solver: Solver
+
+    @property
+    def default_grid(self) -> str:
+        return self.solver.default_grid
+
+    @property
+    def calls_per_step(self) -> int:
+        return self.solver.calls_per_step
+
+    @property
+    def order(self) -> int | None:
+        return self.solver.order
+
+    @property
+    def convergence_order(self) -> int | None:
+        return self.solver.convergence_order
+
+    @property
+    def stochastic(self) -> bool:
+        return self.solver.stochastic
+
+    @property
+    def single_call(self) -> bool:
+        return self.solver.single_call
 
 
 def zero_snr_step(table: TableauBuilder, t: GridPoint) -> None:

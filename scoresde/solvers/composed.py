@@ -13,7 +13,7 @@ from ..tableau.builder import TableauBuilder, grid_points
 from ..tableau.tableau import Row, Tableau
 from .ancestral import Ancestral
 from .annealed_langevin import langevin_row
-from .base import Solver
+from .base import Around, Solver
 from .single_step import DPMSolver, DPMSolverPP2S
 
 
@@ -68,7 +68,7 @@ class StepDown(Solver):
 
 
 @dataclass(frozen=True)
-class FreeFirstStep(Solver):
+class FreeFirstStep(Around):
     """Any table without the network calls at the grid's first time (the "analytical first step" of Dockhorn et al. 2022, arXiv 2210.05475).
 
     A coefficient B of such a prediction moves to its state, A += B alpha s^2/(alpha^2 s^2 + sigma^2), in the first step and wherever a
@@ -98,32 +98,11 @@ class FreeFirstStep(Solver):
         ValueError: `std` is negative.
     """
 
-    solver: Solver
     std: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.std >= 0:
             raise ValueError(f"std must not be negative, got {self.std}")
-
-    @property
-    def default_grid(self) -> str:
-        return self.solver.default_grid
-
-    @property
-    def calls_per_step(self) -> int:
-        return self.solver.calls_per_step
-
-    @property
-    def order(self) -> int | None:
-        return self.solver.order
-
-    @property
-    def convergence_order(self) -> int | None:
-        return self.solver.convergence_order
-
-    @property
-    def stochastic(self) -> bool:
-        return self.solver.stochastic
 
     @property
     def single_call(self) -> bool:
@@ -145,7 +124,7 @@ class FreeFirstStep(Solver):
 
 
 @dataclass(frozen=True)
-class LateFirstCall(Solver):
+class LateFirstCall(Around):
     """Any table with its first network call at the second time of the grid. That prediction also makes the step to that time.
 
     From z at t_0, with a linear look ahead to t_1,
@@ -163,27 +142,9 @@ class LateFirstCall(Solver):
         solver: takes the steps after the first.
     """
 
-    solver: Solver
-
     @property
     def default_grid(self) -> str:
         return "late"
-
-    @property
-    def calls_per_step(self) -> int:
-        return self.solver.calls_per_step
-
-    @property
-    def order(self) -> int | None:
-        return self.solver.order
-
-    @property
-    def convergence_order(self) -> int | None:
-        return self.solver.convergence_order
-
-    @property
-    def stochastic(self) -> bool:
-        return self.solver.stochastic
 
     @property
     def single_call(self) -> bool:

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..sde.base import SDE
 from ..tableau.tableau import Tableau
-from .base import Solver
+from .base import Around
 
 
 @dataclass(frozen=True)
-class OnGrid(Solver):
+class OnGrid(Around):
     """Any table with another default grid: `OnGrid(DDIM(), "karras")`.
 
     Args:
@@ -20,32 +20,11 @@ class OnGrid(Solver):
         grid: the name of the grid.
     """
 
-    solver: Solver
     grid: str
 
     @property
     def default_grid(self) -> str:
         return self.grid
-
-    @property
-    def calls_per_step(self) -> int:
-        return self.solver.calls_per_step
-
-    @property
-    def order(self) -> int | None:
-        return self.solver.order
-
-    @property
-    def convergence_order(self) -> int | None:
-        return self.solver.convergence_order
-
-    @property
-    def stochastic(self) -> bool:
-        return self.solver.stochastic
-
-    @property
-    def single_call(self) -> bool:
-        return self.solver.single_call
 
     def tableau(self, sde: SDE, grid: Tensor) -> Tableau:
         return self.solver.tableau(sde, grid)
