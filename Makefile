@@ -5,17 +5,17 @@ BIN := .venv/bin
 .PHONY: demo demo-short demo-mnist test mutants lint types examples gallery docs bench bench-fitted bench-overhead bench-training bench-audit bench-conditional bench-processes bench-gpu clean
 
 demo: .venv/ready-demo ## train on real 8x8 digits and show what the network can do: runs/demo/report.html, about 4 minutes
-	$(BIN)/scoresde train digits --out runs/demo --prediction velocity --held-out 297 --conditional --label-dropout 0.15
+	$(BIN)/scoresde train digits --out runs/demo --process linear --prediction velocity --held-out 297 --conditional --label-dropout 0.15
 	$(BIN)/scoresde report runs/demo --trajectories 64
 
 demo-short: .venv/ready-demo ## the demo in a minute, for CI: the digits are not yet readable
 	rm -rf runs/short
-	$(BIN)/scoresde train digits --out runs/short --prediction velocity --held-out 297 --conditional --label-dropout 0.15 \
+	$(BIN)/scoresde train digits --out runs/short --process linear --prediction velocity --held-out 297 --conditional --label-dropout 0.15 \
 	  --iterations 100 --width 8
 	$(BIN)/scoresde report runs/short --samples 16 --trajectories 40
 
 demo-mnist: .venv/ready-mnist ## the same on real 28x28 digits: about 11 minutes
-	$(BIN)/scoresde train mnist --out runs/mnist --prediction velocity --process cosine --iterations 4500 --ema 0.998 \
+	$(BIN)/scoresde train mnist --out runs/mnist --iterations 4500 --ema 0.998 \
 	  --multipliers 1,2,2 --patch 2
 	$(BIN)/scoresde sample runs/mnist --out runs/mnist/samples.png
 	$(BIN)/scoresde compare runs/mnist --samples 16

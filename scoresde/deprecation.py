@@ -209,6 +209,24 @@ MOVED_NAMES: dict[str, dict[str, str]] = {
 }
 
 
+# Where to find what others, or a first guess, look for in a module.
+ELSEWHERE: dict[str, dict[str, str]] = {
+    "": {
+        **dict.fromkeys(("Trainer", "Recipe", "Experiment"), "scoresde.train.{}"),
+        **dict.fromkeys(("Guided", "FeynmanKac"), "scoresde.guidance.{}"),
+        "from_diffusers": "scoresde.interop.diffusers.from_diffusers",
+        "fit": "scoresde.solvers.fit",
+        "select": "scoresde.solvers.select",
+        "calibrate": "scoresde.solvers.calibrate",
+        "check": "scoresde.diagnostics.check",
+        **dict.fromkeys(("DDPM", "VP"), "VPSDE.from_betas(betas), or VPSDE.cosine()"),
+    },
+    "losses": dict.fromkeys(("dsm", "denoising_score_matching", "simple"), "losses.denoising")
+    | dict.fromkeys(("ism", "implicit_score_matching"), "losses.implicit")
+    | dict.fromkeys(("ssm", "sliced_score_matching"), "losses.sliced"),
+    "solvers": {"ladder": "solvers.calibrate", "cascade": "solvers.calibrate", "from_name": "solvers.get"},
+}
+
 # What to use in place of an object of `legacy`.
 SUCCESSORS = {
     "legacy:ReverseSDE": "models.ReverseSDE(model, eta)",
@@ -241,7 +259,9 @@ def attribute(module: str, name: str) -> Any:
         return load(path)
     if f"{below}.{name}".lstrip(".") in MOVED_MODULES:
         return importlib.import_module(f"{module}.{name}")
-    raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    elsewhere = ELSEWHERE.get(below, {}).get(name)
+    hint = f": it is {elsewhere.format(name)}" if elsewhere else ""
+    raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
 
 
 def moved_names(module: str) -> Callable[[str], Any]:

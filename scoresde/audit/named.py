@@ -14,9 +14,10 @@ from ..loops import LoopSolver
 from ..sampling.registry import resolve
 from ..sde.base import SDE
 from ..sde.families import EDM, RectifiedFlow
+from ..sde.fingerprint import require_same_process
 from ..sde.vp import VPSDE
 from ..solvers.base import Solver
-from ..solvers.tuned import TunedSolver, require_same_process
+from ..solvers.tuned import TunedSolver
 from .hosts import functions, ours
 from .hosts.azula import sampler_of as of_azula
 from .hosts.diffusers import sampler_of as of_scheduler

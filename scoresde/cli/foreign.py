@@ -8,9 +8,12 @@ unet, scheduler                   in their place, of diffusers
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from ..data import Data, DataError
 from ..models.base import Model
@@ -56,14 +59,17 @@ class About:
         Raises:
             ValueError: a file is damaged, or the shape is not known.
         """
-        path = folder / ABOUT if (folder / ABOUT).exists() else folder / CONFIG
+        path = folder / ABOUT
+        if not path.exists():
+            event = stored_event(folder)
+            if event is None:
+                raise ValueError(
+                    f"{folder / CONFIG} has no shape of a sample: scoresde convert {folder} OUT --shape 1,28,28 writes a folder that has it"
+                )
+            return cls(str(folder), event)
         with reading(path):
             entries = json_object(path.read_text(encoding="utf-8"))
-            if path.name == CONFIG and entries.get("event") is None:
-                raise ValueError("it has no shape of a sample: scoresde convert FOLDER OUT --shape 1,28,28 adds it")
             event = as_event("event", stored_entry(entries, "event", list))
-            if path.name == CONFIG:
-                return cls(str(folder), event)
             data, origin = (stored_entry(entries, name, str) for name in ("data", "origin"))
             return cls(origin, event, data, stored_entry(entries, "held_out", int), entries.get("clip"))
 
@@ -94,20 +100,44 @@ def is_foreign(folder: Path) -> bool:
         return json_object((folder / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT
 
 
-def load_foreign(folder: Path) -> tuple[Foreign, ScoreModel]:
+def stored_event(folder: Path) -> tuple[int, ...] | None:
+    """The shape of a sample that a folder of `ss.save_pretrained` has; None where it has none."""
+    with reading(folder / CONFIG):
+        entries = json_object((folder / CONFIG).read_text(encoding="utf-8"))
+        return None if entries.get("event") is None else as_event("event", stored_entry(entries, "event", list))
+
+
+def load_foreign(folder: Path, network: nn.Module | None = None) -> tuple[Foreign, ScoreModel]:
     """What is known of the model, and the model, on the CPU.
 
+    Args:
+        folder: of the model.
+        network: the user's own, to fill with the weights of the folder.
+
     Raises:
-        ValueError: a file is missing or damaged; names it.
+        ValueError: a file is missing or damaged, names it; or the network has to be given, and was not.
     """
     about = About.read(folder)
-    model: Any = of_diffusers(folder, about.clip)[0] if (folder / NETWORK).is_dir() else from_pretrained(folder)
+    model: Any = of_diffusers(folder, about.clip)[0] if (folder / NETWORK).is_dir() else pretrained(folder, network)
     classes = getattr(getattr(model, "network", None), "arguments", {}).get("classes")
     foreign = Foreign(
         about.data, about.held_out, process=repr(model.sde), conditional=classes is not None, event=about.event,
         classes=classes, origin=about.origin,
     )  # fmt: skip
     return foreign, model
+
+
+def pretrained(folder: Path, network: nn.Module | None) -> ScoreModel:
+    """`from_pretrained`, with an error in the words of the commands.
+
+    Raises:
+        ValueError: as there.
+    """
+    try:
+        return from_pretrained(folder, network=network)
+    except ValueError as error:
+        option = "give --network FILE.py:NAME, which makes such a module"
+        raise ValueError(re.sub(r"give from_pretrained[(].*", option, str(error))) from error
 
 
 def of_diffusers(folder: Path, clip: bool | None) -> tuple[Model, Any, Any]:

@@ -24,6 +24,32 @@ ENDS = (typer.Exit, typer.Abort)
 LONGEST = 600
 # An option is suggested for another where their names are at least as similar as this: --step for --steps, and not --width for --fid.
 SIMILAR = 0.75
+# What an option of other tools is called here: an option, an argument or a command.
+ELSEWHERE = {
+    **dict.fromkeys(("lr", "learning-rate-peak"), ("--learning-rate",)),
+    **dict.fromkeys(("epochs", "num-epochs", "num-iterations", "max-steps", "train-steps"), ("--iterations",)),
+    **dict.fromkeys(("amp", "mixed-precision"), ("--bfloat16", "--float16")),
+    **dict.fromkeys(("fp16", "half"), ("--float16",)),
+    "bf16": ("--bfloat16",),
+    **dict.fromkeys(("image-size", "resolution"), ("--size",)),
+    **dict.fromkeys(("flip", "random-flip", "hflip"), ("--mirrored",)),
+    **dict.fromkeys(("class", "class-label", "classes"), ("--label", "--conditional")),
+    **dict.fromkeys(("guidance-scale", "cfg", "cfg-scale"), ("--guidance",)),
+    "num-samples": ("--count", "--samples"),
+    "num-inference-steps": ("--steps", "--nfe"),
+    **dict.fromkeys(("sampler", "scheduler"), ("--solver",)),
+    **dict.fromkeys(("output", "output-dir"), ("--out",)),
+    "ema-decay": ("--ema",),
+    "model": ("--network",),
+    "channels": ("--width",),
+    "objective": ("--prediction",),
+    "loss": ("--weighting",),
+    "noise-schedule": ("--process",),
+    **dict.fromkeys(("dataset", "data", "data-dir"), ("DATA",)),
+    **dict.fromkeys(("checkpoint", "ckpt"), ("RUN",)),
+    "gpu": ("--device",),
+    **dict.fromkeys(("fid", "kid"), ("scoresde compare",)),
+}
 # Arguments of functions whose option has another name.
 ARGUMENTS = {"reference_steps": "teacher_steps", "n": "count", "noises": "trajectories"}
 # What only a program can give.
@@ -49,6 +75,10 @@ class Command(TyperCommand):
         except Exception as error:
             if getattr(error, "possibilities", None):
                 error.possibilities = similar(error.option_name, error.possibilities)  # type: ignore[attr-defined]
+            name = str(getattr(error, "option_name", "")).lstrip("-")
+            own = {option for parameter in self.params for option in parameter.opts} | {"DATA", "RUN", "scoresde compare"}
+            if named := [option for option in ELSEWHERE.get(name, ()) if option in own]:
+                error.possibilities = named  # type: ignore[attr-defined]
             raise
         return context
 

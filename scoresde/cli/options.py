@@ -11,13 +11,15 @@ import torch
 import typer
 from torch import Tensor
 
+from ..guidance import Guided
 from ..models.score_model import ScoreModel
 from ..numerics.inputs import as_device
 from ..train.class_names import read_class_names
 from ..train.experiment import Experiment
 from ..train.posthoc import load_average
 from ..train.world import local_device
-from .foreign import is_foreign, load_foreign
+from .foreign import Foreign, is_foreign, load_foreign
+from .own_network import own_network
 
 # Of the profile of an average that is made of snapshots.
 LARGEST_ERROR = 0.05
@@ -30,6 +32,24 @@ BatchSizeOption = Annotated[
     int, typer.Option("--batch-size", min=1, help="Samples drawn at once. The samples do not depend on it.")
 ]
 FirstSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the first sample; the next has seed + 1.")]
+
+
+NetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="FILE.py:NAME",
+        help="Your own network, where RUN is a folder of ss.save_pretrained: a class or a function that makes it without arguments.",
+    ),
+]
+GuidanceOption = Annotated[
+    float,
+    typer.Option(
+        "--guidance",
+        help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none. "
+        "Other weights double the network calls.",
+    ),
+]
 
 
 def path(text: str) -> Path:
@@ -101,13 +121,16 @@ def output_file(out: Path, *suffixes: str) -> Path:
     return out
 
 
-def load_run(run: Path, device: str, average_length: float | None = None) -> tuple[Experiment, ScoreModel]:
+def load_run(
+    run: Path, device: str, average_length: float | None = None, network: str | None = None
+) -> tuple[Experiment, ScoreModel]:
     """The experiment of a folder, and its trained model on `device`.
 
     Args:
         run: the folder.
         device: as in `usable_device`.
         average_length: of the average of the weights, as in `load_average`; None: that of the training.
+        network: of the user's own, as in `own_network`.
 
     Raises:
         ValueError: the folder holds no training run, or the device cannot be used.
@@ -116,8 +139,10 @@ def load_run(run: Path, device: str, average_length: float | None = None) -> tup
     if is_foreign(run):
         if average_length is not None:
             raise ValueError(f"--average-length: {run} is no training run, so that it has no snapshots")
-        foreign, loaded = load_foreign(run)
+        foreign, loaded = load_foreign(run, None if network is None else own_network(network))
         return foreign, loaded.to(usable_device(device))
+    if network is not None:
+        raise ValueError(f"--network: {run} is a training run, which has its own network")
     experiment = Experiment.read(run)
     if average_length is None:
         return experiment, experiment.load_model(run, usable_device(device))
@@ -127,6 +152,22 @@ def load_run(run: Path, device: str, average_length: float | None = None) -> tup
             f"the average of length {average_length:g} has an error of {error:.0%}: {run} has too few snapshots", stacklevel=2
         )
     return experiment, model.to(usable_device(device))
+
+
+def guided(run: Path, experiment: Experiment, model: ScoreModel, weight: float) -> ScoreModel | Guided:
+    """The model with --guidance; at a weight of 1 the model itself.
+
+    Raises:
+        ValueError: the run was trained without --label-dropout.
+    """
+    if weight == 1:
+        return model
+    # Of a converted model it is not known how it was trained.
+    if not (experiment.recipe.label_dropout or (isinstance(experiment, Foreign) and experiment.conditional)):
+        raise ValueError(
+            f"--guidance {weight:g}: {run} was trained without --label-dropout, so it has no prediction without a label"
+        )
+    return Guided(model, weight)
 
 
 def label_number(run: Path, experiment: Experiment, label: str) -> int:

@@ -27,6 +27,7 @@ from ..numerics.brief import line, shown
 from ..numerics.inputs import as_numbers, as_state
 from ..numerics.random import as_generator, randn
 from ..sde.base import as_time
+from ..sde.fingerprint import require_same_process
 
 
 class Curve(NamedTuple):
@@ -83,10 +84,11 @@ def score_error(
         **cond: passed to the model, not to `exact`.
 
     Raises:
-        ValueError: fewer than two samples, or an unknown weighting.
+        ValueError: fewer than two samples, an unknown weighting, or models of two paths.
     """
     require_model(model, "score")
     require_model(exact, "score")
+    require_same_process(model.sde, exact.sde, "the exact model")
     x, generator = as_state("x", x), as_generator(generator)
 
     def error(t: Tensor) -> Tensor:

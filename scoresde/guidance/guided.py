@@ -28,8 +28,8 @@ from ..numerics.arrays import Time, as_float64, expand, require_one_each, values
 from ..numerics.cost import spend
 from ..numerics.inputs import as_flag, as_state
 from ..sde.base import as_time
+from ..sde.fingerprint import require_same_process
 from ..sde.prediction import Prediction, conversion
-from ..solvers.tuned import require_same_process
 from .conditions import Conditions, like, stackable, twice
 from .rules import Rule, ZeroStar, require_staying
 from .weights import Interval, Weight, as_weight, weight_at
@@ -103,6 +103,8 @@ class Guided(Wrapper):
             require_model(weak, "output", "prediction", "prepare")
             require_same_process(self.sde, weak.sde, "the weak model")
         self.weak = weak
+        if uncond is not None and not isinstance(uncond, Mapping):
+            raise TypeError(f"uncond must be a dict of conditions, such as {{'label': 10}}, got {uncond!r}")
         self.uncond = dict(_null_label(model) if uncond is None and weak is None else uncond or {})
         self.interval = Interval.of(interval, ramp)
         self.rule, self.batched = rule, as_flag("batched", batched)

@@ -22,8 +22,8 @@ from ..numerics.arrays import Time, expand
 from ..numerics.cost import spend
 from ..numerics.inputs import as_function, as_number, as_numbers, as_one_of, as_sequence, as_state
 from ..sde.base import as_time
+from ..sde.fingerprint import require_same_process
 from ..sde.prediction import Prediction, conversion
-from ..solvers.tuned import require_same_process
 
 
 class PreparedProduct(NamedTuple):

@@ -26,9 +26,10 @@ from ..sampling.plans import TablePlan
 from ..sampling.registry import SOLVERS, name_of, resolve
 from ..sde.base import SDE
 from ..sde.families import EDM, RectifiedFlow
+from ..sde.fingerprint import require_same_process
 from ..sde.vp import VPSDE, VPChain
 from ..solvers.base import Solver
-from ..solvers.tuned import TunedSolver, require_same_process
+from ..solvers.tuned import TunedSolver
 from ..tableau.executor import run
 from ..tableau.tableau import Tableau
 

@@ -39,10 +39,17 @@ from ..sde.prediction import Preconditioned, Prediction, conversion
 
 @dataclass(frozen=True)
 class Weighting:
-    """`factor(sde, t)` on the squared error of `quantity`."""
+    """`factor(sde, t)` on the squared error of `quantity`.
+
+    Raises:
+        TypeError: a factor that does not take these two.
+    """
 
     quantity: Prediction
     factor: Callable[[SDE, Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        as_function("factor", self.factor, 2, of="(sde, t)")
 
 
 WeightingLike = str | Weighting | Callable[[SDE, Tensor], Tensor]

@@ -28,6 +28,11 @@ def index(sde: SDE, t: Tensor) -> Tensor:
     return t * sde.steps - 1
 
 
+def integer_index(sde: SDE, t: Tensor) -> Tensor:
+    """The nearest index, for a network that looks it up in a table."""
+    return index(sde, t).round().clamp(min=0).long()
+
+
 def same(sde: SDE, t: Tensor) -> Tensor:
     """t itself."""
     return t
@@ -49,7 +54,13 @@ def noise_scale(sde: SDE, t: Tensor) -> Tensor:
 
 
 # Named functions: a model must be picklable.
-TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {"t": same, "index": index, "half_log_snr": half_log_snr, "edm": edm}
+TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {
+    "t": same,
+    "index": index,
+    "integer_index": integer_index,
+    "half_log_snr": half_log_snr,
+    "edm": edm,
+}
 
 # What other libraries call them.
 TIMES_ELSEWHERE = {"timestep": "index", "timesteps": "index", "lambda": "half_log_snr", "c_noise": "edm"}
@@ -76,10 +87,10 @@ class ScoreModel(nn.Module, Model):
         prediction: what the network returns: "noise", "data", "velocity", "score" or "edm" (F of Karras et al., whose input is scaled too;
             `Preconditioned(sigma_data)` for data of another standard deviation than 0.5), or a `Direction` of your own. Names of other
             libraries are understood: "epsilon", "x0", "sample", "v", "v_prediction", and "flow" on a rectified flow.
-        time: what the network takes as time: "t", "index" or "timestep" (0..T-1 of a chain), "half_log_snr", "edm" (log(sigma/alpha)/4),
-            "sigma" (sigma/alpha), or a function of
-            `(sde, t)` with t `(n,)` in float64. Such a function may return integers, for an embedding table, and more axes, `(n, 1)`. By
-            default "edm" for that prediction, "index" on a chain and "t" elsewhere.
+        time: what the network takes as time: "t", "index" or "timestep" (0..T-1 of a chain), "integer_index" (rounded, for an embedding
+            table), "half_log_snr", "edm" (log(sigma/alpha)/4), "sigma" (sigma/alpha), or a function of `(sde, t)` with t `(n,)` in float64.
+            Such a function may return integers and more axes, `(n, 1)`. By default "edm" for that prediction, "index" on a chain and "t"
+            elsewhere.
 
     Attributes:
         time_name: the name of the time convention; None for a function.
@@ -118,7 +129,7 @@ class ScoreModel(nn.Module, Model):
             for module in network.modules():
                 declare = getattr(module, "declare_time", None)
                 if callable(declare):
-                    declare(time)
+                    declare("index" if time == "integer_index" else time)
 
     def __repr__(self) -> str:
         weights = sum(p.numel() for p in self.network.parameters()) if isinstance(self.network, nn.Module) else 0

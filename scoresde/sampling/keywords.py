@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,12 +15,12 @@ from ..models.base import Model
 from ..models.score_model import ScoreModel
 from .plans import Plan
 
-GUIDANCE = "for guidance sample guidance.Guided(model, scale), docs/guidance.md"
+GUIDANCE = "for guidance sample guidance.Guided(model, scale)"
 START = "to start from an image: z, _ = model.sde.perturb(x, t), then z=z, t_start=t"
 STEPS = "the number of steps is steps=, the number of network calls nfe="
 SEEDS = "for one seed a sample give seeds=range(n), for one stream generator=torch.Generator().manual_seed(seed)"
 CLIPPING = "to clip data predictions sample models.thresholded(model)"
-INPAINTING = "for inpainting see scoresde.inverse, docs/inverse.md"
+INPAINTING = "for inpainting see scoresde.inverse"
 
 # What other libraries call an option, and what it is here.
 ELSEWHERE = {
@@ -33,12 +34,17 @@ ELSEWHERE = {
     **dict.fromkeys(("sampler", "scheduler", "method"), "the solver is solver="),
     **dict.fromkeys(("sigmas", "spacing", "schedule"), "the times are grid="),
     **dict.fromkeys(("return_trajectory", "return_all", "return_intermediates"), "all states come with trajectory=True"),
-    **dict.fromkeys(("y", "labels", "class_labels", "classes"), "a class is often label= in a network of this library"),
+    **dict.fromkeys(
+        ("y", "labels", "class_labels", "classes"),
+        "a class is label= in networks of this library; in others it has the name of their argument",
+    ),
 }
 
 
 def require_known(model: Model, solver: object, cond: Mapping[str, object], options: Iterable[str]) -> None:
     """Raise for a condition that the network of a plain `ScoreModel` does not take, and say what it is here.
+
+    A network that takes any condition gets it, with a warning where its name is almost that of an option.
 
     Args:
         model: a model that does more with its conditions than hand them to a network is not looked at.
@@ -59,6 +65,11 @@ def require_known(model: Model, solver: object, cond: Mapping[str, object], opti
     except (TypeError, ValueError):  # a built-in function
         return
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for name in cond:
+            if name not in options and (close := difflib.get_close_matches(name, options, n=1, cutoff=0.8)):
+                warnings.warn(
+                    f"{name}= goes to the network, which takes any name: did you mean {close[0]}=?", UserWarning, stacklevel=3
+                )
         return
     # The first two are the state and the time.
     taken = [p.name for p in list(parameters)[2:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

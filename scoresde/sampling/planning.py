@@ -149,7 +149,7 @@ def instead_of(solver: Any) -> str:
     if isinstance(solver, type) and issubclass(solver, Solver | LoopSolver):
         return f"give an instance, {solver.__name__}()"
     if hasattr(solver, "step") or (callable(solver) and not isinstance(solver, type)):
-        return "a solver of your own fills in Solver.tableau(sde, grid) or GridLoop.solve(job), see docs/extending.md"
+        return "a solver of your own fills in Solver.tableau(sde, grid) or GridLoop.solve(job), see the page Extending of the documentation"
     return "it must be a name, a Solver, a GridLoop, an AdaptiveLoop, a Tableau or a Plan"
 
 

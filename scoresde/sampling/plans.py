@@ -14,8 +14,9 @@ from ..loops.base import AdaptiveLoop, GridLoop, Job, LoopSolver
 from ..models.base import Model
 from ..numerics.brief import line
 from ..sde.base import SDE
+from ..sde.fingerprint import require_same_process
 from ..solvers.base import Solver
-from ..solvers.tuned import TunedSolver, require_same_process
+from ..solvers.tuned import TunedSolver
 from ..tableau.executor import Run, run
 from ..tableau.tableau import Tableau
 from . import registry

@@ -204,7 +204,9 @@ def _meant(name: str) -> tuple[str, str | None]:
         if lower.endswith(grid) and before != lower.removesuffix(grid):
             with suppress(ValueError):
                 return _meant(before)[0], grids.spelled(grid)
-    raise ValueError(f"no solver is called {name!r}{_hint(name)} solvers.names() lists all, docs/interop.md the names of others")
+    raise ValueError(
+        f"no solver is called {name!r}{_hint(name)} solvers.names() lists all, and the page of names in the documentation those of others"
+    )
 
 
 def _hint(name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ..loops.base import Job
 from ..models.base import Model, as_model
+from ..models.failures import explained
 from ..models.training_mode import warn_if_training
 from ..models.wrappers import compiled, graphed
 from ..numerics.batching import batches, index_cond
@@ -160,7 +161,7 @@ def sample(
 
         return Run.joined([solve_part(part) for part in parts])
 
-    with torch.set_grad_enabled(grad), monitor(callback, progress, planned.steps, len(parts)) as on_step:
+    with explained(shape[0], cond), torch.set_grad_enabled(grad), monitor(callback, progress, planned.steps, len(parts)) as on_step:
         run = solve(on_step)
         if not bool(run.x.isfinite().all()):
             noise.rewind()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ from .frames import Frame
 
 # The largest alpha/sigma at which a state is taken for noise.
 LARGEST_SIGNAL = 0.1
+# At t = 1 samples start from the prior, whatever the path says. Published paths have alpha(1) <= 0.07 prior_std and sigma(1) = prior_std.
+MOST_SIGNAL, MOST_EXCESS = 0.2, 0.1
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Start:
             if z.shape != shape:
                 raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
             return cls(shape, t, z, 0.0, dtype, device)
+        if t == 1:
+            warn_of_prior(model.sde)
         scale = getattr(model, "start_scale", 1.0)
         std = scale * (start_root(model.sde, t) if isinstance(model.sde, LinearSDE) else start_std(model.sde, t))
         return cls(shape, t, None, std, dtype or model.dtype, device or model.device)
@@ -73,6 +78,21 @@ class Start:
         assert self.device is not None
         drawn = noise.draw((part.stop - part.start, *self.shape[1:]), self.dtype, self.device)
         return apply(at_state(self.std, drawn) if isinstance(self.std, Tensor) else self.std, drawn)
+
+
+def warn_of_prior(sde: SDE) -> None:
+    """Warn where the marginal of unit data at t = 1, N(alpha x, sigma^2 I), is far from the prior N(0, prior_std^2 I)."""
+    if isinstance(sde, Bridge | LinearSDE):
+        return
+    alpha, sigma, std = float(sde.alpha(1.0)), float(sde.sigma(1.0)), sde.prior_std
+    if alpha > MOST_SIGNAL * std or abs(sigma / std - 1) > MOST_EXCESS:
+        warnings.warn(
+            f"{sde!r} does not end in the noise that samples start from: alpha(1)={alpha:.3g} and sigma(1)={sigma:.3g}, but the prior has "
+            f"mean 0 and prior_std={std:.3g}. scoresde.prior_mismatch(sde, x) is the mismatch in nats; give z=, set sde.prior_std, or let the "
+            "path end in more noise",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def start_root(sde: LinearSDE, t: float) -> Tensor:

@@ -29,7 +29,7 @@ from ..numerics.cost import spend
 from ..numerics.inputs import as_count, as_number, as_numbers, as_one_of, as_sequence
 from ..sampling.sample import sample
 from ..sde.base import as_time
-from ..solvers.tuned import require_same_process
+from ..sde.fingerprint import require_same_process
 from .priors import BoxModel
 
 # The smallest eigenvalue of Lambda, in units of 1/r^2.

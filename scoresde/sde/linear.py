@@ -253,7 +253,7 @@ class LinearSDE(SDE):
     def _scalar(self, name: str) -> NoReturn:
         raise TypeError(
             f"{self!r} has no single {name}, as its blocks have coefficients of their own: this is for paths of one alpha(t) and one "
-            "sigma(t) (docs/processes.md says what works on every linear SDE)"
+            "sigma(t) (the page Processes of the documentation says what works on every linear SDE)"
         )
 
     def alpha(self, t: Time) -> Tensor:

@@ -9,6 +9,7 @@ Everything follows from the rate beta, its integral B and the inverse of B. `VPS
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -27,6 +28,8 @@ class VPSDE(SDE):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if getattr(beta_min, "ndim", 0) or isinstance(beta_min, list | tuple | str):
+            raise TypeError("beta_min must be a number: VPSDE.from_betas(betas) is the chain of these betas")
         self.beta_min, self.beta_max = as_number("beta_min", beta_min), as_number("beta_max", beta_max)
         if not 0 <= self.beta_min <= self.beta_max or self.beta_max == 0:
             raise ValueError(f"need 0 <= beta_min <= beta_max and beta_max > 0, got {beta_min} and {beta_max}")
@@ -190,9 +193,21 @@ def _checked(betas: Tensor | Sequence[float], least: int) -> Tensor:
         TypeError: no real numbers.
         ValueError: fewer or of another shape, or one outside (0, 1); only the last may be 1.
     """
+    if isinstance(betas, str):
+        raise TypeError(
+            f"betas must be numbers, got {betas!r}: the linear ones of DDPM are torch.linspace(1e-4, 0.02, 1000), and VPSDE.cosine() is the "
+            "cosine chain"
+        )
     out = as_numbers("betas", betas)
     if out.ndim != 1 or len(out) < least:
         raise ValueError(f"betas must have shape (T,) with T >= {least}, got {tuple(out.shape)}")
     if not (bool((out > 0).all()) and bool((out[:-1] < 1).all()) and bool(out[-1] <= 1)):
         raise ValueError("betas: every beta must lie in (0, 1); only the last may be 1")
+    if out[0] > 0.5 and bool((out.diff() < 0).all()):
+        warnings.warn(
+            f"betas fall from {float(out[0]):.4g} to {float(out[-1]):.4g}: these look like 1 - beta or its products, for which there is "
+            "VPSDE.from_alphas_bar(alphas_cumprod)",
+            UserWarning,
+            stacklevel=4,
+        )
     return out

@@ -25,12 +25,11 @@ from ..numerics.files import stored_entry, stored_tensor
 from ..numerics.inputs import as_one_of
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow, SubVPSDE
-from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
+from ..sde.fingerprint import PROBE_TIMES, require_same_process, schedule_fingerprint
 from ..sde.linear import LinearSDE
 from ..sde.momentum import CLD, HOLD
 from ..sde.prediction import PREDICTIONS, Preconditioned, Prediction
 from ..sde.vp import VPSDE, VPChain
-from ..solvers.tuned import require_same_process
 from .networks import describe_network, network_of
 
 FORMAT = "scoresde model 1"

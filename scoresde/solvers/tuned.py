@@ -13,7 +13,7 @@ from torch import Tensor
 from ..models.base import Model
 from ..numerics.files import read_tensors, stored_tensor, write_tensors
 from ..sde.base import SDE
-from ..sde.fingerprint import PROBE_TIMES, schedule_fingerprint
+from ..sde.fingerprint import PROBE_TIMES, require_same_process
 from ..tableau.tableau import Tableau
 from .base import Solver
 
@@ -22,30 +22,6 @@ FORMAT = "scoresde solver 1"
 
 # The tensors of a file and its JSON, in which "kind" names the class.
 State = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-def require_same_process(made_for: SDE | Tensor, sde: SDE, what: str) -> None:
-    """Raise unless `sde` is the process that `what` was made for.
-
-    Args:
-        made_for: that process, or its fingerprint.
-        sde: the process of the model.
-        what: the subject of the error message.
-
-    Raises:
-        ValueError: names the first time at which they differ, and the scales there.
-    """
-    expected = made_for if isinstance(made_for, Tensor) else schedule_fingerprint(made_for)
-    here = schedule_fingerprint(sde)
-    # Coefficients in float64 differ in the last digits between machines.
-    differ = ((here - expected).abs() > 1e-6 * (1 + expected.abs())).any(0)
-    if bool(differ.any()):
-        k = int(differ.nonzero()[0])
-        (a, s), (alpha, sigma) = expected[:, k].tolist(), here[:, k].tolist()
-        raise ValueError(
-            f"{what} was made for a process with alpha={a:.6g} and sigma={s:.6g} at t={float(PROBE_TIMES[k]):g}, but {sde!r} has "
-            f"alpha={alpha:.6g} and sigma={sigma:.6g} there: make one for it"
-        )
 
 
 class TunedSolver(Solver):

@@ -35,6 +35,9 @@ def require_same_experiment(folder: Path, config: Mapping[str, object]) -> None:
         ValueError: names what differs.
     """
     stored = read_config(folder)
+    # Data that are no longer where they were may have been moved: the checkpoint knows them by their content.
+    if isinstance(stored.get("data"), str) and Path(stored["data"]).is_absolute() and not Path(stored["data"]).exists():
+        stored["data"] = config.get("data")
     if (folder / CONFIG).exists() and (difference := difference_of(stored, config)):
         raise ValueError(
             f"{folder} holds another experiment ({difference}): choose another folder, or go on with its own options, "

@@ -27,7 +27,7 @@ from .checkpoint import CHECKPOINT, load_averaged
 from .class_names import write_class_names
 from .config import CONFIG, read_config, require_same_experiment, write_config
 from .presets import PRESETS
-from .processes import PROCESSES
+from .processes import PROCESSES, USUAL
 from .recipe import Recipe
 from .trainer import Trainer
 
@@ -49,7 +49,7 @@ class Experiment(Brief):
         process: one of `processes.PROCESSES`: the chains "linear" (Ho et al. 2020) and "cosine" (Nichol and Dhariwal 2021), the paths "vp",
             "sub-vp", "ve", "edm" and "flow", or a linear SDE, "blur", "coloured", "cld" or "hold".
         steps: length T of a chain; other processes have none.
-        prediction: what the network returns.
+        prediction: what the network returns. None: what is usual for the process, `processes.USUAL`, a velocity on a chain.
         width, multipliers, patch: of the network. Data that are no images get an MLP of this `width`.
         conditional: train with class labels.
         recipe: how to train.
@@ -73,9 +73,9 @@ class Experiment(Brief):
 
     data: str
     held_out: int | None = None
-    process: str = "linear"
+    process: str = "cosine"
     steps: int = 1000
-    prediction: Prediction = "noise"
+    prediction: Prediction | None = None
     width: int = 32
     multipliers: tuple[int, ...] = (1, 2)
     patch: int = 1
@@ -106,10 +106,11 @@ class Experiment(Brief):
             raise ValueError("recipe.label_dropout drops class labels: set conditional=True")
         if not isinstance(self.multipliers, list | tuple) or not self.multipliers:
             raise TypeError(f"multipliers must be a sequence of integers, got {self.multipliers!r}")
+        prediction = USUAL.get(self.process.lower(), "noise") if self.prediction is None else self.prediction
         checked = {
             "held_out": None if self.held_out is None else as_count("held_out", self.held_out),
             "steps": as_count("steps", self.steps),
-            "prediction": as_one_of("prediction", self.prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE),
+            "prediction": as_one_of("prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE),
             "width": as_count("width", self.width, 2),
             "multipliers": tuple(as_count("multipliers", multiplier) for multiplier in self.multipliers),
             "patch": as_count("patch", self.patch),
@@ -198,6 +199,7 @@ class Experiment(Brief):
         m = sde.channels if isinstance(sde, LinearSDE) else 1
         with global_seed(derive_seed(self.recipe.seed, "weights")):
             network = build(self, m, classes)
+        assert self.prediction is not None  # since __post_init__
         return ScoreModel(network, sde, self.prediction)
 
     def condition(self, part: Data) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch
 from ..sde.base import SDE
 from ..sde.families import EDM, VESDE, RectifiedFlow, SubVPSDE
 from ..sde.momentum import CLD, HOLD
+from ..sde.prediction import Prediction
 from ..sde.spectral import BlurringSDE, ColouredSDE
 from ..sde.vp import VPSDE
 
@@ -42,3 +43,10 @@ PROCESSES: Mapping[str, Callable[[Event, int], SDE]] = {
 }
 # Those with steps of their own.
 CHAINS = ("linear", "cosine")
+# What a network on them returns unless a run says otherwise. Where signal and noise are bounded, a velocity has errors of one size at all
+# times, and short runs draw recognisable samples. Where the noise is much larger than the data, preconditioning does the same.
+USUAL: Mapping[str, Prediction | str] = {
+    **dict.fromkeys(("linear", "cosine", "vp", "sub-vp", "flow"), "velocity"),
+    **dict.fromkeys(("ve", "edm"), "edm"),
+    **dict.fromkeys(("blur", "coloured", "cld", "hold"), "noise"),
+}

@@ -112,10 +112,10 @@ class FittedSolver(TunedSolver):
     def __str__(self) -> str:
         name, rms, median = self.baseline
         error = against(self.error, self.settings["discrepancy"]) if "discrepancy" in self.settings else f"{self.error:.3g}"
-        fitted = f"median {self.median:.3g} on held-out starts, rms {error}"
+        fitted = f"error on held-out starts: median {self.median:.3g}, rms {error}"
         if self.improved:
-            return f"fitted solver of {self.nfe} calls: {fitted}; {name}: median {median:.3g}, rms {rms:.3g}"
-        return f"{name} with {self.nfe} calls, which the fit did not improve on: {fitted}"
+            return f"fitted solver of {self.nfe} calls, {fitted}. The best solver without a fit, {name}: median {median:.3g}, rms {rms:.3g}"
+        return f"{name} with {self.nfe} calls, which the fit did not improve on, {fitted}"
 
     def state_dict(self) -> State:
         meta = {"kind": "fitted", "nfe": self.nfe} | {name: getattr(self, name) for name in STORED_FIELDS}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import grids
 from ..models.base import Model, require_model
+from ..models.failures import explained
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import event_mean
 from ..numerics.batching import batches, index_cond
@@ -194,7 +195,9 @@ def solve_reference(
     def pilot_endpoints(steps: int) -> Tensor:
         return run(reference_tableau(sde, steps, t_end), model, z[first], BatchNoise(), cond=index_cond(cond, first, len(z))).x
 
-    steps, discrepancy = enough_steps(pilot_endpoints, tolerance, steps)
+    shape = f"the network fails on states of shape {tuple(z.shape)}: the shape that a pilot is given is that of one sample, without a batch"
+    with explained(len(z), cond, shape):
+        steps, discrepancy = enough_steps(pilot_endpoints, tolerance, steps)
     tableau = reference_tableau(sde, steps, t_end)
     paths, predictions = [], []
     for part in batches(len(z), batch_size):

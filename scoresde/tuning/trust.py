@@ -57,7 +57,7 @@ def warn_of_discrepancy(reference: ReferenceSolution, error: float) -> None:
     rounding = 32 * torch.finfo(reference.states.dtype).eps * float(reference.x.double().square().mean().sqrt())
     if reference.discrepancy > max(LARGEST_SHARE * error, rounding):
         warnings.warn(
-            f"the error {against(error, reference.discrepancy)} (reference_steps={reference.steps}): the true error may be another. Give "
+            f"the error is {against(error, reference.discrepancy)}: the true error may be another. Give "
             f"reference_steps={2 * reference.steps} or more; if the discrepancy does not fall, the network is rough in time",
             UserWarning,
             stacklevel=stacklevel_of_user(),
@@ -66,4 +66,4 @@ def warn_of_discrepancy(reference: ReferenceSolution, error: float) -> None:
 
 def against(error: float, discrepancy: float) -> str:
     """An error with that of its reference."""
-    return f"{error:.3g} is against a reference that is itself off by {discrepancy:.2g}"
+    return f"{error:.3g} (the reference is off by {discrepancy:.2g})"

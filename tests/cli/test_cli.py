@@ -311,7 +311,7 @@ def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
     result = run.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert re.search(
-        r"fitted.safetensors: .* 3 calls.*: median [0-9.e-]+ on held-out starts, rms [0-9.e-]+ is against a reference",
+        r"fitted.safetensors: .* 3 calls.*: error on held-out starts: median [0-9.e-]+, rms [0-9.e-]+ .the reference is off by",
         result.output,
     )
     result = run.invoke(

@@ -9,7 +9,7 @@ import typer
 
 from ...diagnostics.check import check as check_model
 from ...numerics.batching import cond_to_device
-from ..options import DeviceOption, RunFolder, default_device, load_run
+from ..options import DeviceOption, NetworkOption, RunFolder, default_device, load_run
 
 
 def check(
@@ -18,6 +18,7 @@ def check(
         int, typer.Option(min=32, help="Most samples to use: held-out ones, and training samples where these are few.")
     ] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Is the network of a RUN what it is said to be? Prints its error by noise level, and a verdict with the likely remedy.
@@ -25,7 +26,7 @@ def check(
     The check reads the network with other predictions, signs, times, processes and scales of the data, on held-out samples, and says which
     reading fits better. Exit code 1 if something is wrong.
     """
-    experiment, model = load_run(run, device)
+    experiment, model = load_run(run, device, network=network)
     training, held_out = experiment.load_data()
     # The last are tested, and the others tell their mean and covariance. A small folder has few held-out samples.
     parts = [training[: max(0, samples - len(held_out.x))], held_out[:samples]]

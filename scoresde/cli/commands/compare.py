@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,11 @@ from ..options import (
     BatchSizeOption,
     DeviceOption,
     FirstSeedOption,
+    GuidanceOption,
+    NetworkOption,
     RunFolder,
     default_device,
+    guided,
     labels,
     load_run,
     output_folder,
@@ -50,6 +54,8 @@ def compare(
     batch_size: BatchSizeOption = 256,
     seed: FirstSeedOption = 0,
     curves: Annotated[bool, typer.Option(help="Plot the error against the number of network calls.")] = True,
+    guidance: GuidanceOption = 1.0,
+    network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Compare solvers on a trained RUN.
@@ -63,7 +69,7 @@ def compare(
         raise ValueError(f"--features {features}: must be pixels or classifier")
     if against not in ("held-out", "all"):
         raise ValueError(f"--against {against}: must be held-out or all")
-    experiment, model = load_run(run, device)
+    experiment, model = load_run(run, device, network=network)
     out = output_folder(out or run)
     training, held_out = experiment.load_data()
     if against == "held-out":
@@ -78,9 +84,9 @@ def compare(
         classifier = report.Classifier.trained(training.x, training.labels)
     seeds = range(seed, seed + samples)
     result = report.compare(
-        model, entries, reference, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
+        guided(run, experiment, model, guidance), entries, reference, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
         conditions=labels(experiment, seeds), curve_solvers=entries if solver else report.CURVE_SOLVERS,
-        curve_nfe=report.CURVE_NFE if curves else (),
+        curve_nfe=report.CURVE_NFE if curves else (), progress=sys.stderr.isatty(),
     )  # fmt: skip
     rows = {name: x[:16] if report.is_image(x) else x for name, x in result.samples.items()}
     report.save_rows(rows, out / "compare.png")
@@ -98,6 +104,8 @@ def compare(
     )
     if curves and result.without_curve:
         note += f" No error is plotted for {', '.join(result.without_curve)}: it is for deterministic solvers."
+    if guidance not in (0, 1):
+        note += f" Each call of the model with --guidance {guidance:g} evaluates the network twice."
     (out / "report.md").write_text(report.markdown(run, experiment, table, note, bool(result.curves)))
     title, sections = (
         f"{run.name}: one network, {len(result.rows)} solvers",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import nn
 
 from ...data import NAMES
 from ...models.score_model import ScoreModel
@@ -16,8 +17,9 @@ from ...sharing.description import bare, build
 from ...sharing.pretrained import KEY, save_pretrained
 from ...train.config import CONFIG
 from ...train.experiment import Experiment
-from ..foreign import NETWORK, SCHEDULER, About, is_foreign, load_foreign, of_diffusers
-from ..options import integers, output_folder, path
+from ..foreign import ABOUT, NETWORK, SCHEDULER, About, is_foreign, load_foreign, of_diffusers, pretrained, stored_event
+from ..options import NetworkOption, integers, output_folder, path
+from ..own_network import own_network
 
 
 def convert(
@@ -38,6 +40,7 @@ def convert(
         str | None, typer.Option(help="The data to compare with, as for train: compare, check and diagnose need them.")
     ] = None,
     held_out: Annotated[int, typer.Option(min=1, help="How many of the data are held out.")] = 200,
+    network: NetworkOption = None,
     clip: Annotated[
         bool | None,
         typer.Option(
@@ -52,17 +55,17 @@ def convert(
     event = None if shape is None else as_event("--shape", integers("--shape", shape))
     about = About(str(source.resolve()), event or (), _absolute(data), held_out, clip)
     if (source / NETWORK).is_dir():
-        _, network, scheduler = of_diffusers(source, clip)
-        size = network.config.sample_size
+        _, unet, scheduler = of_diffusers(source, clip)
+        size = unet.config.sample_size
         sides = (size, size) if isinstance(size, int) else tuple(size or ())
-        event = event or (network.config.in_channels, *sides)
+        event = event or (unet.config.in_channels, *sides)
         if len(event) != 3:
             raise ValueError(f"--shape: {source / NETWORK} does not say the size of its images")
         output_folder(out)
-        network.save_pretrained(out / NETWORK)
+        unet.save_pretrained(out / NETWORK)
         scheduler.save_pretrained(out / SCHEDULER)
     else:
-        model, known, known_data = _of_scoresde(source, like)
+        model, known, known_data = _of_scoresde(source, like, None if network is None else own_network(network))
         event = event or known or getattr(bare(model.network), "event_shape", None)
         if not event:
             raise ValueError(f"--shape: {source} does not say the shape of a sample")
@@ -72,7 +75,7 @@ def convert(
     print(f"{out}: converted from {source}, samples of shape {tuple(event)}")
 
 
-def _of_scoresde(source: Path, like: Path | None) -> tuple[ScoreModel, tuple[int, ...] | None, str]:
+def _of_scoresde(source: Path, like: Path | None, network: nn.Module | None) -> tuple[ScoreModel, tuple[int, ...] | None, str]:
     """The model of a file or a folder, the shape of a sample where it is known, and the data where they are."""
     cpu = torch.device("cpu")
     if source.suffix == ".safetensors":
@@ -89,9 +92,11 @@ def _of_scoresde(source: Path, like: Path | None) -> tuple[ScoreModel, tuple[int
         except RuntimeError as error:
             raise ValueError(f"--like {like}: its network has not the weights of {source}: {error}") from None
         return model, experiment.event, experiment.data
-    if is_foreign(source):
-        foreign, model = load_foreign(source)
+    if (source / ABOUT).exists():
+        foreign, model = load_foreign(source, network)
         return model, foreign.event, foreign.data
+    if is_foreign(source):
+        return pretrained(source, network), stored_event(source), ""
     if not (source / CONFIG).is_file():
         raise ValueError(
             f"{source} is no folder of diffusers (with {NETWORK} and {SCHEDULER}), no model, no run and no .safetensors file"

@@ -11,7 +11,7 @@ import typer
 from ...numerics.batching import cond_to_device
 from ...sde.vp import VPChain
 from .. import report
-from ..options import DeviceOption, RunFolder, default_device, load_run, output_folder, path
+from ..options import DeviceOption, NetworkOption, RunFolder, default_device, load_run, output_folder, path
 
 
 def diagnose(
@@ -21,6 +21,7 @@ def diagnose(
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="Most held-out samples, and most training samples, to use.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the noise, times and probes.")] = 0,
+    network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Diagnose a trained RUN on held-out samples.
@@ -28,7 +29,7 @@ def diagnose(
     Prints the held-out log-likelihood and its bounds in nats, and in bits per dimension for quantised data. Plots the loss against time, and
     two errors of the network as a score: the residual of the Fokker-Planck equation and the asymmetry of the Jacobian. Says what they mean.
     """
-    experiment, model = load_run(run, device)
+    experiment, model = load_run(run, device, network=network)
     if not isinstance(model.sde, VPChain):
         raise ValueError(
             f"{run} is on {model.sde!r}: diagnose takes chains (train --process linear or cosine); check takes every run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,24 @@ import typer
 from torch import Tensor
 
 from ... import sampling, tuning
+from ...models.base import Model
 from ...models.in_basis import in_basis
-from ...models.score_model import ScoreModel
 from ...numerics.batching import cond_to_device, index_cond
 from ...tuning import FittedSolver
 from ...tuning.reference import distance, starts
 from ...tuning.selection import solve, summary
-from ..options import DeviceOption, RunFolder, default_device, labels, load_run, output_file, path
+from ..options import (
+    DeviceOption,
+    GuidanceOption,
+    NetworkOption,
+    RunFolder,
+    default_device,
+    guided,
+    labels,
+    load_run,
+    output_file,
+    path,
+)
 
 # Starts of the calibration of a bound with 95 %: half of them teach, and 19 is the least number with such a quantile.
 CALIBRATED = 38
@@ -44,6 +56,8 @@ def fit(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in one network call.")] = 256,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the starting states.")] = 0,
+    guidance: GuidanceOption = 1.0,
+    network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Fit a solver to a trained RUN, for one number of network calls.
@@ -51,7 +65,8 @@ def fit(
     `sample` and `compare` take the file in place of a solver's name. A fit that was interrupted goes on with the same command. Prints the error
     on held-out starts beside that of the default with as many calls, and the error of the reference solves, the teacher.
     """
-    experiment, model = load_run(run, device)
+    experiment, loaded = load_run(run, device, network=network)
+    model = guided(run, experiment, loaded, guidance)
     out = output_file(out or run / f"fitted-{nfe}.safetensors", ".safetensors")
     cond = cond_to_device(labels(experiment, range(trajectories)), model.device)
     if bound and trajectories < CALIBRATED:
@@ -60,10 +75,15 @@ def fit(
     if partial.exists():
         print(f"{partial}: going on", flush=True)
     print(f"{out}: {nfe} calls, {trajectories} starts; first the reference solves", flush=True)
-    fitted = tuning.fit(
-        model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, refine=refine,
-        reference_steps=teacher_steps, batch_size=batch_size, checkpoint=partial,
-    )  # fmt: skip
+    try:
+        fitted = tuning.fit(
+            model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, refine=refine,
+            reference_steps=teacher_steps, batch_size=batch_size, checkpoint=partial,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = f"{partial} is kept: the same command goes on" if partial.exists() else "nothing was found so far that could be kept"
+        print(f"scoresde: stopped; {kept}", file=sys.stderr)
+        raise
     fitted.save(out)
     print(f"{out}: {fitted}")
     rms, median = default_errors(model, fitted, cond, batch_size)
@@ -82,7 +102,7 @@ def fit(
 
 
 @torch.no_grad()
-def default_errors(model: ScoreModel, fitted: FittedSolver, cond: dict[str, Tensor], batch_size: int) -> tuple[float, float]:
+def default_errors(model: Model, fitted: FittedSolver, cond: dict[str, Tensor], batch_size: int) -> tuple[float, float]:
     """rms and median of the error of the default with as many calls, on the held-out starts of a fit against the same reference."""
     settings, own = fitted.settings, in_basis(model)
     z = starts(own, settings["event"], settings["trajectories"], settings["seed"], "fit")

@@ -12,7 +12,7 @@ from ... import guidance, tuning
 from ...numerics.batching import cond_to_device
 from ...sde.linear import LinearSDE
 from .. import report as reports
-from ..options import BatchSizeOption, DeviceOption, RunFolder, default_device, labels, load_run, output_folder, path
+from ..options import BatchSizeOption, DeviceOption, NetworkOption, RunFolder, default_device, labels, load_run, output_folder, path
 
 # The network calls of the fitted solvers, and what they are compared with.
 FITTED_CALLS = (5, 8)
@@ -35,6 +35,7 @@ def report(
     samples: Annotated[int, typer.Option(min=16, max=10_000, help="Samples for each solver and each weight of guidance.")] = 200,
     trajectories: Annotated[int, typer.Option(min=40, help="Starting states of each fit, and of the calibration.")] = 128,
     batch_size: BatchSizeOption = 256,
+    network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Show what a trained RUN can do, on one page: report.html, in place of that of `compare`.
@@ -42,7 +43,7 @@ def report(
     Fits solvers of 5 and of 8 network calls and compares them with others. Calibrates a bound on the error of each sample. A run with labels
     and --label-dropout shows classes by weight of guidance, and a run on images an inpainting.
     """
-    experiment, model = load_run(run, device)
+    experiment, model = load_run(run, device, network=network)
     out = output_folder(out or run)
     training, held_out = experiment.load_data()
     calibration = labels(experiment, range(trajectories))

@@ -10,7 +10,6 @@ import typer
 from torch import Tensor
 
 from ... import grids, sampling
-from ...guidance import Guided
 from ...loops.base import AdaptiveLoop
 from ...numerics.batching import cond_to_device
 from ...sampling import registry
@@ -23,8 +22,11 @@ from ..options import (
     BatchSizeOption,
     DeviceOption,
     FirstSeedOption,
+    GuidanceOption,
+    NetworkOption,
     RunFolder,
     default_device,
+    guided,
     label_number,
     labels,
     load_run,
@@ -33,6 +35,8 @@ from ..options import (
     path,
 )
 
+# What a folder gets: chunks, or of images a file each.
+CHUNKS, IMAGES = "safetensors", "png"
 # Network calls per sample, unless the user says how many.
 CALLS = 20
 
@@ -71,24 +75,19 @@ def sample(
     batch_size: BatchSizeOption = 256,
     chunk: Annotated[int, typer.Option(min=1, help="Samples in one file of a folder.")] = 256,
     file_format: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
-            help=f"Of a folder: {', '.join(FORMATS)}. Chunks of --chunk samples, or with png one image a sample, by its seed.",
+            help=f"Of a folder: {', '.join(FORMATS)}. Chunks of --chunk samples, or with png one image a sample, by its seed; by default png "
+            "for images.",
         ),
-    ] = "safetensors",
+    ] = None,
     seed: FirstSeedOption = 0,
     label: Annotated[
         str | None,
         typer.Option(help="Class of all samples, its name or its number, for a conditional model; by default the classes in turn."),
     ] = None,
-    guidance: Annotated[
-        float,
-        typer.Option(
-            help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none. "
-            "Other weights double the network calls."
-        ),
-    ] = 1.0,
+    guidance: GuidanceOption = 1.0,
     bound: Annotated[
         bool,
         typer.Option(
@@ -107,6 +106,7 @@ def sample(
             help="Average the weights over this share of the training, for a run with --snapshot-every: above 0, below 0.2887."
         ),
     ] = None,
+    network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
     """Draw samples from a trained RUN.
@@ -114,7 +114,7 @@ def sample(
     Into a folder every process draws its share of the chunks: start it by torchrun, with RANK and WORLD_SIZE set, or as a SLURM job array.
     Chunks that are there are kept, so that a job that was killed is started once more.
     """
-    experiment, model = load_run(run, device, average_length)
+    experiment, model = load_run(run, device, average_length, network)
     out = out or run / "samples.png"
     if out.suffix:
         output_file(out, ".png", ".jpg", ".jpeg", ".npy")
@@ -123,11 +123,7 @@ def sample(
         if bound:
             raise ValueError(f"--out {out}: --bound needs a file, such as {out}.npy")
     number = None if label is None else label_number(run, experiment, label)
-    if guidance != 1 and not experiment.recipe.label_dropout:
-        raise ValueError(
-            f"--guidance {guidance:g}: {run} was trained without --label-dropout, so it has no prediction without a label"
-        )
-    sampled = model if guidance == 1 else Guided(model, guidance)
+    sampled = guided(run, experiment, model, guidance)
     chosen = solver if registry.is_auto(solver) else calibrated(solver, bound, tol) or registry.resolve(solver)
     if steps is None and nfe is None and not isinstance(chosen, AdaptiveLoop | TunedSolver):
         nfe = CALLS
@@ -142,10 +138,10 @@ def sample(
             return labels(experiment, range(int(seeds[0]), int(seeds[-1]) + 1), number)
 
         drawn = sampling.sample_to(
-            out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, format=file_format, cond=conditions,
+            out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, format=file_format or (CHUNKS if len(experiment.event) != 3 else IMAGES), cond=conditions,
             batch_size=batch_size if batch_size < chunk else None, progress=sys.stderr.isatty(),
         )  # fmt: skip
-        found = f", {drawn.found} found" if drawn.found else ""
+        found = f", {drawn.found} were there" if drawn.found else ""
         missing = f"; {drawn.missing} chunks of the set are missing" if drawn.missing else ""
         print(f"{out}: {drawn.drawn} {said}{found}{missing}")
         return

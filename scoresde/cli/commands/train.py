@@ -21,7 +21,7 @@ from ...train.architectures import ARCHITECTURES
 from ...train.config import CONFIG
 from ...train.experiment import Experiment
 from ...train.presets import PRESETS
-from ...train.processes import PROCESSES
+from ...train.processes import PROCESSES, USUAL
 from ...train.recipe import DECAYS, Recipe
 from ...train.tracking import TRACKERS
 from ...train.trainer import Trainer
@@ -99,9 +99,15 @@ def train(
             help="What turns data into noise: the chains linear and cosine; the paths vp, sub-vp, ve, edm and flow; or blur, coloured, cld and "
             "hold, whose blocks of coordinates have noise of their own."
         ),
-    ] = "linear",
+    ] = "cosine",
     steps: Annotated[int, typer.Option(min=2, help="Length T of a chain; other processes have none.")] = 1000,
-    prediction: Annotated[str, typer.Option(help="What the network returns: noise, velocity, data, score or edm.")] = "noise",
+    prediction: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network returns: noise, velocity, data, score or edm. By default a velocity, edm on ve and edm, and noise on blur, "
+            "coloured, cld and hold."
+        ),
+    ] = None,
     weighting: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(WEIGHTINGS)}; by default the plain squared error of the prediction."),
@@ -198,8 +204,8 @@ def train(
     folder = out or default_folder(data)
     if resume is not None and folder != resume:
         raise ValueError(f"--resume {resume} continues in its own folder: leave out --out {folder}")
-    as_one_of("--process", process, PROCESSES)
-    given["prediction"] = as_one_of("--prediction", prediction, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
+    usual = USUAL[as_one_of("--process", process, PROCESSES)]
+    given["prediction"] = as_one_of("--prediction", prediction or usual, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
     given["multipliers"] = integers("--multipliers", multipliers)
     given["attention"] = None if attention is None else integers("--attention", attention)
     if weighting is None:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.base import Model
 from ...models.score_model import ScoreModel
+from ...models.wrapper import Wrapper
 from ...numerics.batching import batches, cond_to_device, index_cond
 from ...report import KernelDistance
 from ...sampling import plan, registry, sample
@@ -65,7 +67,7 @@ class Comparison:
 
 
 def compare(
-    model: ScoreModel,
+    model: Model,
     entries: Sequence[Entry],
     reference: Tensor,
     real_pair: tuple[Tensor, Tensor],
@@ -81,7 +83,7 @@ def compare(
     """Sample with every entry from the same seeds, and measure the errors against a fine solve and the distances to `reference`.
 
     Args:
-        model: the trained model.
+        model: the trained model, perhaps with guidance.
         entries: the solvers.
         reference: real samples to measure the distance to, `(M, *event)`.
         real_pair: two sets of real samples without common members, for the floor.
@@ -107,7 +109,9 @@ def compare(
     warm_up: dict[str, Any] = index_cond(cond, slice(0, 1), len(seeds))
     sample(model, (1, *event), "ddim", steps=2, **warm_up)
     calls: list[int] = []
-    with model.register_forward_hook(lambda *_: calls.append(1)):
+    network = model.model if isinstance(model, Wrapper) else model
+    assert isinstance(network, ScoreModel)
+    with network.register_forward_hook(lambda *_: calls.append(1)):
         for entry in entries:
             calls.clear()
             began = time.perf_counter()

@@ -6,6 +6,7 @@ other samples.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...loops.base import AdaptiveLoop
-from ...models.score_model import ScoreModel
+from ...models.base import Model
 from ...numerics.batching import cond_to_device, index_cond
 from ...numerics.random import cpu_generator
 from ...sampling import Plan, plan, registry, sample
@@ -54,7 +55,7 @@ class FineSolve:
 
 
 def fine_solve(
-    model: ScoreModel,
+    model: Model,
     event: Sequence[int],
     seeds: Sequence[int],
     conditions: Mapping[str, object] | None = None,
@@ -109,7 +110,7 @@ def rms(error: Tensor) -> float:
 
 
 def error_curves(
-    model: ScoreModel, fine: FineSolve, solvers: Sequence[str | Entry], nfes: Sequence[int]
+    model: Model, fine: FineSolve, solvers: Sequence[str | Entry], nfes: Sequence[int]
 ) -> dict[str, list[tuple[int, float]]]:
     """The error of deterministic solvers against their number of network calls.
 
@@ -136,15 +137,18 @@ def error_curves(
     return curves
 
 
-def _solve(model: ScoreModel, planned: Plan, fine: FineSolve) -> tuple[Tensor | None, int]:
+def _solve(model: Model, planned: Plan, fine: FineSolve) -> tuple[Tensor | None, int]:
     """The samples of the seeds, None where one is not finite; and the network calls per sample."""
-    try:
-        if planned.nfe is not None:
-            return sample(model, fine.x.shape, planned, seeds=fine.seeds, **fine.cond).cpu(), planned.nfe
-        run = sample(model, fine.x.shape, planned, seeds=fine.seeds, trajectory=True, **fine.cond)
-        return run.x.cpu(), run.nfe
-    except FloatingPointError:
-        return None, planned.nfe or 1
+    with warnings.catch_warnings():
+        # The plot shows what few calls do.
+        warnings.filterwarnings("ignore", ".* makes Gaussian samples .* times too large", UserWarning)
+        try:
+            if planned.nfe is not None:
+                return sample(model, fine.x.shape, planned, seeds=fine.seeds, **fine.cond).cpu(), planned.nfe
+            run = sample(model, fine.x.shape, planned, seeds=fine.seeds, trajectory=True, **fine.cond)
+            return run.x.cpu(), run.nfe
+        except FloatingPointError:
+            return None, planned.nfe or 1
 
 
 def _asked(solvers: Sequence[str | Entry]) -> dict[str, tuple[str, str | None]]:
@@ -153,7 +157,7 @@ def _asked(solvers: Sequence[str | Entry]) -> dict[str, tuple[str, str | None]]:
     return {entry.label: (entry.solver, entry.grid) for entry in entries}
 
 
-def _curve_plans(model: ScoreModel, event: Sequence[int], name: str, grid: str | None, nfes: Sequence[int]) -> list[Plan]:
+def _curve_plans(model: Model, event: Sequence[int], name: str, grid: str | None, nfes: Sequence[int]) -> list[Plan]:
     """The plans of a deterministic solver for the budgets, or the only one that it has; none of a stochastic solver."""
     if registry.is_auto(name):
         return []  # it would be a pilot for each budget
