@@ -187,7 +187,7 @@ MOVED_NAMES: dict[str, dict[str, str]] = {
     "solvers.bound": {
         "BoundSolver": "solvers.tuned:TunedSolver",
         "read": "solvers.tuned:read_state",
-        "scales": "solvers.tuned:schedule_fingerprint",
+        "scales": "sde.fingerprint:schedule_fingerprint",
         "write": "solvers.tuned:write_state",
     },
     "solvers.calibration": _TUNED,
@@ -209,22 +209,14 @@ MOVED_NAMES: dict[str, dict[str, str]] = {
 }
 
 
-# Where to find what others, or a first guess, look for in a module.
+# Where what others look for in a module is here.
 ELSEWHERE: dict[str, dict[str, str]] = {
-    "": {
-        **dict.fromkeys(("Trainer", "Recipe", "Experiment"), "scoresde.train.{}"),
-        **dict.fromkeys(("Guided", "FeynmanKac"), "scoresde.guidance.{}"),
-        "from_diffusers": "scoresde.interop.diffusers.from_diffusers",
-        "fit": "scoresde.solvers.fit",
-        "select": "scoresde.solvers.select",
-        "calibrate": "scoresde.solvers.calibrate",
-        "check": "scoresde.diagnostics.check",
-        **dict.fromkeys(("DDPM", "VP"), "VPSDE.from_betas(betas), or VPSDE.cosine()"),
-    },
-    "losses": dict.fromkeys(("dsm", "denoising_score_matching", "simple"), "losses.denoising")
-    | dict.fromkeys(("ism", "implicit_score_matching"), "losses.implicit")
-    | dict.fromkeys(("ssm", "sliced_score_matching"), "losses.sliced"),
-    "solvers": {"ladder": "solvers.calibrate", "cascade": "solvers.calibrate", "from_name": "solvers.get"},
+    "": dict.fromkeys(("Trainer", "Recipe", "Experiment"), "scoresde.train.{}")
+    | dict.fromkeys(("Guided", "FeynmanKac"), "scoresde.guidance.{}")
+    | dict.fromkeys(("fit", "select", "calibrate"), "scoresde.solvers.{}")
+    | {"from_diffusers": "scoresde.interop.diffusers.{}", "check": "scoresde.diagnostics.{}", "DDPM": "VPSDE.from_betas(betas)"},
+    "losses": {"dsm": "losses.denoising", "ism": "losses.implicit", "ssm": "losses.sliced"},
+    "solvers": dict.fromkeys(("ladder", "cascade"), "solvers.calibrate"),
 }
 
 # What to use in place of an object of `legacy`.
@@ -259,8 +251,7 @@ def attribute(module: str, name: str) -> Any:
         return load(path)
     if f"{below}.{name}".lstrip(".") in MOVED_MODULES:
         return importlib.import_module(f"{module}.{name}")
-    elsewhere = ELSEWHERE.get(below, {}).get(name)
-    hint = f": it is {elsewhere.format(name)}" if elsewhere else ""
+    hint = ": it is " + ELSEWHERE[below][name].format(name) if name in ELSEWHERE.get(below, {}) else ""
     raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
 
 

@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 from ..models.base import Model, require_model
 from ..models.training_mode import warn_if_training
 from ..numerics.arrays import event_sum
-from ..numerics.brief import Brief
+from ..numerics.brief import line
 from ..numerics.coefficients import apply
 from ..numerics.dormand_prince import StepControl, integrate, rms
 from ..numerics.inputs import as_count, as_state
@@ -43,7 +43,7 @@ from .ode import FlowODE
 
 
 @dataclass(frozen=True, repr=False)
-class Likelihood(Brief):
+class Likelihood:
     """Densities of a batch.
 
     Attributes:
@@ -61,6 +61,17 @@ class Likelihood(Brief):
     nfe: Tensor
     prior_mismatch: Tensor
     z: Tensor
+
+    def __repr__(self) -> str:
+        n = len(self.nats)
+        mean = float(self.nats.detach().double().mean()) if n else math.nan
+        error = float(self.nats.detach().double().std()) / math.sqrt(n) if n > 1 else math.nan
+        return line(
+            "Likelihood",
+            f"{n} samples",
+            f"mean {mean:.5g} +- {error:.2g} nats",
+            f"{float(self.nfe.double().mean()):.3g} network calls",
+        )
 
 
 def log_likelihood(

@@ -11,8 +11,6 @@ from torch import Generator, Tensor, nn
 
 from .. import losses
 from ..models.score_model import ScoreModel
-from ..numerics.brief import shown
-from ..numerics.inputs import as_function
 from .recipe import Recipe
 
 # `loss(model, x, generator, **conditions)`: one loss for each sample, `(B,)`, from samples `(B, *event)` and a generator on their device.
@@ -64,17 +62,17 @@ def loss_name(loss: LossFunction | None) -> str:
     """The name by which a checkpoint knows a loss.
 
     Raises:
-        TypeError: it is no function of these three arguments.
+        TypeError: it is no function, or one whose third argument is not the generator.
     """
     if loss is None:
         return DENOISING
     if not callable(loss) or isinstance(loss, type):
         raise TypeError(f"loss must be a function of (model, x, generator), got {loss!r}")
-    as_function("loss", loss, 3, of="(model, x, generator)")
     names = list(inspect.signature(loss).parameters)
-    if "generator" in names and names.index("generator") != 2:
+    if "generator" in names[3:]:
+        name = getattr(loss, "__name__", "loss")
         raise TypeError(
-            f"loss is called as loss(model, x, generator), and the third argument of {shown(loss)} is {names[2]}: wrap it, "
-            f"lambda model, x, generator, **cond: {loss.__name__}(..., generator=generator, **cond)"
+            f"loss is called as loss(model, x, generator), and the third argument of {name} is {names[2]}: wrap it, "
+            f"lambda model, x, generator, **cond: {name}(model, x, ..., generator=generator, **cond)"
         )
     return f"{loss.__module__}.{getattr(loss, '__qualname__', type(loss).__qualname__)}"

@@ -25,7 +25,7 @@ class Held:
 
 def with_time(monkeypatch, time):
     model = ss.ScoreModel(chain(), CHAIN, "noise", time=time)
-    monkeypatch.setattr(command, "load_run", lambda folder, device: (Held(), model))
+    monkeypatch.setattr(command, "load_run", lambda folder, device, network: (Held(), model))
     return run.invoke(app, ["check", "runs/any", "--samples", "300"])
 
 

@@ -1,5 +1,7 @@
 """`scoresde convert`: what it makes is taken in place of a RUN, and samples are those of the model that came in."""
 
+import re
+import sys
 import warnings
 
 import numpy as np
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 import scoresde as ss
 from scoresde import networks
 from scoresde.cli import app
+from scoresde.cli.own_network import own_network
 from scoresde.sharing.pretrained import WEIGHTS
 from scoresde.train import Experiment
 
@@ -77,7 +80,7 @@ def test_a_folder_of_save_pretrained_is_taken_as_it_is(tmp_path):
     with pytest.raises(ValueError, match=r"--average-length: .* is no training run"):
         invoke("sample", tmp_path / "own", "--average-length", 0.1)
     ss.save_pretrained(ss.ScoreModel(networks.UNet(1, 8), ss.EDM(), "data"), tmp_path / "shapeless")
-    with pytest.raises(ValueError, match="it has no shape of a sample: scoresde convert"):
+    with pytest.raises(ValueError, match=r"has no shape of a sample: scoresde convert .* --shape"):
         invoke("sample", tmp_path / "shapeless")
 
 
@@ -134,3 +137,104 @@ def test_networks_of_diffusers_with_conditions_are_refused(tmp_path):
     (tmp_path / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(ValueError, match=r"there is no .*scheduler_config.json"):
         invoke("convert", tmp_path, tmp_path / "out")
+
+
+NETS = """
+import torch
+
+
+class Small(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, z, t):
+        return self.layer(torch.cat([z, t[:, None]], 1))
+
+
+number = 3
+"""
+
+
+def test_a_network_of_ones_own(tmp_path):
+    """A folder of `save_pretrained` with a network that is not of this package is used by every command that is told where its class is."""
+    (tmp_path / "my_nets.py").write_text(NETS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        model = ss.ScoreModel(own_network(f"{tmp_path / 'my_nets.py'}:Small"), ss.VPSDE()).eval()
+        ss.save_pretrained(model, tmp_path / "own", event=(2,))
+        said = r"its network is a my_nets.Small, which scoresde does not have: give --network FILE.py:NAME"
+        with pytest.raises(ValueError, match=said):
+            invoke("sample", tmp_path / "own")
+        option = ["--network", tmp_path / "my_nets.py:Small"]
+        invoke("sample", tmp_path / "own", *option, "--out", tmp_path / "x.npy", "-n", 3, "--nfe", 3)
+        expected = ss.sample(model, (3, 2), nfe=3, seeds=range(3))
+        torch.testing.assert_close(torch.tensor(np.load(tmp_path / "x.npy")), expected)
+        few = ["--nfe", 3, "--trajectories", 8, "--refine", 0, "--teacher-steps", 64]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the error is .*: the true error may be another")
+            assert invoke("fit", tmp_path / "own", *option, *few, "--out", tmp_path / "f.safetensors").exit_code == 0
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 2)))
+        invoke("convert", tmp_path / "own", tmp_path / "with data", *option, "--data", tmp_path / "x.npy", "--held-out", 20)
+        compared = invoke("compare", tmp_path / "with data", *option, "--samples", 4, "--solver", "ddim:2", "--no-curves")
+        assert "ddim" in compared.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("nets.py", "must be FILE.py:NAME"), ("none.py:Small", "there is no none.py"), ("my_nets.py:Large", "no attribute 'Large'"),
+     ("my_nets.py:number", "TypeError: 'int' object is not callable"), ("builtins:dict", "must be a torch.nn.Module")],
+)  # fmt: skip
+def test_a_network_that_cannot_be_made_is_named(tmp_path, monkeypatch, text, said):
+    (tmp_path / "my_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ValueError, match=re.escape(f"--network {text}: ") + f".*{re.escape(said)}"):
+        own_network(text)
+
+
+def test_a_training_run_has_its_own_network(trained):
+    with pytest.raises(ValueError, match=r"--network: .* is a training run, which has its own network"):
+        invoke("sample", trained, "--network", "x.py:y")
+
+
+def test_a_shape_is_added_to_a_folder_that_has_none(tmp_path):
+    model = ss.ScoreModel(networks.UNet(1, 8), ss.EDM(), "data").eval()
+    ss.save_pretrained(model, tmp_path / "shapeless")
+    with pytest.raises(
+        ValueError, match=rf"has no shape of a sample: scoresde convert {tmp_path / 'shapeless'} OUT --shape 1,28,28"
+    ):
+        invoke("sample", tmp_path / "shapeless")
+    invoke("convert", tmp_path / "shapeless", tmp_path / "shaped", "--shape", "1,8,8")
+    torch.testing.assert_close(
+        samples(tmp_path / "shaped", tmp_path), ss.sample(model, (3, 1, 8, 8), nfe=3, seeds=range(3)), rtol=0, atol=1e-4
+    )
+
+
+def test_guidance_reaches_fits_and_comparisons(tmp_path):
+    """A fit with --guidance is one of the guided model: it is used without a warning there, and with one elsewhere."""
+    few = ["--conditional", "--label-dropout", 0.2, *TRAIN]
+    assert invoke("train", "digits", "--out", tmp_path / "run", *few).exit_code == 0
+    solver = tmp_path / "guided.safetensors"
+    fit = ["--nfe", 3, "--trajectories", 10, "--refine", 0, "--teacher-steps", 64]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the error is .*: the true error may be another")
+        invoke("fit", tmp_path / "run", "--guidance", 2, "--out", solver, *fit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        invoke("sample", tmp_path / "run", "--guidance", 2, "--solver", solver, "-n", 3, "--out", tmp_path / "x.npy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = invoke("sample", tmp_path / "run", "--solver", solver, "-n", 3, "--out", tmp_path / "y.npy")
+    assert "warning: fitted to another network or guidance" in result.output
+    model = Experiment.read(tmp_path / "run").load_model(tmp_path / "run", torch.device("cpu"))
+    guided = ss.guidance.Guided(model, 2.0)
+    expected = ss.sample(guided, (3, 1, 8, 8), solver, seeds=range(3), label=torch.arange(3))
+    torch.testing.assert_close(torch.tensor(np.load(tmp_path / "x.npy")), expected, rtol=0, atol=1e-5)
+    options = ["--samples", 4, "--no-curves", "--solver", "ddim:2", "--solver", solver, "--out", tmp_path / "page"]
+    result = invoke("compare", tmp_path / "run", "--guidance", 2, *options)
+    assert "Each call of the model with --guidance 2 evaluates the network twice." in result.output
+    cond = {"label": torch.arange(4)}
+    fine = ss.sample(guided, (4, 1, 8, 8), "dpm++3m", steps=200, seeds=range(4), **cond)
+    error = (ss.sample(guided, (4, 1, 8, 8), solver, seeds=range(4), **cond) - fine).square().mean().sqrt()
+    assert f"{float(error):.3g}" in result.output

@@ -61,7 +61,9 @@ def test_an_interrupted_fit_goes_on_with_the_same_command(vectors, tmp_path, mon
     real = fitting.stages
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "stages", interrupted)
-        assert invoke("fit", vectors, "--out", out, *FIT).exit_code != 0
+        stopped = invoke("fit", vectors, "--out", out, *FIT)
+    assert stopped.exit_code != 0
+    assert "f.partial.safetensors is kept: the same command goes on" in stopped.output
     assert (tmp_path / "f.partial.safetensors").exists()
     assert not out.exists()
     result = invoke("fit", vectors, "--out", out, *FIT)

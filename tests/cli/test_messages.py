@@ -1,6 +1,7 @@
 """What goes to stderr: options in place of arguments of Python, one line for a warning, and a hint only where it is close."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -54,8 +55,10 @@ def test_a_message_is_one_line_and_not_a_page():
 
 @pytest.mark.parametrize(
     ("command", "wrong", "hint"),
-    [("train", "--fid", None), ("train", "--lr", None), ("train", "--amp", None), ("train", "--learnin-rate", "--learning-rate"),
-     ("sample", "--step", "--steps"), ("sample", "--bach-size", "--batch-size")],
+    [("train", "--wandering", None), ("train", "--learnin-rate", "--learning-rate"), ("sample", "--step", "--steps"),
+     ("sample", "--bach-size", "--batch-size"), ("train", "--lr", "--learning-rate"), ("train", "--amp", "--bfloat16"),
+     ("train", "--epochs", "--iterations"), ("train", "--image-size", "--size"), ("train", "--fid", "scoresde compare"),
+     ("sample", "--class", "--label"), ("sample", "--guidance-scale", "--guidance"), ("fit", "--class", None)],
 )  # fmt: skip
 def test_a_hint_is_close_or_there_is_none(capsys, monkeypatch, command, wrong, hint):
     monkeypatch.setattr(sys, "argv", ["scoresde", command, wrong, "3"])
@@ -64,7 +67,17 @@ def test_a_hint_is_close_or_there_is_none(capsys, monkeypatch, command, wrong, h
     error = capsys.readouterr().err
     assert exit_.value.code == 2
     assert f"No such option: {wrong}" in error
-    assert (f"({hint}" in error or f" {hint})" in error) if hint else "Possible" not in error and "mean" not in error
+    assert bool(re.search(rf"[( ]{hint}[,)?]", error)) if hint else "Possible" not in error and "mean" not in error
+
+
+def test_every_hint_is_an_option_or_a_command():
+    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    hints = {hint for hints in messages.ELSEWHERE.values() for hint in hints}
+    assert hints <= known | {"DATA", "RUN"} | {f"scoresde {name}" for name in COMMANDS}
+    # What an option is called here needs no hint.
+    assert not {f"--{name}" for name in messages.ELSEWHERE} & {
+        option for parameter in COMMANDS["train"].params for option in parameter.opts
+    }
 
 
 def test_an_end_is_no_error(capsys, monkeypatch):

@@ -189,3 +189,32 @@ def test_a_folder_of_mixed_images_is_trained_on(place, capsys):
     out = said(capsys, "train", "mixed", "--mode", "rgb", "--resize", 6, "--crop", 4, "--iterations", 2, *SMALL)
     assert "12 images of shape 3 x 4 x 4, no classes" in out
     assert [Experiment.read(Path("runs/mixed")).load_data()[i].x.shape for i in (0, 1)] == [(11, 3, 4, 4), (1, 3, 4, 4)]
+
+
+def test_data_that_were_moved_are_given_anew(place, capsys, monkeypatch):
+    """The weights are those of a run whose data stayed; other data are refused, by their content."""
+    constant = ["--final-rate", 1, "--warmup", 0]
+    for name in ("stays", "moves"):
+        said(capsys, "train", "photos", "--iterations", 2, "--out", name, "--pictures", 0, *SMALL, *constant)
+    said(capsys, "train", "--resume", "stays", "--iterations", 4, "--pictures", 0)
+    Path("photos").rename("elsewhere")
+    refused(["train", "--resume", "moves", "--iterations", 4], "train --resume moves DATA")
+    for name in ("cat", "dog"):
+        Path("others", name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(np.full((8, 8), i, dtype=np.uint8)).save(f"others/{name}/{i}.png")
+    refused(["train", "--resume", "moves", "others", "--iterations", 4], "is of another training run: its data is")
+    said(capsys, "train", "--resume", "moves", "elsewhere", "--iterations", 4, "--pictures", 0)
+    assert_same("stays", "moves")
+    assert Experiment.read(Path("moves")).data == str(place / "elsewhere")
+    # Data that are still there are not replaced by others.
+    refused(["train", "--resume", "moves", "others", "--iterations", 6], "holds another experiment (data: ")
+
+
+@pytest.mark.parametrize(("process", "prediction"), [(None, "velocity"), ("linear", "velocity"), ("ve", "edm"), ("cld", "noise")])
+def test_the_prediction_is_what_is_usual_for_the_process(place, capsys, process, prediction):
+    given = [] if process is None else ["--process", process]
+    said(capsys, "train", "points.npy", "--iterations", 1, "--pictures", 0, *given, *SMALL)
+    experiment = Experiment.read(Path("runs/points"))
+    assert (experiment.process, experiment.prediction) == (process or "cosine", prediction)
+    assert experiment.recipe.weighting == prediction

@@ -61,7 +61,7 @@ def test_times_have_the_names_of_others(name, seen):
 
 
 def test_unknown_times_are_refused():
-    with pytest.raises(ValueError, match="time must be one of t, index, half_log_snr, edm, sigma or a function of"):
+    with pytest.raises(ValueError, match="time must be one of t, index, integer_index, half_log_snr, edm, sigma or a function of"):
         declared("eps", time="clock")
 
 

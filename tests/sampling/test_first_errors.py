@@ -1,14 +1,17 @@
 """What is said to people who type what they know from elsewhere."""
 
+import importlib
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 import scoresde as ss
-from scoresde import losses, solvers, train
+from scoresde import deprecation, losses, networks, solvers, train
+from scoresde.sampling.start import warn_of_prior
 
 from ..conftest import linear_betas
 
@@ -63,6 +66,7 @@ def test_a_raw_network_is_to_be_wrapped(call):
         ({"eta": 1.0}, "solver=solvers.DDIM(eta=1.0)"),
         ({"clip": True}, "models.thresholded(model)"),
         ({"return_trajectory": True}, "trajectory=True"),
+        ({"class_labels": 1}, "a class is label= in networks of this library"),
         ({"labels": 1}, "label="),
         ({"progres": True}, "did you mean progress=?"),
         ({"prompt_embeds": 1}, "the conditions that it takes are label"),
@@ -123,3 +127,141 @@ def test_arrays_and_plain_numbers_are_taken():
     torch.testing.assert_close(likelihood.nats, ss.log_likelihood(MODEL.double(), torch.tensor(x)).nats)
     sde = ss.CoefficientsSDE(lambda t: -1.0, lambda t: 2.0**0.5)
     assert float(sde.alpha(0.5)) == pytest.approx(math.exp(-0.5), rel=1e-8)
+
+
+class Table(torch.nn.Module):
+    """A network that looks its time up."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = torch.nn.Embedding(1000, 2)
+        self.seen = []
+
+    def forward(self, z, t, label=None):
+        self.seen += t.tolist()
+        return self.rows(t) + 0 * z if label is None else z + self.rows(label)
+
+
+def test_a_table_of_times_is_named_and_integer_index_is_its_convention():
+    chain = ss.VPSDE.from_betas(linear_betas(1000))
+    with pytest.raises(ValueError, match=r"looks its time up in a table, .* time='integer_index'"):
+        ss.sample(ss.ScoreModel(Table(), chain), (4, 2), nfe=2)
+    model = ss.ScoreModel(Table(), chain, time="integer_index")
+    ss.sample(model, (4, 2), "ddim", grid=torch.tensor([1.0, 0.3004, 0.001, 0.0]))
+    assert model.network.seen == 4 * [999] + 4 * [299] + 4 * [0]
+    index, rounded = (ss.ScoreModel(networks.UNet(1, 8), chain, time=time).eval() for time in ("index", "integer_index"))
+    rounded.network.load_state_dict(index.network.state_dict())
+    z = torch.randn(2, 1, 8, 8)
+    assert torch.equal(index.output(z, 0.25), rounded.output(z, 0.25))
+
+
+def test_conditions_with_other_rows_than_samples_are_named():
+    model = ss.ScoreModel(Table(), ss.VPSDE())
+    said = "label= has 3 rows for 4 samples: give one row a sample"
+    with pytest.raises(ValueError, match=said):
+        ss.sample(model, (4, 2), nfe=2, label=torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match=r"label= has 3 rows for 32 samples"):
+        solvers.select(model, 4, (2,), cond={"label": torch.tensor([1, 2, 3])})
+
+
+def test_an_error_of_the_network_itself_stays():
+    class Broken(Net):
+        def forward(self, z, t):
+            raise RuntimeError("of the network")
+
+    with pytest.raises(RuntimeError, match=r"^of the network$"):
+        ss.sample(ss.ScoreModel(Broken(), ss.VPSDE()), (4, 2), nfe=2)
+
+
+@pytest.mark.parametrize("call", [lambda: solvers.fit(MODEL, 4, shape=(64, 3)), lambda: solvers.calibrate(MODEL, (64, 3))])
+def test_a_pilot_is_given_one_sample_without_the_batch(call):
+    with pytest.raises(
+        ValueError, match=r"fails on states of shape .*64, 3\): .* of one sample, without a batch; the network says: mat1"
+    ):
+        call()
+
+
+class Short(ss.VPSDE):
+    """A path on which a good part of the signal is left at t = 1."""
+
+    def alpha(self, t):
+        return super().alpha(0.3 * t)
+
+    def sigma(self, t):
+        return (1 - self.alpha(t) ** 2).sqrt()
+
+
+def test_a_path_that_does_not_end_in_the_prior_is_named():
+    with pytest.warns(UserWarning, match=r"does not end in the noise .* alpha\(1\)=0\.63.* sigma\(1\)=0\.78.* prior_mismatch"):
+        ss.sample(ss.ScoreModel(NET, Short()), (4, 2), nfe=2)
+    wide = ss.VESDE(0.01, 50.0)
+    wide.prior_std = 1.0
+    with pytest.warns(UserWarning, match=r"sigma\(1\)=50, but the prior has mean 0 and prior_std=1"):
+        ss.sample(ss.ScoreModel(NET, wide), (4, 2), nfe=2)
+    # Nothing is said where the state is given.
+    ss.sample(ss.ScoreModel(NET, Short()), (4, 2), nfe=2, z=torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("sde", [
+    ss.VPSDE(), ss.SubVPSDE(), ss.VESDE(), ss.EDM(), ss.RectifiedFlow(), ss.VPSDE.cosine(1000), ss.VPSDE.from_betas(linear_betas(1000)),
+    ss.VPSDE.from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2),
+])  # fmt: skip
+def test_published_paths_end_in_the_prior(sde):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_prior(sde)
+
+
+def test_an_option_that_is_almost_right_is_named_where_the_network_takes_any():
+    class Open(Net):
+        def forward(self, z, t, **anything):
+            return self.layer(z)
+
+    with pytest.warns(UserWarning, match=r"solvr= goes to the network, which takes any name: did you mean solver=\?"):
+        ss.sample(ss.ScoreModel(Open(), ss.VPSDE()), (4, 2), nfe=2, solvr="ddim")
+
+
+def test_numbers_that_are_no_betas_are_named():
+    betas = linear_betas(1000)
+    for numbers in (torch.cumprod(1 - betas, 0), 1 - betas):
+        with pytest.warns(UserWarning, match=r"betas fall from 0\.9999 to .* VPSDE.from_alphas_bar\(alphas_cumprod\)"):
+            ss.VPSDE.from_betas(numbers)
+    with pytest.raises(TypeError, match=r"VPSDE.from_betas\(betas\) is the chain of these betas"):
+        ss.VPSDE(betas)
+    with pytest.raises(TypeError, match=r"betas must be numbers, got 'linear': the linear ones of DDPM are torch.linspace"):
+        ss.VPSDE.from_betas("linear")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "where"),
+    [(ss, "Trainer", "scoresde.train.Trainer"), (ss, "from_diffusers", "scoresde.interop.diffusers.from_diffusers"),
+     (losses, "dsm", "losses.denoising"), (solvers, "ladder", "solvers.calibrate")],
+)  # fmt: skip
+def test_names_that_others_look_for_are_found(module, name, where):
+    with pytest.raises(AttributeError, match=re.escape(f"has no attribute {name!r}: it is {where}")):
+        getattr(module, name)
+
+
+def test_everything_that_is_elsewhere_is_there():
+    for below, names in deprecation.ELSEWHERE.items():
+        for name, said in names.items():
+            path = said.format(name).split("(")[0].removeprefix("scoresde.")
+            found = ss if path.count(".") else importlib.import_module(f"scoresde.{below}".rstrip("."))
+            for part in path.split("."):
+                if found is ss and not hasattr(ss, part):
+                    importlib.import_module(f"scoresde.{part}")
+                if getattr(found, "__name__", "") == "scoresde.interop":
+                    importlib.import_module(f"scoresde.interop.{part}")
+                found = getattr(found, part)
+
+
+def test_more_first_mistakes():
+    with pytest.raises(TypeError, match=r"uncond must be a dict of conditions, such as \{'label': 10\}, got 3"):
+        ss.guidance.Guided(MODEL, 3.0, uncond=3)
+    with pytest.raises(TypeError, match=r"factor must take 2 arguments \(sde, t\)"):
+        losses.Weighting("noise", lambda t: t)
+    exact = ss.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).model(ss.VPSDE())
+    with pytest.raises(ValueError, match="the exact model was made for a process"):
+        ss.diagnostics.score_error(
+            exact, ss.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).model(ss.EDM()), torch.randn(8, 2), [0.5]
+        )

@@ -288,7 +288,24 @@ def test_the_command_fills_a_folder(tmp_path, monkeypatch):
     scoresde(
         "train", "digits", "--out", run, "--conditional", "--iterations", 2, "--batch-size", 8, "--width", 8, "--device", "cpu"
     )
-    command = ["sample", run, "--n", 11, "--out", out, "--chunk", 4, "--nfe", 3, "--solver", "ddim", "--device", "cpu"]
+    command = [
+        "sample",
+        run,
+        "--n",
+        11,
+        "--out",
+        out,
+        "--chunk",
+        4,
+        "--nfe",
+        3,
+        "--solver",
+        "ddim",
+        "--format",
+        "safetensors",
+        "--device",
+        "cpu",
+    ]
     for rank, said in (
         (1, r"4 samples of ddim \(grid \w+\), 3 network calls; 2 chunks of the set are missing"),
         (0, "7 samples of ddim"),
@@ -300,4 +317,4 @@ def test_the_command_fills_a_folder(tmp_path, monkeypatch):
     expected = ss.sample(model, (11, 1, 8, 8), "ddim", nfe=3, seeds=range(11), batch_size=4, label=torch.arange(11) % 10)
     assert torch.equal(together(out).x, expected)
     assert "0 samples of ddim (grid" in (said := scoresde(*command))
-    assert "7 found" in said
+    assert "7 were there" in said

@@ -93,7 +93,7 @@ def test_a_checkpoint_that_knows_its_data_by_their_bytes_goes_on(tmp_path, point
     [
         ({"recipe": {"learning_rate": 1e-3}}, r"learning_rate: 0\.002 there, 0\.001 here"),
         ({"recipe": {"batch_size": 4, "iterations": 9}}, "batch_size: 8 there, 4 here"),
-        ({"process": "cosine"}, "process: linear there, cosine here"),
+        ({"process": "linear"}, "process: cosine there, linear here"),
         ({"held_out": 7}, "held_out: 6 there, 7 here"),
     ],
 )

@@ -100,6 +100,14 @@ def test_a_loss_that_returns_something_else_is_refused(loss, error, said):
         trainer(loss).run(progress=False)
 
 
+@pytest.mark.parametrize(("loss", "third"), [(losses.sliced, "t"), (losses.denoising, "weighting")])
+def test_a_loss_with_other_arguments_is_refused_before_the_first_step(loss, third):
+    with pytest.raises(
+        TypeError, match=rf"the third argument of {loss.__name__} is {third}: wrap it, lambda model, x, generator, "
+    ):
+        trainer(loss)
+
+
 def test_another_loss_is_another_run(tmp_path):
     trainer(plain, tmp_path).run(progress=False)
     with pytest.raises(ValueError, match=r"its loss is .*plain, here .*sliced"):

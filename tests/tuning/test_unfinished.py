@@ -11,7 +11,7 @@ from ..conftest import SDES, mixture
 from ..linear import EVENT, processes, two_modes
 from .test_fitting import narrow
 
-pytestmark = pytest.mark.filterwarnings("ignore:the error .* is against a reference")
+pytestmark = pytest.mark.filterwarnings("ignore:the error is .* true error may be another")
 OPTIONS = {"nfe": 4, "shape": (2,), "trajectories": 24, "reference_steps": 32, "refine": 2}
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from torch import Tensor
 
@@ -138,7 +139,8 @@ def sample(
             return labels(experiment, range(int(seeds[0]), int(seeds[-1]) + 1), number)
 
         drawn = sampling.sample_to(
-            out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, format=file_format or (CHUNKS if len(experiment.event) != 3 else IMAGES), cond=conditions,
+            out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, cond=conditions,
+            format=file_format or (IMAGES if report.is_image(torch.empty(0, *experiment.event)) else CHUNKS),
             batch_size=batch_size if batch_size < chunk else None, progress=sys.stderr.isatty(),
         )  # fmt: skip
         found = f", {drawn.found} were there" if drawn.found else ""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch.distributed as dist
 import typer
 
+from ...data import NAMES
 from ...data.images import MODES
 from ...losses.times import TIME_SAMPLERS
 from ...losses.weightings import WEIGHTINGS
@@ -55,7 +56,8 @@ def train(
             parser=path,
             metavar="PATH",
             callback=from_run,
-            help="Continue the run of this folder with its own data and options. More --iterations train it longer.",
+            help="Continue the run of this folder with its own data and options. More --iterations train it longer. DATA that were "
+            "moved are given anew.",
         ),
     ] = None,
     config: Annotated[
@@ -78,8 +80,7 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Optimiser steps. A run continues with more of them. Its rate then goes on as in a run of that length, and rises at first: "
-            "with --final-rate 1 alone the weights are those of one long run.",
+            help="Optimiser steps. A finished run goes on with more of them, and its learning rate as in a run of that length.",
         ),
     ] = 1200,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step, of all processes together.")] = 64,
@@ -204,6 +205,10 @@ def train(
     folder = out or default_folder(data)
     if resume is not None and folder != resume:
         raise ValueError(f"--resume {resume} continues in its own folder: leave out --out {folder}")
+    if resume is not None and data not in NAMES and not Path(data).exists():
+        raise ValueError(
+            f"{data} is not there: where the data were moved, give their new place, scoresde train --resume {resume} DATA"
+        )
     usual = USUAL[as_one_of("--process", process, PROCESSES)]
     given["prediction"] = as_one_of("--prediction", prediction or usual, (*PREDICTIONS, "edm"), elsewhere=PREDICTIONS_ELSEWHERE)
     given["multipliers"] = integers("--multipliers", multipliers)
