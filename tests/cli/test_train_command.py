@@ -218,3 +218,4 @@ def test_the_prediction_is_what_is_usual_for_the_process(place, capsys, process,
     experiment = Experiment.read(Path("runs/points"))
     assert (experiment.process, experiment.prediction) == (process or "cosine", prediction)
     assert experiment.recipe.weighting == prediction
+    assert experiment.recipe.time_sampler == ("log_normal" if prediction == "edm" else None)

@@ -114,7 +114,10 @@ def train(
         typer.Option(help=f"One of {', '.join(WEIGHTINGS)}; by default the plain squared error of the prediction."),
     ] = None,
     time_sampler: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(TIME_SAMPLERS)}, adaptive; by default discrete.")
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(TIME_SAMPLERS)}, adaptive; by default discrete, and log_normal for an edm prediction."
+        ),
     ] = None,
     network: Annotated[
         str, typer.Option(help=f"Of images: {', '.join(ARCHITECTURES)}. Other data get an MLP of --width.")
@@ -215,6 +218,8 @@ def train(
     given["attention"] = None if attention is None else integers("--attention", attention)
     if weighting is None:
         given["weighting"] = "sigma2" if given["prediction"] == "score" else given["prediction"]
+    if time_sampler is None and given["prediction"] == "edm" and resume is None:
+        given["time_sampler"] = "log_normal"  # Karras et al. 2022, table 1
     usable = usable_device(device)
     # What is no option, such as the betas of AdamW, is that of the run.
     base = Experiment(data) if resume is None else Experiment.read(resume)
