@@ -65,6 +65,9 @@ TIMES: dict[str, Callable[[SDE, Tensor], Tensor]] = {
 # What other libraries call them.
 TIMES_ELSEWHERE = {"timestep": "index", "timesteps": "index", "lambda": "half_log_snr", "c_noise": "edm"}
 
+# What people write of a time that runs from noise to data.
+REVERSED = ("1-t", "reversed", "reverse", "noise_to_data")
+
 
 class NetworkTime(NamedTuple):
     """A time as the network sees it, `(B, ...)`, the scale of its input (None: 1) and the dtype that it computes in."""
@@ -117,6 +120,11 @@ class ScoreModel(nn.Module, Model):
             prediction.scale()  # raises
         if time is None:
             time = "edm" if isinstance(prediction, Preconditioned) else "index" if isinstance(sde, VPChain) else "t"
+        if isinstance(time, str) and time.replace(" ", "").lower() in REVERSED:
+            raise ValueError(
+                f"time={time!r}: t = 1 is noise here. interop.formats.velocity(network, direction='noise_to_data') reads a flow whose time "
+                "runs from noise to data; for other networks time= may be a function of (sde, t)"
+            )
         if not callable(time):
             time = as_one_of("time", time, (*TIMES, "sigma"), "a function of (sde, t)", elsewhere=TIMES_ELSEWHERE)
         if time == "sigma":

@@ -121,7 +121,8 @@ class EDM(SDE):
 class RectifiedFlow(SDE):
     """The straight path z = (1 - t) x + t eps (Liu et al. 2023, arXiv 2209.03003; Lipman et al. 2023, arXiv 2210.02747).
 
-    Its velocity is dz/dt = eps - x. At t = 1 no signal is left: noise and score predictions are refused there.
+    Its velocity is dz/dt = eps - x, and t = 1 is noise: `interop.formats.velocity` reads networks whose time runs the other way. At t = 1 no
+    signal is left: noise and score predictions are refused there.
     """
 
     t_max = 0.999

@@ -106,6 +106,7 @@ def test_every_hint_names_what_there_is():
         (lambda: ss.sample(MODEL, (4, 2), solvers.DDIM, nfe=2), TypeError, "DDIM is no solver: give an instance, DDIM()"),
         (lambda: losses.denoising(MODEL, torch.zeros(4, 2), weighting=lambda t: t), TypeError, "weighting must take 2 arguments (sde, t)"),
         (lambda: train.Recipe(weighting=lambda t: t), TypeError, "weighting must take 2 arguments (sde, t), but <lambda> takes (t)"),
+        (lambda: ss.ScoreModel(NET, ss.RectifiedFlow(), "velocity", time="1 - t"), ValueError, "velocity(network, direction='noise_to_data')"),
         (lambda: ss.CoefficientsSDE(lambda z, t: -z, lambda t: 1.0), TypeError, "drift_rate must take 1 argument t, as"),
     ],
 )  # fmt: skip

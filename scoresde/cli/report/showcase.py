@@ -98,7 +98,7 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
         rows.append((f"weight {weight:g}", str(each * GUIDED_CALLS), f"{right} of {count}"))
         pictures[f"weight {weight:g}, {each * GUIDED_CALLS} calls"] = x
     accuracy = float((classifier.probabilities(held_out.x).argmax(1) == held_out.labels).double().mean())
-    section = sample_rows("Classes, with guidance", "", {name: x[:classes] for name, x in pictures.items()})
+    section = sample_rows("Classes, with guidance", "", pictures)
     return Section(
         section.title,
         [
