@@ -86,7 +86,9 @@ class Foreign(Experiment):
 
     def load_data(self) -> tuple[Data, Data]:
         if not self.data:
-            raise DataError(f"{self.origin} comes without data: scoresde convert SOURCE OUT --data DATA says what to compare with")
+            raise DataError(
+                f"{self.origin} comes without data: scoresde convert {self.origin} OUT --data DATA writes a folder that has some"
+            )
         return super().load_data()
 
 
@@ -119,7 +121,8 @@ def load_foreign(folder: Path, network: nn.Module | None = None) -> tuple[Foreig
     """
     about = About.read(folder)
     model: Any = of_diffusers(folder, about.clip)[0] if (folder / NETWORK).is_dir() else pretrained(folder, network)
-    classes = getattr(getattr(model, "network", None), "arguments", {}).get("classes")
+    network_inside = getattr(model, "network", None)
+    classes = getattr(network_inside, "arguments", {}).get("classes", getattr(network_inside, "classes", None))
     foreign = Foreign(
         about.data, about.held_out, process=repr(model.sde), conditional=classes is not None, event=about.event,
         classes=classes, origin=about.origin,
@@ -136,7 +139,7 @@ def pretrained(folder: Path, network: nn.Module | None) -> ScoreModel:
     try:
         return from_pretrained(folder, network=network)
     except ValueError as error:
-        option = "give --network FILE.py:NAME, which makes such a module"
+        option = "give --network FILE.py:NAME, which makes such a module, or a ScoreModel with its own time"
         raise ValueError(re.sub(r"give from_pretrained[(].*", option, str(error))) from error
 
 

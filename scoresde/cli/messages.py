@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from ..data import DataError
 
 # What the package raises on purpose, the errors of files, and those of torch for want of memory.
-ERRORS = (ValueError, DataError, OSError, ArithmeticError, RuntimeError, MemoryError)
+ERRORS = (ValueError, TypeError, DataError, OSError, ArithmeticError, LookupError, RuntimeError, MemoryError)
 # Typer ends a command with these, which are errors of Python too.
 ENDS = (typer.Exit, typer.Abort)
 # Characters of a message. Torch adds its own traceback to some.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..guidance import Guided
 from ..models.score_model import ScoreModel
+from ..networks.labels import null_label
 from ..numerics.inputs import as_device
 from ..train.class_names import read_class_names
 from ..train.experiment import Experiment
@@ -39,7 +40,8 @@ NetworkOption = Annotated[
     typer.Option(
         "--network",
         metavar="FILE.py:NAME",
-        help="Your own network, where RUN is a folder of ss.save_pretrained: a class or a function that makes it without arguments.",
+        help="Your own network, where RUN is a folder of ss.save_pretrained: a class or a function that makes it, or its ScoreModel, without "
+        "arguments. With classes it takes label=, and has the attributes classes and, for guidance, null.",
     ),
 ]
 GuidanceOption = Annotated[
@@ -163,7 +165,9 @@ def guided(run: Path, experiment: Experiment, model: ScoreModel, weight: float) 
     if weight == 1:
         return model
     # Of a converted model it is not known how it was trained.
-    if not (experiment.recipe.label_dropout or (isinstance(experiment, Foreign) and experiment.conditional)):
+    if isinstance(experiment, Foreign) and null_label(model) is None:
+        raise ValueError(f"--guidance {weight:g}: the network of {run} has no attribute null, the label that means none")
+    if not (experiment.recipe.label_dropout or isinstance(experiment, Foreign)):
         raise ValueError(
             f"--guidance {weight:g}: {run} was trained without --label-dropout, so it has no prediction without a label"
         )
@@ -177,6 +181,8 @@ def label_number(run: Path, experiment: Experiment, label: str) -> int:
         ValueError: the run has no such class, or was trained without classes.
     """
     if not experiment.conditional or experiment.classes is None:
+        if isinstance(experiment, Foreign):
+            raise ValueError(f"--label {label}: the network of {run} takes no label=, or does not say how many classes= it has")
         raise ValueError(f"--label {label}: {run} was trained without --conditional")
     names = read_class_names(run)
     if label in names:

@@ -28,7 +28,9 @@ def own_network(text: str) -> nn.Module:
     except Exception as error:  # whatever the user's code raises
         raise ValueError(f"--network {text}: {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
-        raise ValueError(f"--network {text}: must be a torch.nn.Module, or a class or function that makes one without arguments")
+        raise ValueError(
+            f"--network {text}: must be a torch.nn.Module or a ScoreModel, or a class or function that makes one without arguments"
+        )
     return made
 
 

@@ -111,11 +111,13 @@ def check(model: Model, x: Tensor, generator: Generator | None = None, **cond: A
         **cond: conditions of the network, `(n, ...)` or one for all.
 
     Raises:
-        TypeError: `model` is no `ScoreModel`, or `x` holds no real numbers.
+        TypeError: `model` is no `ScoreModel`, `x` holds no real numbers, or conditions are given as a dict.
         ValueError: fewer than 32 data, or a path with blocks.
     """
     if not isinstance(model, ScoreModel):
         raise TypeError(f"check reads the network of a ScoreModel, got {type(model).__name__}: check the model inside")
+    if isinstance(cond.get("cond"), dict):
+        raise TypeError("conditions are keywords here: check(model, x, **cond)")
     if isinstance(model.sde, LinearSDE):
         raise ValueError(f"check knows paths of scalars, and {model.sde!r} has blocks")
     x = as_state("x", x).to(model.device)

@@ -178,7 +178,9 @@ class Posterior(DataWrapper):
         locals_ = [likelihood.at(data) for likelihood in self.likelihoods]
         for likelihood, local, y in zip(self.likelihoods, locals_, observed, strict=True):
             if y.shape != local.value.shape:
-                raise ValueError(f"{likelihood.name} has shape {tuple(y.shape)}, but A returns {tuple(local.value.shape)}")
+                raise ValueError(
+                    f"{likelihood.name} has shape {tuple(y.shape)}, but A returns {tuple(local.value.shape)}: give one row a sample, or one row"
+                )
         noises = [likelihood.noise(local.value) for likelihood, local in zip(self.likelihoods, locals_, strict=True)]
         residual = torch.cat([flatten_events(y - local.value) for y, local in zip(observed, locals_, strict=True)], 1)
         return _Stack(locals_, noises, residual)

@@ -12,6 +12,7 @@ from .. import deprecation
 from ..numerics.arrays import Time, expand, require_one_each, to_device
 from ..numerics.brief import line, shown
 from ..numerics.inputs import as_one_of
+from ..numerics.keywords import explained_keywords
 from ..sde.base import SDE, as_time
 from ..sde.linear import LinearSDE
 from ..sde.prediction import Preconditioned, Prediction, as_prediction
@@ -103,6 +104,15 @@ class ScoreModel(nn.Module, Model):
         ValueError: an unknown prediction or time convention, or "index" where there is no chain.
     """
 
+    @explained_keywords(
+        prediction_type="what the network predicts is prediction=",
+        parameterization="what the network predicts is prediction=",
+        objective="what the network predicts is prediction=",
+        sign="negate the network's output in a module around it; interop.formats.velocity(network, direction=...) does so for flows",
+        direction="interop.formats.velocity(network, direction=...) reads flows of both directions",
+        betas="the path of these betas is sde=VPSDE.from_betas(betas)",
+        scheduler="interop.diffusers.from_diffusers(network, scheduler) reads one",
+    )
     def __init__(
         self,
         network: nn.Module,

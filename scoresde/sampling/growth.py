@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import warnings
 
+from torch import Tensor
+
 from .. import grids
 from ..sde.linear import LinearSDE
 from ..solvers.base import Solver
@@ -17,10 +19,13 @@ from ..solvers.heun import EDMSampler, ProbabilityFlow
 from ..tableau.tableau import Tableau
 from .plans import Plan, TablePlan
 from .registry import name_of
+from .start import Start
 
 # Standard deviations of data, and the growth from which Heun's errors are larger than those of DDIM with as many calls.
 STDS = (0.1, 0.2, 0.5, 1.0)
 MOST = 1.3
+# How much larger than their start samples may be. A network that predicts no noise makes them 1/alpha(1) times larger, some 150 on a chain.
+DIVERGED = 1000.0
 # With more steps nothing is looked at: tables are long.
 LOOKED_AT = 64
 
@@ -45,6 +50,21 @@ def warn_of_growth(planned: Plan) -> None:
         warnings.warn(
             f"{name_of(solver)} makes Gaussian samples {found:.2g} times too large with {planned.nfe} calls on this grid: {instead} a solver "
             "for few calls, such as 'dpm++2m'",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_divergence(x: Tensor, start: Start) -> None:
+    """Warn where samples are far larger than the states that they started from: neither data nor a sound solver do that."""
+    size = start.size
+    if x.numel() == 0 or not 0 < size < math.inf:
+        return
+    largest = float(x.detach().abs().max())
+    if largest > DIVERGED * size:
+        warnings.warn(
+            f"samples are as large as {largest:.2g}, and started from {size:.2g}: the solver or the guidance diverges on this network. "
+            "scoresde.models.thresholded(model, low, high) holds the data prediction to a range; of a posterior, that of the model inside",
             UserWarning,
             stacklevel=3,
         )

@@ -25,7 +25,7 @@ from ..tableau.tableau import Tableau
 from ..tuning.cascade import BoundedSolver, CascadeSolver
 from .auto import auto
 from .frames import frame_of
-from .growth import warn_of_growth
+from .growth import warn_of_divergence, warn_of_growth
 from .keywords import require_known
 from .monitor import monitor, raise_non_finite
 from .planning import AnySolver, plan
@@ -166,6 +166,7 @@ def sample(
         if not bool(run.x.isfinite().all()):
             noise.rewind()
             raise_non_finite(solve, planned.steps)
+        warn_of_divergence(run.x, start)
     if isinstance(planned.solver, CascadeSolver) and run.bound is not None:
         planned.solver.warn_of_excess(run.bound)
     return run if trajectory or error else run.x

@@ -70,6 +70,13 @@ class Start:
         std = scale * (start_root(model.sde, t) if isinstance(model.sde, LinearSDE) else start_std(model.sde, t))
         return cls(shape, t, None, std, dtype or model.dtype, device or model.device)
 
+    @property
+    def size(self) -> float:
+        """The root of the mean square of the start, as `std` or of `z`."""
+        if self.z is not None:
+            return float(self.z.detach().double().square().mean().sqrt()) if self.z.numel() else 0.0
+        return float(torch.as_tensor(self.std).double().square().mean().sqrt())
+
     def draw(self, part: slice, noise: NoiseSource, frame: Frame) -> Tensor:
         """The states of a part of the batch in the frame of the solver, a new tensor."""
         if self.z is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..numerics.arrays import Time, as_float64
 from ..numerics.inputs import as_count, as_number, as_numbers
+from ..numerics.keywords import explained_keywords
 from .base import SDE, as_time
 
 
@@ -27,6 +28,7 @@ class VPSDE(SDE):
     exactly. Grids do not call the network below `t_min` = 1e-3.
     """
 
+    @explained_keywords(betas="the chain of these betas is VPSDE.from_betas(betas)", num_steps="a chain is VPSDE.from_betas(betas)")
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         if getattr(beta_min, "ndim", 0) or isinstance(beta_min, list | tuple | str):
             raise TypeError("beta_min must be a number: VPSDE.from_betas(betas) is the chain of these betas")

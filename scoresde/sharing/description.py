@@ -99,7 +99,8 @@ def build(
     """The model of a description, in evaluation mode, with `tensors` as its weights.
 
     Args:
-        network: for a class that is not of this package; a module of the shapes and the dtype of the tensors. It is filled in place.
+        network: for a class that is not of this package; a module of the shapes and the dtype of the tensors, or a `ScoreModel` with such a
+            module and its time convention. It is filled in place.
         sde: for a process that is not of this package.
         time: for a time convention that is a function.
 
@@ -109,6 +110,9 @@ def build(
     """
     if description.get("format") != FORMAT:
         raise ValueError(f"it is in the format {description.get('format')!r}, and this version of scoresde reads {FORMAT!r}")
+    if isinstance(network, ScoreModel):
+        time = (network.time_name or network._network_time) if time is None else time
+        network = network.network
     values = dict(tensors)
     process = _process(stored_entry(description, "sde", dict), values.pop(BETAS, None), sde)
     prediction = _prediction(stored_entry(description, "prediction", str, dict))
@@ -120,7 +124,13 @@ def build(
     model = kind(net, process, prediction, convention)
     if isinstance(about_time, dict):
         _require_same_times(model, stored_entry(about_time, "values", list))
-    _fill(model, values, assign=given is None)
+    try:
+        _fill(model, values, assign=given is None)
+    except ValueError as error:
+        name, here = description["network"]["class"], f"{type(bare(net)).__module__}.{type(bare(net)).__qualname__}"
+        if given is None or name == here:
+            raise
+        raise ValueError(f"{error}: the network of the file is a {name}, and this one a {here}") from None
     return model.eval()
 
 
@@ -201,7 +211,8 @@ def _time(stored: str | Mapping[str, Any], given: TimeConvention | None) -> Time
         return as_one_of("time", stored, TIMES)
     if given is None:
         raise ValueError(
-            "its network takes as time a function, which a file cannot hold: give from_pretrained(..., time=), the same function"
+            "its network takes as time a function, which a file cannot hold: give from_pretrained(..., time=), the same function, or "
+            "network=, a ScoreModel with that function"
         )
     return given
 

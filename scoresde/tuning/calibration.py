@@ -36,6 +36,7 @@ from .. import deprecation
 from ..models.base import Model
 from ..numerics.batching import batches, index_cond
 from ..numerics.inputs import as_count, as_number, as_sequence
+from ..numerics.keywords import explained_keywords
 from ..sde.linear import LinearSDE
 from ..solvers.tuned import TunedSolver
 from .cascade import Cascade, Level, error_features, power_law
@@ -68,6 +69,12 @@ def conformal(ratios: Tensor, confidence: float) -> float:
 
 
 @deprecation.renamed_keywords(rungs="levels", teacher_steps="reference_steps")
+@explained_keywords(
+    "conditions of the network go into cond={...}",
+    nfe="the numbers of network calls are nfes=",
+    steps="the numbers of network calls are nfes=",
+    trajectories="the number of starts is noises=",
+)
 @torch.no_grad()
 def calibrate(
     model: Model,

@@ -22,6 +22,7 @@ from ..models.in_basis import in_basis
 from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_callback, as_count
+from ..numerics.keywords import explained_keywords
 from ..numerics.progress import bar_or_lines
 from ..sde.base import SDE
 from ..sde.families import RectifiedFlow
@@ -154,6 +155,11 @@ class FittedSolver(TunedSolver):
 
 
 @deprecation.renamed_keywords(teacher_steps="reference_steps")
+@explained_keywords(
+    "conditions of the network go into cond={...}",
+    steps="the number of network calls is nfe=",
+    event="the shape of one sample is shape=",
+)
 @torch.no_grad()
 def fit(
     model: Model,

@@ -25,6 +25,7 @@ from ..numerics.batching import batches, index_cond
 from ..numerics.brief import line
 from ..numerics.files import prefixed, stored_entry, stored_tensor, subset
 from ..numerics.inputs import as_count
+from ..numerics.keywords import explained_keywords
 from ..numerics.random import BatchNoise
 from ..sde.base import SDE
 from ..sde.families import RectifiedFlow
@@ -261,6 +262,11 @@ def selected(reference: ReferenceSolution, ranking: Sequence[Ranked]) -> Selecte
 
 
 @deprecation.renamed_keywords(teacher_steps="reference_steps")
+@explained_keywords(
+    "conditions of the network go into cond={...}",
+    steps="the number of network calls is nfe=",
+    event="the shape of one sample is shape=",
+)
 @torch.no_grad()
 def select(
     model: Model,
