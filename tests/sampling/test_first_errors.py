@@ -193,7 +193,7 @@ class Short(ss.VPSDE):
 
 
 def test_a_path_that_does_not_end_in_the_prior_is_named():
-    with pytest.warns(UserWarning, match=r"does not end in the noise .* alpha\(1\)=0\.63 and sigma\(1\)=0\.777.* prior_mismatch"):
+    with pytest.warns(UserWarning, match=r"does not end in the noise .* alpha\(1\)=0\.63 and sigma\(1\)=0\.777.*prior_mismatch"):
         ss.sample(ss.ScoreModel(NET, Short()), (4, 2), nfe=2)
     wide = ss.VESDE(0.01, 50.0)
     wide.prior_std = 1.0
