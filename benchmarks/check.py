@@ -69,6 +69,12 @@ def faults(model: ss.ScoreModel) -> Iterator[tuple[str, set[str], ss.ScoreModel,
         yield "cosine for linear betas", {"schedule"}, ss.ScoreModel(model.network, cosine, prediction, time=time), 1.0
         betas = torch.linspace(3e-4, 0.035, steps, dtype=torch.float64)
         yield "larger betas", {"schedule"}, ss.ScoreModel(model.network, ss.VPSDE.from_betas(betas), prediction, time=time), 1.0
+        yield (
+            "betas x 1.5",
+            {"schedule"},
+            ss.ScoreModel(model.network, ss.VPSDE.from_betas(1.5 * sde.betas), prediction, time=time),
+            1.0,
+        )
         for shift in (1, -1):
 
             def off(sde: ss.SDE, t: Tensor, shift: int = shift) -> Tensor:

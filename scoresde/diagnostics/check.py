@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,12 +23,28 @@ from ..models.base import Model
 from ..models.score_model import ScoreModel
 from ..numerics.inputs import as_state
 from ..numerics.random import as_generator, randn
+from ..sde.base import SDE
+from ..sde.families import RectifiedFlow
 from ..sde.linear import LinearSDE
 from ..sde.vp import VPChain
-from .labels import NUMBERS, best_shift, ignores_time, index_shift
+from .labels import NUMBERS, best_shift, ignores_time, index_shift, label_shift
 from .linear_guess import LinearGuess
 from .range import SampleRange, sample_range
-from .readings import LEVELS, Noised, Reading, error, linear_error, output, paths, predictions, scales, score_of_zero, scores, times
+from .readings import (
+    Noised,
+    Reading,
+    error,
+    linear_error,
+    output,
+    paths,
+    predictions,
+    reached,
+    scales,
+    score_of_zero,
+    scores,
+    times,
+)
+from .verdict import REMEDY, SOUND, Check, Level
 
 # Data of the linear guess, of the errors, and of the first look at other readings.
 FITTED, TESTED, LOOKED = 1024, 64, 24
@@ -40,62 +56,10 @@ EARLIER, SIMPLER = 0.02, 0.05
 # Mean log-gain of the best other label, above which the path is another one.
 GAIN = 0.08
 STEPS = 30
+# Signal at t = 1 that is none, and that makes the prior another distribution.
+NO_SIGNAL, MOST_SIGNAL = 1e-6, 0.2
 # Samples whose spread or mean is beyond these are not those of the data.
 NARROWEST, WIDEST, DRIFT, OUTSIDE = 0.5, 1.6, 0.5, 0.05
-
-
-@dataclass(frozen=True)
-class Level:
-    """Mean squared errors of the noise prediction at one noise level. A network that predicts no noise has 1.
-
-    Attributes:
-        t: the time.
-        half_log_snr: log(alpha/sigma).
-        network, linear: of the network, and of the best linear guess on the same states.
-    """
-
-    t: float
-    half_log_snr: float
-    network: float
-    linear: float
-
-
-@dataclass(frozen=True, repr=False)
-class Check:
-    """What `check` found.
-
-    Attributes:
-        faults: kinds of faults: "prediction", "sign", "time", "direction", "schedule", "scale", "index", "time ignored", "samples", "call",
-            "training".
-        remedies: a sentence for each fault.
-        levels: errors by noise level, as the network is declared.
-        samples: those of DDIM beside the data; None where they are not finite, or the network cannot be called.
-    """
-
-    faults: tuple[str, ...]
-    remedies: tuple[str, ...]
-    levels: tuple[Level, ...]
-    samples: SampleRange | None
-
-    @property
-    def well(self) -> bool:
-        """Whether no fault was found."""
-        return not self.faults
-
-    @property
-    def verdict(self) -> str:
-        """The result in words."""
-        if self.well:
-            return "All is well: no other reading of the network fits the data better, and its samples have the range of the data."
-        return " ".join(self.remedies)
-
-    def __str__(self) -> str:
-        head = f"{'t':>8} {'log SNR/2':>10} {'network':>9} {'linear guess':>13} {'zero':>6}"
-        rows = [f"{at.t:8.4f} {at.half_log_snr:10.2f} {at.network:9.4f} {at.linear:13.4f} {1:6d}" for at in self.levels]
-        return "\n".join(["mean squared error of the noise prediction", head, *rows, "", self.verdict])
-
-    def __repr__(self) -> str:
-        return f"Check(well={self.well}, faults={self.faults})"
 
 
 def check(model: Model, x: Tensor, generator: Generator | None = None, **cond: Any) -> Check:
@@ -143,9 +107,10 @@ def _noised(x: Tensor, n: int, generator: Generator | None, cond: dict[str, Any]
 
 
 def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: Tensor, generator: Generator | None) -> Check:
+    data, many = (replace(each, levels=reached(each, declared)) for each in (data, many))
     few = data.first(LOOKED)
     try:
-        levels = tuple(_level(model, data, declared, wanted) for wanted in LEVELS)
+        levels = tuple(_level(model, data, declared, wanted) for wanted in data.levels)
     except Exception as problem:
         said = f"The network cannot be called as it is declared: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}."
         best, score = _best(model, few, [declared])
@@ -153,10 +118,12 @@ def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: 
             return Check(("call",), (said,), (), None)
         return Check(("call", *_kinds(best)), (f"{said} It can be called with: {_remedy(best)}.",), (), None)
     samples = _samples(model, declared, data, x)
-    found = _faults(model, declared, data, few, many, generator)
-    if not found and (reason := _unlike(samples)):
-        found = [("samples", reason)]
-    return Check(tuple(kind for kind, _ in found), tuple(dict.fromkeys(words for _, words in found)), levels, samples)
+    found = _faults(model, declared, data, few, many, generator) or _no_signal(model)
+    note, reason = _signal_left(model.sde), _unlike(samples)
+    if not found and reason:
+        short = note or Check((), (), levels, None).shortcoming
+        found = [("samples", f"{short or SOUND} Samples of DDIM are not like the data: {reason}." + REMEDY * (not short))]
+    return Check(tuple(kind for kind, _ in found), tuple(dict.fromkeys(words for _, words in found)), levels, samples, note)
 
 
 def _faults(
@@ -179,11 +146,7 @@ def _faults(
         return [("time ignored", words)]
     gain, shift = best_shift(model, data, declared)
     if gain > GAIN:
-        words = (
-            f"Noise of one level fits the label of another better, by {shift:+.2g} in log(alpha/sigma): the path is not the one of the "
-            "training. Compare its betas, or its log-SNR, with those of the training."
-        )
-        return [("schedule", words)]
+        return [("schedule", _other_path(shift))]
     if own > FITS:
         words = (
             f"The network's error is {math.exp(own):.2g} times that of the best linear guess, and no other reading that is known fits better. "
@@ -192,7 +155,36 @@ def _faults(
         return [("training", words)]
     if isinstance(declared.sde, VPChain) and (offset := index_shift(model, many, declared, generator)):
         return [("index", f"The index of the chain is off by one: tell the network the index {offset:+d}.")]
+    if shift := label_shift(model, many, declared, generator):
+        return [("schedule", _other_path(shift))]
     return []
+
+
+def _other_path(shift: float) -> str:
+    return (
+        f"Noise of one level fits the label of another better, by {shift:+.2g} in log(alpha/sigma): the path is not the one of the training. "
+        "Compare its betas, or its log-SNR, with those of the training."
+    )
+
+
+def _no_signal(model: ScoreModel) -> list[tuple[str, str]]:
+    """Whether the prediction says nothing of the data at t = 1."""
+    alpha, sigma = float(model.sde.alpha(1.0)), float(model.sde.sigma(1.0))
+    if model.prediction not in ("noise", "score") or alpha >= NO_SIGNAL * sigma:
+        return []
+    words = f"alpha(1)={alpha:.1g}: where no signal is left, a {model.prediction} prediction does not determine the data. Train a velocity."
+    return [("prediction", words)]
+
+
+def _signal_left(sde: SDE) -> str:
+    """A sentence where the path does not end in noise."""
+    alpha = float(sde.alpha(1.0))
+    if alpha <= MOST_SIGNAL * sde.prior_std:
+        return ""
+    return (
+        f"The path does not end in noise: alpha(1)={alpha:.2g}. Samples start from noise alone, and scoresde.prior_mismatch(sde, x) says what "
+        "that costs."
+    )
 
 
 def _level(model: ScoreModel, data: Noised, reading: Reading, wanted: float) -> Level:
@@ -243,7 +235,13 @@ def _lowest(model: ScoreModel, data: Noised, readings: Iterable[Reading]) -> tup
 
 
 def _remedy(reading: Reading) -> str:
-    return ", and ".join(remedy for _, remedy in reading.changes)
+    said = ", and ".join(remedy for _, remedy in reading.changes)
+    flow = (
+        isinstance(reading.sde, RectifiedFlow)
+        and reading.sign == -1
+        and {"time", "direction"} & {kind for kind, _ in reading.changes}
+    )
+    return f"{said}: interop.formats.velocity(network, direction='noise_to_data') does both" if flow else said
 
 
 def _kinds(reading: Reading) -> tuple[str, ...]:
@@ -281,12 +279,7 @@ def _unlike(samples: SampleRange | None) -> str:
             f"{samples.outside:.0%} of the coordinates leave the range of the data" * (samples.outside > OUTSIDE),
         )
     )
-    found = "; ".join(filter(None, wrong))
-    remedy = (
-        "Errors of the network add up along the flow, as those of a network that does not see the mean of its input. "
-        "models.thresholded, solvers with noise, or another network may help."
-    )
-    return f"The errors by level are those of a sound network, but samples of DDIM are not: {found}. {remedy}" if found else ""
+    return "; ".join(filter(None, wrong))
 
 
 __all__ = ["Check", "Level", "check"]

@@ -80,12 +80,14 @@ class Noised:
         x, noise: `(n, *event)`.
         cond: conditions of the network, each `(n, ...)` or one for all.
         guess: the linear guess for the distribution of x, fitted to other data.
+        levels: those of `LEVELS` that are looked at.
     """
 
     x: Tensor
     noise: Tensor
     cond: Mapping[str, Any]
     guess: LinearGuess
+    levels: tuple[float, ...] = LEVELS
 
     def renewed(self, generator: Generator | None) -> Noised:
         """The same samples with new noise."""
@@ -131,8 +133,20 @@ def linear_error(data: Noised, reading: Reading, z: Tensor, t: Tensor) -> float:
     return float((eps - data.noise.double()).square().mean())
 
 
+def reached(data: Noised, reading: Reading) -> tuple[float, ...]:
+    """The `LEVELS` that the path of a reading has; all where these are fewer than half."""
+    found = tuple(
+        wanted for wanted in LEVELS if _reaches(reading, data.guess.of_affine(reading.scale, reading.shift).level(wanted))
+    )
+    return found if len(found) >= len(LEVELS) / 2 else LEVELS
+
+
+def _reaches(reading: Reading, level: float) -> bool:
+    return abs(float(reading.sde.half_log_snr(reading.t(level))) - level) <= REACHED
+
+
 def scores(model: ScoreModel, data: Noised, readings: list[Reading]) -> list[float]:
-    """The mean of log r of readings that differ in prediction and sign alone, over `LEVELS`.
+    """The mean of log r of readings that differ in prediction and sign alone, over the levels of the data.
 
     Infinite where the network cannot be called. A changed reading is scored at the levels that its path reaches, and is infinite where these
     are fewer than half: at the end of a path even a network that returns 0 is as good as the linear guess.
@@ -140,10 +154,10 @@ def scores(model: ScoreModel, data: Noised, readings: list[Reading]) -> list[flo
     first = readings[0]
     guess = data.guess.of_affine(first.scale, first.shift)
     found = [list[float]() for _ in readings]
-    for wanted in LEVELS:
+    for wanted in data.levels:
         level = guess.level(wanted)
         t = first.t(level)
-        if first.changes and abs(float(first.sde.half_log_snr(t)) - level) > REACHED:
+        if first.changes and not _reaches(first, level):
             continue
         try:
             out, z = output(model, data, first, t)
@@ -155,14 +169,14 @@ def scores(model: ScoreModel, data: Noised, readings: list[Reading]) -> list[flo
         for logs, reading in zip(found, readings, strict=True):
             ratio = (float(error(out, z, data, reading, t).mean()) + FLOOR) / (linear + FLOOR)
             logs.append(min(max(math.log(ratio), LOWEST), HIGHEST))
-    return [sum(logs) / len(logs) if len(logs) >= len(LEVELS) / 2 else math.inf for logs in found]
+    return [sum(logs) / len(logs) if len(logs) >= len(data.levels) / 2 else math.inf for logs in found]
 
 
 def score_of_zero(data: Noised, reading: Reading) -> float:
     """The score of a network that returns 0, read in the same way. As a velocity, 0 may be as good as the linear guess."""
     guess = data.guess.of_affine(reading.scale, reading.shift)
     logs = []
-    for wanted in LEVELS:
+    for wanted in data.levels:
         t = reading.t(guess.level(wanted))
         z = states(data, reading, t)
         squared = float(error(torch.zeros_like(z), z, data, reading, t).mean())

@@ -1,6 +1,7 @@
 """`check` on exact networks, as they are and with planted faults; the linear guess against its closed forms; the networks of others."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -78,6 +79,8 @@ FAULTS = {
     "time": (chain(), CHAIN, "noise", "t", 1.0, "index"),
     "schedule": (chain(), ss.VPSDE.cosine(100), "noise", "index", 1.0, "path"),
     "schedule of no name": (chain(), LONGER, "noise", "index", 1.0, "betas"),
+    "schedule of larger betas": (chain(), ss.VPSDE.from_betas(1.5 * CHAIN.betas), "noise", "index", 1.0, "betas"),
+    "schedule of smaller betas": (chain(), ss.VPSDE.from_betas(0.6 * CHAIN.betas), "noise", "index", 1.0, "betas"),
     "scale": (chain(), CHAIN, "noise", "index", 255.0, "the network's data are"),
     "index": (chain(), CHAIN, "noise", index(1), 1.0, "-1"),
     "index below": (chain(), CHAIN, "noise", index(-1), 1.0, "+1"),
@@ -115,6 +118,50 @@ def test_an_exact_network_is_well(name):
     assert found.samples.spread == pytest.approx(1, abs=0.3)  # 64 samples, of three modes
     # The exact prediction is the best one, the linear guess the best linear one, and a guess of zero has 1.
     assert all(at.network < at.linear < 1 for at in found.levels[1:-1])
+
+
+WEAK = ss.CoefficientsSDE(lambda t: -0.5 * (0.2 + t**2), lambda t: (0.2 + t**2).sqrt())
+SINE = ss.ScalesSDE(lambda t: torch.cos(0.5 * math.pi * t), lambda t: torch.sin(0.5 * math.pi * t))
+
+
+@pytest.mark.parametrize(
+    ("sde", "prediction", "fault", "said"),
+    [(WEAK, "noise", None, r"All is well.*does not end in noise: alpha\(1\)=0\.77"),
+     (SINE, "noise", "prediction", r"alpha\(1\)=6e-17: .* Train a velocity"), (SINE, "velocity", None, "All is well")],
+)  # fmt: skip
+def test_a_path_that_cannot_be_sampled_is_named_and_its_exact_network_is_not_blamed(sde, prediction, fault, said):
+    model = ss.ScoreModel(Exact(sde, prediction, lambda t: t), sde, prediction)
+    found = diagnostics.check(model, DATA, generator(1))
+    assert found.faults == (() if fault is None else (fault,))
+    assert re.search(said, found.verdict)
+    # Levels beyond the end of the path would be its end, several times.
+    assert len({at.t for at in found.levels}) == len(found.levels)
+
+
+def test_a_network_that_is_worse_than_the_linear_guess_is_told_to_train_longer():
+    class Rough(Exact):
+        def forward(self, z, told):
+            return super().forward(z, told) + 0.45 * torch.cos(7 * z + told[:, None])
+
+    model = ss.ScoreModel(Rough(ss.VPSDE(), "noise", lambda t: t), ss.VPSDE(), "noise")
+    found = diagnostics.check(model, DATA, generator(1))
+    assert re.search(r"[Aa]t t = .* the network is worse than the best linear guess: a longer training", found.verdict), found
+    assert "sound network" not in found.verdict
+
+
+def test_a_flow_the_other_way_round_is_read_by_one_call():
+    class Other(nn.Module):
+        def forward(self, z, told):
+            return -flow()(z, 1 - told)
+
+    found = diagnostics.check(ss.ScoreModel(Other(), ss.RectifiedFlow(), "velocity"), DATA, generator(1))
+    assert {"sign", "direction"} <= set(found.faults) or {"sign", "time"} <= set(found.faults)
+    assert "interop.formats.velocity(network, direction='noise_to_data') does both" in found.verdict
+
+
+def test_conditions_are_keywords():
+    with pytest.raises(TypeError, match=r"conditions are keywords here: check\(model, x, \*\*cond\)"):
+        diagnostics.check(ss.ScoreModel(chain(), CHAIN), DATA, cond={"label": 1})
 
 
 def test_a_network_that_ignores_its_time_or_is_not_trained_is_not_well():
