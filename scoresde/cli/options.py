@@ -182,7 +182,7 @@ def label_number(run: Path, experiment: Experiment, label: str) -> int:
     """
     if not experiment.conditional or experiment.classes is None:
         if isinstance(experiment, Foreign):
-            raise ValueError(f"--label {label}: the network of {run} takes no label=, or does not say how many classes= it has")
+            raise ValueError(f"--label {label}: the network of {run} takes no label=, or has no attribute classes")
         raise ValueError(f"--label {label}: {run} was trained without --conditional")
     names = read_class_names(run)
     if label in names:

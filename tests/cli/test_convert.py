@@ -152,6 +152,23 @@ class Small(torch.nn.Module):
         return self.layer(torch.cat([z, t[:, None]], 1))
 
 
+class Labelled(Small):
+    classes, null = 2, 2
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Embedding(3, 2)
+
+    def forward(self, z, t, label):
+        return super().forward(z, t) + self.shift(label)
+
+
+def make_flow():
+    from scoresde.interop import formats
+
+    return formats.velocity(Small(), direction="noise_to_data")
+
+
 number = 3
 """
 
@@ -238,3 +255,52 @@ def test_guidance_reaches_fits_and_comparisons(tmp_path):
     fine = ss.sample(guided, (4, 1, 8, 8), "dpm++3m", steps=200, seeds=range(4), **cond)
     error = (ss.sample(guided, (4, 1, 8, 8), solver, seeds=range(4), **cond) - fine).square().mean().sqrt()
     assert f"{float(error):.3g}" in result.output
+
+
+def test_a_score_model_stands_for_its_network_and_its_time(tmp_path, monkeypatch):
+    """A flow the other way round has a time that is a function, which no file holds: the user's function makes the whole model."""
+    (tmp_path / "my_nets.py").write_text(NETS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    model = own_network(f"{tmp_path / 'my_nets.py'}:make_flow").eval()
+    ss.save_pretrained(model, tmp_path / "flow", event=(2,))
+    again = ss.from_pretrained(tmp_path / "flow", network=own_network(f"{tmp_path / 'my_nets.py'}:make_flow"))
+    z = torch.randn(3, 2)
+    assert torch.equal(again.velocity(z, 0.3), model.velocity(z, 0.3))
+    invoke(
+        "sample",
+        tmp_path / "flow",
+        "--network",
+        tmp_path / "my_nets.py:make_flow",
+        "--out",
+        tmp_path / "x.npy",
+        "-n",
+        3,
+        "--nfe",
+        3,
+    )
+    torch.testing.assert_close(torch.tensor(np.load(tmp_path / "x.npy")), ss.sample(model, (3, 2), nfe=3, seeds=range(3)))
+    with pytest.raises(
+        ValueError, match=r"takes as time a function, .*: give --network FILE.py:NAME, which makes .* a ScoreModel with its own"
+    ):
+        invoke("sample", tmp_path / "flow", "--network", tmp_path / "my_nets.py:Small")
+
+
+def test_classes_of_a_network_of_ones_own(tmp_path, monkeypatch):
+    """It takes label=, and says how many classes it has and which label means none."""
+    (tmp_path / "my_nets.py").write_text(NETS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    option = ["--network", tmp_path / "my_nets.py:Labelled", "-n", 4, "--nfe", 3, "--out", tmp_path / "x.npy"]
+    model = ss.ScoreModel(own_network(f"{tmp_path / 'my_nets.py'}:Labelled"), ss.VPSDE.cosine(), "velocity").eval()
+    ss.save_pretrained(model, tmp_path / "own", event=(2,))
+    invoke("sample", tmp_path / "own", *option)  # the classes in turn
+    expected = ss.sample(model, (4, 2), nfe=3, seeds=range(4), label=torch.tensor([0, 1, 0, 1]))
+    torch.testing.assert_close(torch.tensor(np.load(tmp_path / "x.npy")), expected)
+    invoke("sample", tmp_path / "own", *option, "--label", 1, "--guidance", 2)
+    guided = ss.guidance.Guided(model, 2.0, uncond={"label": torch.full((4,), 2)})
+    expected = ss.sample(guided, (4, 2), nfe=3, seeds=range(4), label=torch.ones(4, dtype=torch.int64))
+    torch.testing.assert_close(torch.tensor(np.load(tmp_path / "x.npy")), expected)
+    small = ss.ScoreModel(own_network(f"{tmp_path / 'my_nets.py'}:Small"), ss.VPSDE.cosine(), "velocity").eval()
+    ss.save_pretrained(small, tmp_path / "small", event=(2,))
+    for wrong, said in (("--label", "takes no --label, or has no attribute classes"), ("--guidance", "has no attribute null")):
+        with pytest.raises(ValueError, match=f"{wrong} 3: the network of .*{said}"):
+            invoke("sample", tmp_path / "small", "--network", tmp_path / "my_nets.py:Small", wrong, 3)

@@ -86,3 +86,18 @@ def test_solvers_for_few_calls_do_not_warn(solver):
 def test_the_sampler_of_edm_warns_too():
     assert said(MODELS["edm"], 7, None, "edm")
     assert said(MODELS["edm"], 61, None, "edm") == []
+
+
+@pytest.mark.parametrize("z", [None, 0.5 * torch.ones(4, 2)])
+def test_samples_that_leave_all_scale_are_named(z):
+    class Steep(torch.nn.Module):
+        def forward(self, x, t):
+            return -200.0 * x
+
+    model = ss.ScoreModel(Steep(), ss.VPSDE(), "velocity")
+    with pytest.warns(
+        UserWarning, match=r"samples are as large as .*, and started from (1|0.5): .*models.thresholded\(model, low, high\)"
+    ):
+        ss.sample(model, (4, 2), "ddim", steps=5, z=z)
+    held = ss.models.thresholded(model, -1.0, 1.0)
+    assert float(ss.sample(held, (4, 2), "ddim", steps=5, z=z).abs().max()) <= 1.001
