@@ -12,6 +12,7 @@ from torch import Tensor
 from ..numerics.arrays import Time
 from ..numerics.brief import line, shown
 from ..numerics.inputs import as_function, as_number, as_values
+from ..numerics.keywords import explained_keywords
 from .base import NO_SIGNAL, SDE, as_time
 
 # A float64 tensor of times -> values of its shape, or one number for all of them.
@@ -121,6 +122,7 @@ class CoefficientsSDE(SDE):
         ValueError: f or g is not finite on (0, 1], g is not positive there, `t_min` lies outside (0, 1), or `prior_std` is not positive.
     """
 
+    @explained_keywords(f="f is drift_rate=", g="g is diffusion=")
     def __init__(
         self, drift_rate: ScalarFunction, diffusion: ScalarFunction, *, t_min: float = 1e-3, prior_std: float | None = None
     ) -> None:
