@@ -82,6 +82,7 @@ def order_measured(sampler: Sampler, target: Target, name: str, stochastic: bool
     if verdict == "broken" and (name == "narrow order" or (rate > 0.5 and not stochastic)):
         # The conditions decide; a slope at a few hundred steps may not have reached its limit.
         verdict = "note"
+        text += f"; below the claimed {sampler.order}: the order conditions decide"
     return Finding(name, verdict, text, numbers)
 
 

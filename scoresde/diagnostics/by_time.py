@@ -46,6 +46,12 @@ class Curve(NamedTuple):
     def __repr__(self) -> str:
         return line(type(self).__name__, *(f"{name}={shown(value)}" for name, value in self._asdict().items()))
 
+    def __str__(self) -> str:
+        rows = zip(self.t.tolist(), self.mean.tolist(), self.stderr.tolist(), strict=True)
+        return "\n".join(
+            [f"{'t':>8} {'mean':>10} {'stderr':>9}", *(f"{t:8.4g} {mean:10.4g} {error:9.2g}" for t, mean, error in rows)]
+        )
+
 
 class LossByTime(NamedTuple):
     """Losses on the same noise.
@@ -84,9 +90,12 @@ def score_error(
         **cond: passed to the model, not to `exact`.
 
     Raises:
+        TypeError: `model` or `exact` is no model.
         ValueError: fewer than two samples, an unknown weighting, or models of two paths.
     """
     require_model(model, "score")
+    if not hasattr(exact, "sde"):
+        raise TypeError(f"exact must be the exact model of the data, got {shown(exact)}: of a mixture it is mixture.model(sde)")
     require_model(exact, "score")
     require_same_process(model.sde, exact.sde, "the exact model")
     x, generator = as_state("x", x), as_generator(generator)

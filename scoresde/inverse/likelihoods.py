@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ..models.data_wrapper import differentiable
 from ..numerics.arrays import event_sum, flatten_events
+from ..numerics.brief import shown
 from ..numerics.inputs import as_flag, as_function, as_number
+from ..numerics.keywords import explained_keywords
 from ..numerics.linear import conjugate_gradient
 from ..numerics.random import cpu_generator
 
@@ -78,15 +80,22 @@ class Likelihood(ABC):
         return LocalOperator(self.A(x), forward, adjoint)
 
     def check(self, x: Tensor) -> None:
-        """Compare the given adjoint with the operator: <A v, u> = <v, A^T u> for random v and u.
+        """Call the operator on a batch of one, and compare the given adjoint with it: <A v, u> = <v, A^T u> for random v and u.
 
         Raises:
-            ValueError: they differ, or the adjoint returns another shape.
+            ValueError: the operator fails or returns no batch of one, the two differ, or the adjoint returns another shape.
         """
+        v = torch.randn(x[:1].shape, generator=cpu_generator(0), dtype=torch.float64).to(x)
+        # A function of one event, such as x -> M x, fails or takes the batch for an axis of the event.
+        called = f"A is called with a batch (B, *event), here of shape {tuple(v.shape)}, and returns (B, *obs)"
+        try:
+            out = self.A(v)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(f"{called}: {shown(self.A)} failed. {error}") from error
+        if out.shape[:1] != v.shape[:1]:
+            raise ValueError(f"{called}: {shown(self.A)} returned shape {tuple(out.shape)}")
         if self.adjoint is None or not self.linear:
             return
-        v = torch.randn(x[:1].shape, generator=cpu_generator(0), dtype=torch.float64).to(x)
-        out = self.A(v)
         u = torch.randn(out.shape, generator=cpu_generator(1), dtype=torch.float64).to(out)
         back = self.adjoint(u)
         if back.numel() != v.numel():
@@ -113,6 +122,18 @@ class Likelihood(ABC):
         """grad_x log p(y | x), of the shape of `x`."""
 
 
+def _require_operator(A: Any) -> None:
+    """Raise for what is no function of a batch.
+
+    Raises:
+        TypeError: says what makes an operator of a matrix.
+    """
+    if hasattr(A, "shape") and not callable(A):
+        raise TypeError(f"A must be a function, got {shown(A)}: for a matrix use inverse.operators.matrix(A)")
+    as_function("A", A, 1)
+
+
+@explained_keywords(**dict.fromkeys(("sigma", "noise", "noise_std", "scale"), "the standard deviation is std="))
 @dataclass(frozen=True, eq=False)
 class Gaussian(Likelihood):
     """y = A(x) + n with n ~ N(0, Sigma_y).
@@ -142,7 +163,7 @@ class Gaussian(Likelihood):
     name: str = "y"
 
     def __post_init__(self) -> None:
-        as_function("A", self.A, 1)
+        _require_operator(self.A)
         if not callable(self.std) and not isinstance(self.std, Tensor):
             object.__setattr__(self, "std", as_number("std", self.std, 0.0))
         elif isinstance(self.std, Tensor) and not bool((self.std >= 0).all()):
@@ -208,7 +229,7 @@ class Poisson(Likelihood):
     least: float = 1e-3
 
     def __post_init__(self) -> None:
-        as_function("A", self.A, 1)
+        _require_operator(self.A)
         for name in ("gain", "least"):
             object.__setattr__(self, name, as_number(name, getattr(self, name), above=0.0))
         linear = as_flag("linear", self.linear) and getattr(self.A, "linear", True)

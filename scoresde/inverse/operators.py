@@ -53,8 +53,17 @@ def mask(kept: Tensor) -> Operator:
 
 
 def matrix(a: Tensor) -> Operator:
-    """A x for a matrix `(m, d)` over the flattened event; y is `(B, m)`."""
+    """A x for a matrix `(m, d)` over the flattened event; y is `(B, m)`.
+
+    Raises:
+        TypeError: `a` holds no real numbers.
+        ValueError: it has another shape.
+    """
     a = as_numbers("a", a)
+    if a.ndim != 2:
+        raise ValueError(
+            f"a must have shape (m, d), got {tuple(a.shape)}" + (": a[None] observes one number" if a.ndim == 1 else "")
+        )
 
     def function(x: Tensor) -> Tensor:
         return flatten_events(x) @ a.to(x.device, x.dtype).T

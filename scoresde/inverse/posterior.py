@@ -160,9 +160,10 @@ class Posterior(DataWrapper):
         found = []
         for likelihood in self.likelihoods:
             y = cond.pop(likelihood.name, None)
-            if not isinstance(y, Tensor):
+            if not isinstance(y, Tensor) or y.ndim == 0:
                 raise TypeError(
-                    f"the posterior needs its observation, {likelihood.name}=, a tensor with one row a sample, got {type(y).__name__}"
+                    f"the posterior needs its observation, {likelihood.name}=, a tensor with one row a sample, got "
+                    f"{'a tensor without axes' if isinstance(y, Tensor) else type(y).__name__}"
                 )
             y = y.to(z)
             found.append(y if len(y) == len(z) else y.expand(len(z), *y.shape[1:]) if len(y) == 1 else y)
@@ -178,8 +179,9 @@ class Posterior(DataWrapper):
         locals_ = [likelihood.at(data) for likelihood in self.likelihoods]
         for likelihood, local, y in zip(self.likelihoods, locals_, observed, strict=True):
             if y.shape != local.value.shape:
+                name, rows = likelihood.name, f"{tuple(local.value.shape)}, or {(1, *local.value.shape[1:])} for all samples"
                 raise ValueError(
-                    f"{likelihood.name} has shape {tuple(y.shape)}, but A returns {tuple(local.value.shape)}: give one row a sample, or one row"
+                    f"{name} has shape {tuple(y.shape)}, but A returns {tuple(local.value.shape)}: give {name} of shape {rows}"
                 )
         noises = [likelihood.noise(local.value) for likelihood, local in zip(self.likelihoods, locals_, strict=True)]
         residual = torch.cat([flatten_events(y - local.value) for y, local in zip(observed, locals_, strict=True)], 1)

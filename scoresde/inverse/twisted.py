@@ -1,7 +1,9 @@
-r"""Twisted diffusion sampling (Wu et al. 2023, arXiv 2306.17775): particles for the posterior, exact as their number grows.
+r"""Twisted diffusion sampling (Wu et al. 2023, arXiv 2306.17775): particles for the posterior, exact as particles and steps grow.
 
-The chain p(z_s | z_t) is ancestral sampling under the model, with any number of steps. Its proposals come from the approximate posterior,
-q(z_s | z_t) = N(A z_t + B D_y, C^2). Weights make up for the difference, with the twist N(y; A D, K) of that posterior at each state:
+As the particles grow the samples become those of the chain p(z_s | z_t), ancestral sampling under the model, given y. The chain itself is
+biased by its steps: on one problem 0.596 came out as 0.562 with 50 steps and as 0.590 with 200. Its proposals come from the approximate
+posterior, q(z_s | z_t) = N(A z_t + B D_y, C^2). Weights make up for the difference, with the twist N(y; A D, K) of that posterior at each
+state:
 
     W <- W  p(z_s | z_t) twist(z_s) / ( q(z_s | z_t) twist(z_t) ),        the last twist is p(y | x) itself.
 """

@@ -262,7 +262,7 @@ def draw_times(sde: SDE, n: int, time_sampler: TimeSampler | None = None, genera
     """`n` training times and their weights. By default "discrete" on a chain and "uniform" elsewhere.
 
     Raises:
-        TypeError: no sampler, or one that returns no numbers.
+        TypeError: no sampler, or one that returns no numbers or a plain tuple.
         ValueError: an unknown name, "discrete" without a chain, or times or weights of another shape than `(n,)`; where the values are known
             (`values_are_known`) also a time outside [0, 1], or a weight that is infinite or negative.
     """
@@ -276,6 +276,8 @@ def draw_times(sde: SDE, n: int, time_sampler: TimeSampler | None = None, genera
     if not callable(time_sampler):
         raise TypeError(f"time_sampler must be one of {', '.join(TIME_SAMPLERS)} or a function; got {time_sampler!r}")
     drawn = as_function("time_sampler", time_sampler, 3)(sde, n, as_generator(generator))
+    if isinstance(drawn, tuple) and not isinstance(drawn, Times):
+        raise TypeError("time_sampler returned a tuple: for weights return losses.Times(times, weights)")
     t, weight = drawn if isinstance(drawn, Times) else (drawn, None)
     t = as_numbers("the result of time_sampler", t)
     weight = torch.ones_like(t) if weight is None else as_numbers("the weight of time_sampler", weight)

@@ -34,7 +34,7 @@ from torch import Tensor
 from ..numerics.arrays import Time, values_are_known
 from ..numerics.inputs import as_function, as_number, as_values
 from ..sde.base import SDE, as_time
-from ..sde.prediction import Preconditioned, Prediction, conversion
+from ..sde.prediction import Preconditioned, Prediction, slope
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,11 @@ def output_weight(sde: SDE, t: Time, prediction: Prediction, weighting: Weightin
         ValueError: an unknown weighting, or a factor that is infinite or negative at some t, where it is known (`values_are_known`).
     """
     resolved = resolve(weighting, prediction)
-    _, slope = conversion(sde, t, prediction, resolved.quantity)
+    error = slope(sde, t, prediction, resolved.quantity)
     t = as_time(t)
     # A copy: a function of the user may work in place.
     factor = as_values("weighting", resolved.factor(sde, t.clone()), t)
-    weight = factor * slope**2
+    weight = factor * error**2
     if values_are_known(weight) and not bool((weight.isfinite() & (weight >= 0)).all()):
         wrong = ~(weight.isfinite() & (weight >= 0))
         at, value = t.broadcast_to(weight.shape)[wrong].flatten()[0].item(), weight[wrong].flatten()[0].item()

@@ -24,7 +24,7 @@ from .start import Start
 # Standard deviations of data, and the growth from which Heun's errors are larger than those of DDIM with as many calls.
 STDS = (0.1, 0.2, 0.5, 1.0)
 MOST = 1.3
-# How much larger than their start samples may be. A network that has learnt nothing makes them 1/alpha(1) times larger, up to 1e4 on published paths.
+# How much larger than their start samples may be. A network that has learnt nothing makes them 1/alpha(1) times larger: up to 1e4.
 DIVERGED = 1e5
 # With more steps nothing is looked at: tables are long.
 LOOKED_AT = 64

@@ -17,6 +17,7 @@ from .plans import Plan
 
 GUIDANCE = "for guidance sample guidance.Guided(model, scale)"
 START = "to start from an image: z, _ = model.sde.perturb(x, t), then z=z, t_start=t"
+STATE = "to start from a state give z=, for other noise seeds= or generator="
 STEPS = "the number of steps is steps=, the number of network calls nfe="
 SEEDS = "for one seed a sample give seeds=range(n), for one stream generator=torch.Generator().manual_seed(seed)"
 CLIPPING = "to clip data predictions sample models.thresholded(model)"
@@ -26,6 +27,7 @@ INPAINTING = "for inpainting see scoresde.inverse"
 ELSEWHERE = {
     **dict.fromkeys(("guidance_scale", "guidance", "cfg_scale", "cfg", "w"), GUIDANCE),
     **dict.fromkeys(("strength", "denoising_strength", "image", "init_image"), START),
+    **dict.fromkeys(("z_t", "x_t", "latents", "noise"), STATE),
     **dict.fromkeys(("num_inference_steps", "num_steps", "n_steps", "sampling_steps", "timesteps"), STEPS),
     **dict.fromkeys(("seed", "random_seed"), SEEDS),
     **dict.fromkeys(("clip", "clip_sample", "clip_denoised", "thresholding", "dynamic_thresholding"), CLIPPING),

@@ -32,6 +32,9 @@ from ..numerics.inputs import as_device, as_dtype, as_number, as_numbers, as_sha
 from ..numerics.random import randn
 from .transitions import posterior_coefficients, variance_fraction
 
+# A state with alpha <= NO_SIGNAL sqrt(alpha^2 + sigma^2) says nothing of the data in float32. Published paths have 4e-5 and more, or 0.
+NO_SIGNAL = 1e-6
+
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 

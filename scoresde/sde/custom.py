@@ -12,7 +12,8 @@ from torch import Tensor
 from ..numerics.arrays import Time
 from ..numerics.brief import line, shown
 from ..numerics.inputs import as_function, as_number, as_values
-from .base import SDE, as_time
+from ..numerics.keywords import explained_keywords
+from .base import NO_SIGNAL, SDE, as_time
 
 # A float64 tensor of times -> values of its shape, or one number for all of them.
 ScalarFunction = Callable[[Tensor], Tensor | float]
@@ -38,6 +39,9 @@ def values(name: str, function: ScalarFunction, t: Tensor) -> Tensor:
 class ScalesSDE(SDE):
     """A path from alpha(t) and sigma(t). Drift and diffusion follow by automatic differentiation.
 
+    A path without signal at t = 1, such as alpha = cos(pi t/2), needs a network that predicts "velocity", "data" or "edm". There alpha(1) is
+    exactly 0, also where rounding leaves 6e-17: at most 1e-6 sqrt(alpha^2 + sigma^2) counts as 0.
+
     Args:
         alpha: signal scale, a differentiable function of a float64 tensor of times in [0, 1]. It returns a tensor of their shape, or a number
             for a constant.
@@ -50,6 +54,8 @@ class ScalesSDE(SDE):
         ValueError: a scale is negative or not finite or has no gradient, the path does not start at the data, alpha/sigma rises somewhere,
             `t_min` lies outside (0, 1), or `prior_std` is not positive.
     """
+
+    _ends_without_signal = False
 
     def __init__(
         self, alpha: ScalarFunction, sigma: ScalarFunction, *, t_min: float = 1e-3, prior_std: float | None = None
@@ -65,8 +71,8 @@ class ScalesSDE(SDE):
         rising = (a[1:] * s[:-1] >= a[:-1] * s[1:]).nonzero().flatten()
         if len(rising):
             raise ValueError(f"alpha/sigma must fall with time, but it does not at t = {float(t[rising[0]]):g}")
-        if float(a[-1]) == 0:
-            self.t_max = 0.999
+        if float(a[-1]) <= NO_SIGNAL * math.hypot(float(a[-1]), float(s[-1])):
+            self.t_max, self._ends_without_signal = 0.999, True
         self.prior_std = as_number(
             "prior_std", float((a[-1] ** 2 + s[-1] ** 2).sqrt()) if prior_std is None else prior_std, above=0.0
         )
@@ -75,7 +81,10 @@ class ScalesSDE(SDE):
         return line("ScalesSDE", f"alpha={shown(self._alpha)}", f"sigma={shown(self._sigma)}")
 
     def alpha(self, t: Time) -> Tensor:
-        return values("alpha", self._alpha, as_time(t))
+        t = as_time(t)
+        alpha = values("alpha", self._alpha, t)
+        # Solvers ask for alpha = 0. The derivative at t = 1 stays.
+        return torch.where(t >= 1, alpha - alpha.detach(), alpha) if self._ends_without_signal else alpha
 
     def sigma(self, t: Time) -> Tensor:
         return values("sigma", self._sigma, as_time(t))
@@ -113,6 +122,7 @@ class CoefficientsSDE(SDE):
         ValueError: f or g is not finite on (0, 1], g is not positive there, `t_min` lies outside (0, 1), or `prior_std` is not positive.
     """
 
+    @explained_keywords(f="f is drift_rate=", g="g is diffusion=")
     def __init__(
         self, drift_rate: ScalarFunction, diffusion: ScalarFunction, *, t_min: float = 1e-3, prior_std: float | None = None
     ) -> None:

@@ -10,7 +10,8 @@ Data x and noise eps determine the state, and every prediction is a direction in
     edm      = F with data = c_skip z/alpha + c_out F       Karras et al. 2022, arXiv 2206.00364, eq. 7
 
 Any quantity `a' x + b' eps` is a linear combination of the state and one prediction `a x + b eps`. Every conversion is therefore the solution
-of one 2 x 2 system. The system is singular where the prediction is parallel to the state, as the noise is at alpha = 0.
+of one 2 x 2 system. The system is singular where the prediction is parallel to the state, as the noise is at alpha = 0. All but parallel,
+the sine of their angle at most `NO_SIGNAL`, counts as parallel at the noisy end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 from ..numerics.arrays import Time, values_are_known
 from ..numerics.brief import Brief
 from ..numerics.inputs import as_function, as_number, as_one_of, as_values
-from .base import SDE, as_time
+from .base import NO_SIGNAL, SDE, as_time
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,19 @@ def convert(alpha: Tensor, sigma: Tensor, source: tuple[Tensor, Tensor], target:
     return (a_target * b - b_target * a) / determinant, (alpha * b_target - sigma * a_target) / determinant
 
 
+def slope(sde: SDE, t: Time, source: Prediction, target: Prediction) -> Tensor:
+    """c_out of `conversion` at each entry of `t`, infinite or nan where the source does not determine the target.
+
+    For losses: among a million uniform times on a path without signal at t = 1 one has alpha <= `NO_SIGNAL`, where `conversion` raises.
+    """
+    if source == target:
+        return torch.ones_like(sde.alpha(t))
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    if (source, target) in (("noise", "score"), ("score", "noise")):  # parallel, at every alpha
+        return -sigma if target == "noise" else -1 / sigma
+    return convert(alpha, sigma, _direction(sde, t, alpha, sigma, source), _direction(sde, t, alpha, sigma, target))[1]
+
+
 def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tuple[Tensor, Tensor]:
     """(c_z, c_out) in float64 with target = c_z z + c_out source, at each entry of `t`.
 
@@ -208,15 +222,19 @@ def conversion(sde: SDE, t: Time, source: Prediction, target: Prediction) -> tup
     a, b = _direction(sde, t, alpha, sigma, source)
     a_target, b_target = _direction(sde, t, alpha, sigma, target)
     c_z, c_out = convert(alpha, sigma, (a, b), (a_target, b_target))
-    if values_are_known(c_out) and not bool((c_z + c_out).isfinite().all()):
-        where = as_time(t).broadcast_to(c_out.shape)[~(c_z + c_out).isfinite()].flatten()[0].item()
-        raise ValueError(
-            f"prediction={source!r} does not determine the {target} at t={where:g}, where alpha={sde.alpha(where).item():g} "
-            f"and sigma={sde.sigma(where).item():g}: "
-            + (
-                "at zero signal use prediction='velocity' or 'data', or start at a smaller t"
-                if sde.alpha(where).item() == 0
-                else "stop at a larger t"
+    if values_are_known(c_out):
+        sine = (alpha * b - sigma * a).abs() / (torch.hypot(alpha, sigma) * torch.hypot(a, b))
+        silent = (alpha < sigma) & ~(sine > NO_SIGNAL)
+        undetermined = silent | ~(c_z + c_out).isfinite()
+        if bool(undetermined.any()):
+            at = as_time(t).broadcast_to(c_out.shape)[undetermined].flatten()[0]
+            raise ValueError(
+                f"prediction={source!r} does not determine the {target} at t={at.item():g}, where alpha={sde.alpha(at).item():.3g} "
+                f"and sigma={sde.sigma(at).item():.3g}: "
+                + (
+                    "without signal use prediction='velocity' or 'data', or start at a smaller t"
+                    if bool(silent[undetermined].any())
+                    else "stop at a larger t"
+                )
             )
-        )
     return c_z, c_out

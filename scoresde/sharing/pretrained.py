@@ -88,8 +88,8 @@ def from_pretrained(
     Raises:
         FileNotFoundError: there is no such folder, or one without config.json or model.safetensors.
         ImportError: there is no such folder, and huggingface_hub is not installed.
-        ValueError: a file is damaged or of another version, its weights were changed, or a part of the model has to be given; names the
-            file.
+        ValueError: a file is damaged or of another version, its weights were changed, a part of the model has to be given, or the folder is
+            a training run; names the file.
     """
     folder = Path(source)
     config, stored = (folder / CONFIG, folder / WEIGHTS) if folder.is_dir() else hub.files(str(source), (CONFIG, WEIGHTS), revision)
@@ -97,6 +97,8 @@ def from_pretrained(
         raise FileNotFoundError(f"{folder} holds no model (no {CONFIG}): write one with ss.save_pretrained")
     with reading(config):
         description = json_object(config.read_text(encoding="utf-8"))
+    if "format" not in description and "recipe" in description:
+        raise ValueError(f"{source} is a training run: its model is train.Experiment.read(folder).load_model(folder)")
     tensors, beside = read_tensors(stored, KEY)
     different = [name for name in beside or {} if beside and beside[name] != description.get(name)]
     if different:

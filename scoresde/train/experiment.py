@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ class Experiment(Brief):
         """The conditions of the samples, as keyword arguments for the network: `label` `(N,)`, or nothing."""
         return {"label": part.labels} if self.conditional and part.labels is not None else {}
 
-    def train(self, folder: Path, device: torch.device, progress: bool = True, **options: Any) -> Trainer:
+    def train(self, folder: str | PathLike[str], device: torch.device | str, progress: bool = True, **options: Any) -> Trainer:
         """Train in `folder`. Training continues from the folder's checkpoint if it exists.
 
         Args:
@@ -225,7 +226,13 @@ class Experiment(Brief):
         return trainer
 
     def trainer(
-        self, folder: Path, device: torch.device, *, on_the_way: bool = False, channels_last: bool = False, **options: Any
+        self,
+        folder: str | PathLike[str],
+        device: torch.device | str,
+        *,
+        on_the_way: bool = False,
+        channels_last: bool = False,
+        **options: Any,
     ) -> Trainer:
         """A trainer at the iteration of the folder's checkpoint, or at the beginning. The folder holds the experiment from now on.
 
@@ -243,6 +250,7 @@ class Experiment(Brief):
             OSError: the folder cannot be written.
             DataError: the data set is missing or cannot be read.
         """
+        folder = Path(folder)
         wanted, stored = self, read_config(folder)
         if self.held_out is None and "held_out" in stored:
             with reading(folder / CONFIG):
@@ -280,12 +288,13 @@ class Experiment(Brief):
         return values
 
     @classmethod
-    def read(cls, folder: Path) -> Experiment:
+    def read(cls, folder: str | PathLike[str]) -> Experiment:
         """The experiment of a folder.
 
         Raises:
             ValueError: the folder holds none, or a damaged one, or one of another version of scoresde.
         """
+        folder = Path(folder)
         if not (folder / CONFIG).exists():
             raise ValueError(f"{folder} holds no training run (no {CONFIG}): make one with `scoresde train`")
         values = read_config(folder)
@@ -297,6 +306,6 @@ class Experiment(Brief):
         with reading(folder / CONFIG, said="holds no experiment of this version of scoresde"):
             return cls(**{**values, "recipe": Recipe(**values["recipe"])})
 
-    def load_model(self, folder: Path, device: torch.device) -> ScoreModel:
+    def load_model(self, folder: str | PathLike[str], device: torch.device | str = "cpu") -> ScoreModel:
         """The trained model of a folder, with averaged weights, in evaluation mode."""
-        return load_averaged(folder / CHECKPOINT, self.model()).to(device)
+        return load_averaged(Path(folder) / CHECKPOINT, self.model()).to(device)

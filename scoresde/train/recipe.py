@@ -12,6 +12,7 @@ from ..losses.times import TIME_SAMPLERS, Adaptive, TimeSampler
 from ..losses.weightings import WEIGHTINGS, Weighting, WeightingLike
 from ..numerics.brief import Brief
 from ..numerics.inputs import as_count, as_flag, as_function, as_number, as_one_of
+from ..numerics.keywords import explained_keywords
 
 # From 1 to 0 over the run.
 DECAYS: dict[str, Callable[[float], float]] = {
@@ -23,6 +24,14 @@ DECAYS: dict[str, Callable[[float], float]] = {
 LATER = {"label_dropout", "float16", "decay", "betas", "snapshot_every", "average_lengths"}
 
 
+@explained_keywords(
+    lr="the rate is learning_rate=",
+    epochs="the number of optimiser steps is iterations=",
+    steps="the number of optimiser steps is iterations=",
+    ema_decay="the decay of the average is ema=",
+    amp="mixed precision is bfloat16=True or float16=True",
+    grad_clip="the largest norm of the gradient is clip=",
+)
 @dataclass(frozen=True, repr=False)
 class Recipe(Brief):
     """How to train.

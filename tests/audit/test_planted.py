@@ -170,6 +170,13 @@ def test_a_planted_fault_is_named(fault):
     assert broken in found.broken, found.markdown()
 
 
+def test_a_note_on_an_order_below_the_claim_says_so():
+    found = audit.run(euler, order=2, calls_per_step=1)
+    assert "order conditions" in found.broken
+    assert "; below the claimed 2: the order conditions decide" in found.findings["order"].text
+    assert "claimed" not in audit.run(euler, order=1, calls_per_step=1).findings["order"].text
+
+
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_sampler_is_not_accused(name):
     sampler, claims = SOUND[name]

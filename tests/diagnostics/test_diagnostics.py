@@ -59,6 +59,21 @@ def test_the_score_error_of_a_constant_shift_is_its_square():
     torch.testing.assert_close(silent.mean, exact.score(z, 0.3).square().mean()[None])
 
 
+def test_a_curve_prints_as_a_table_of_its_numbers():
+    curve = diagnostics.Curve(*torch.tensor([[0.01, 1.0], [0.25, 12.5], [0.003, 0.04]], dtype=torch.float64))
+    assert [row.split() for row in str(curve).splitlines()] == [
+        ["t", "mean", "stderr"],
+        ["0.01", "0.25", "0.003"],
+        ["1", "12.5", "0.04"],
+    ]
+    assert "\n" not in repr(curve)
+
+
+def test_a_mixture_in_place_of_its_model_is_named():
+    with pytest.raises(TypeError, match=r"exact must be the exact model .*: of a mixture it is mixture\.model\(sde\)"):
+        diagnostics.score_error(mixture().model(LINEAR), mixture(), mixture().sample(5, generator()), [0.5])
+
+
 def test_the_loss_is_the_optimal_loss_plus_the_score_error():
     """Vincent 2011, eq. 11, at each time and within the Monte-Carlo error of 20,000 samples."""
     sde, times = LINEAR, torch.tensor([0.02, 0.2, 0.7])

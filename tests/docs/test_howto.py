@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from sybil import Document
 from sybil.parsers.myst import PythonCodeBlockParser
@@ -10,6 +11,12 @@ import scoresde as ss
 from scoresde.interop import formats
 
 HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Blocks write files."""
+    monkeypatch.chdir(tmp_path)
 
 
 def names_of(page):

@@ -457,14 +457,29 @@ def test_wrong_arguments_are_refused_by_name(make, error, message):
         make(mixture().model(SDES["ddpm"]), Gaussian(lambda x: x[:, :1], 0.1))
 
 
+def test_an_operator_of_one_event_is_told_of_the_batch():
+    """x -> M x: it fails on a row, or takes the batch for an axis of the event."""
+    model, z = mixture().model(SDES["ddpm"]), states(SDES["ddpm"], 6, 2)
+    for a in (torch.eye(2), torch.ones(1, 2), torch.ones(3, 1)):
+        post = Posterior(model, Gaussian(lambda x, a=a: a.to(x) @ x, 0.1))
+        with pytest.raises(ValueError, match=r"A is called with a batch \(B, \*event\), here of shape \(1, 2\)"):
+            post.data(z, 0.4, y=torch.ones(1, len(a)))
+    with pytest.raises(ValueError, match=r"a must have shape \(m, d\), got \(2,\): a\[None\] observes one number"):
+        operators.matrix(torch.ones(2))
+
+
 def _call(post):
     return post.data(torch.zeros(1, 2), 0.5, y=torch.zeros(1, 1))
 
 
 def test_an_observation_of_another_shape_is_refused():
     post = Posterior(mixture().model(SDES["ddpm"]), Gaussian(lambda x: x[:, :1], 0.1))
-    with pytest.raises(ValueError, match=r"y has shape \(6, 2\), but A returns \(6, 1\)"):
-        post.data(states(SDES["ddpm"], 6, 2), 0.4, y=torch.ones(6, 2))
+    z = states(SDES["ddpm"], 6, 2)
+    for y in (torch.ones(6, 2), torch.ones(2)):
+        with pytest.raises(ValueError, match=r"but A returns \(6, 1\): give y of shape \(6, 1\), or \(1, 1\) for all samples"):
+            post.data(z, 0.4, y=y)
+    with pytest.raises(TypeError, match="a tensor with one row a sample, got a tensor without axes"):
+        post.data(z, 0.4, y=torch.tensor(1.0))
     open_v = Posterior(mixture().model(SDES["ddpm"]), Gaussian(lambda x: x[:, :1], 0.1), "ratio", jacobian=False)
     with pytest.raises(ValueError, match="leaves open"):
         open_v.data(states(SDES["ddpm"], 6, 2), 0.4, y=torch.ones(1, 1))

@@ -233,6 +233,11 @@ def test_samplers_of_times_that_are_none(sampler):
         loss(time_sampler=sampler)
 
 
+def test_times_and_weights_in_a_plain_tuple_are_refused():
+    with pytest.raises(TypeError, match=r"for weights return losses\.Times\(times, weights\)"):
+        losses.draw_times(VP, 4, lambda sde, n, g: (torch.rand(n), torch.ones(n)))
+
+
 @pytest.mark.parametrize(
     "sampler", [lambda sde, n, g: [0.5] * n, lambda sde, n, g: np.full(n, 0.5), lambda sde, n, g: torch.full((n,), 0.5).half()]
 )

@@ -119,8 +119,15 @@ def test_weights_do_not_cancel_where_the_signal_vanishes():
     loss = losses.denoising(analytic.ZeroModel(sde, "velocity"), x, "velocity", t=t, noise=noise)
     torch.testing.assert_close(loss, x.square().mean(1))
     assert float(losses.denoising(analytic.ZeroModel(sde, "velocity"), x, "noise", t=t, noise=noise).max()) == 0
-    with pytest.raises(ValueError, match="does not determine the velocity at t=1"):
+    with pytest.raises(ValueError, match="weighting 'velocity' is not finite at t=1 for a network that predicts 'noise'"):
         losses.denoising(analytic.ZeroModel(sde, "noise"), x, "velocity", t=t, noise=noise)
+
+
+def test_a_time_next_to_zero_signal_does_not_stop_a_training():
+    """One uniform time in a million is that close to t = 1."""
+    model, x = analytic.ZeroModel(ss.RectifiedFlow(), "noise"), torch.zeros(1, 2)
+    loss = losses.denoising(model, x, "debiased", t=torch.tensor([1 - 5e-7], dtype=torch.float64), noise=torch.ones(1, 2))
+    assert float(loss) == pytest.approx(1 / 5e-7, rel=1e-3)
 
 
 def test_a_weight_that_is_not_finite_names_the_time():

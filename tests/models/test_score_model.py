@@ -145,6 +145,18 @@ def test_no_signal_and_no_prediction_of_the_data(kind):
         ss.ScoreModel(Zeros(), sde, "data", time="t").noise(torch.zeros(2, 3), 0.0)
 
 
+@pytest.mark.parametrize("kind", ["noise", "score"])
+def test_a_signal_below_rounding_is_none(kind):
+    """A noise network divides by alpha: at 1e-6 of the noise its data prediction is rounding. The clipped cosine chain has 4e-5."""
+    for sde, bad in ((ss.RectifiedFlow(), 1 - 5e-7), (ss.VPSDE(0.1, 60.0), 1.0)):
+        with pytest.raises(ValueError, match=f"prediction='{kind}' does not determine the data at t=1.*without signal use"):
+            ss.ScoreModel(Zeros(), sde, kind).data(torch.zeros(2, 3), bad)
+    for sde, good in ((ss.RectifiedFlow(), 1 - 5e-6), (ss.VPSDE.cosine(), 1.0), (ss.VESDE(0.01, 9e5), 1.0)):
+        ss.ScoreModel(Zeros(), sde, kind).data(torch.zeros(2, 3), good)
+    for free in ("data", "velocity", "edm"):
+        ss.ScoreModel(Zeros(), ss.VPSDE(0.1, 60.0), free).data(torch.zeros(2, 3), 1.0)
+
+
 def test_wrong_output_shape_names_both():
     model = ss.ScoreModel(nn.Linear(2, 3), SDES["linear"])
     model.network.forward = lambda z, t: z[:, :1]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import scoresde as ss
-from scoresde import deprecation, losses, networks, solvers, train
+from scoresde import deprecation, inverse, losses, networks, solvers, train
 from scoresde.sampling.start import warn_of_prior
 
 from ..conftest import linear_betas
@@ -56,12 +56,34 @@ def test_a_raw_network_is_to_be_wrapped(call):
 
 
 @pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: train.Recipe(lr=1e-3), "Recipe takes no lr=: the rate is learning_rate="),
+        (lambda: train.Recipe(epochs=3), "Recipe takes no epochs=: the number of optimiser steps is iterations="),
+        (lambda: train.Recipe(ema_decay=0.9), "Recipe takes no ema_decay=: the decay of the average is ema="),
+        (lambda: train.Recipe(amp=True), "bfloat16=True or float16=True"),
+        (lambda: ss.CoefficientsSDE(f=lambda t: -t, g=lambda t: 1.0), "CoefficientsSDE takes no f=: f is drift_rate="),
+        (lambda: ss.CoefficientsSDE(lambda t: -t, g=lambda t: 1.0), "g is diffusion="),
+        (lambda: inverse.Gaussian(lambda x: x, sigma=0.1), "Gaussian takes no sigma=: the standard deviation is std="),
+        (lambda: inverse.Gaussian(lambda x: x, noise=0.1), "the standard deviation is std="),
+        (lambda: inverse.Gaussian(torch.eye(2), 0.1), "for a matrix use inverse.operators.matrix(A)"),
+        (lambda: inverse.Poisson(torch.eye(2)), "for a matrix use inverse.operators.matrix(A)"),
+    ],
+)
+def test_a_keyword_of_another_library_names_the_one_here(call, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        call()
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"seed": 0}, "Net takes no seed=: for one seed a sample give seeds=range(n)"),
         ({"guidance_scale": 3.0}, "Net takes no guidance_scale=: for guidance sample guidance.Guided(model, scale)"),
         ({"strength": 0.5}, "z=z, t_start=t"),
         ({"mask": None}, "for inpainting see scoresde.inverse"),
+        ({"x_T": None}, "to start from a state give z="),
+        ({"latents": None}, "to start from a state give z="),
         ({"num_inference_steps": 8}, "the number of steps is steps="),
         ({"eta": 1.0}, "solver=solvers.DDIM(eta=1.0)"),
         ({"clip": True}, "models.thresholded(model)"),

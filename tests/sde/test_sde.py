@@ -9,7 +9,7 @@ from torch.distributions import Normal
 import scoresde as ss
 from scoresde.sde import SDE
 
-from ..conftest import SDES, finite_sdes, generator, linear_betas, sdes, zero_terminal
+from ..conftest import SDES, finite_sdes, generator, linear_betas, mixture, sdes, zero_terminal
 
 
 def chain_betas(kind: str, steps: int) -> torch.Tensor:
@@ -278,6 +278,21 @@ def test_scales_of_ones_own():
 def test_scales_that_are_no_path_are_refused(alpha, sigma, message):
     with pytest.raises(ValueError, match=message):
         ss.ScalesSDE(alpha, sigma)
+
+
+def test_a_signal_that_only_rounding_leaves_is_none():
+    """cos(pi/2) = 6e-17. Solvers ask for alpha = 0, and Euler-Maruyama gave samples of size 1e14 otherwise."""
+    sde = ss.ScalesSDE(lambda t: torch.cos(math.pi / 2 * t), lambda t: torch.sin(math.pi / 2 * t))
+    flow = ss.RectifiedFlow()
+    assert float(sde.alpha(1.0)) == 0
+    assert sde.t_max == flow.t_max
+    assert float(ss.sde.prediction.alpha_rate(sde, torch.ones(1, dtype=torch.float64))) == pytest.approx(-math.pi / 2)
+    start = torch.randn(50, 2, generator=generator(), dtype=torch.float64)
+    for solver in ("euler-maruyama", "sde-dpm++2m", "ddim", None):
+        ours, theirs = (
+            ss.sample(mixture().model(path), (50, 2), solver, steps=40, z=start, seeds=range(50)) for path in (sde, flow)
+        )
+        assert float((ours.std(0) / theirs.std(0) - 1).abs().max()) < 0.5
 
 
 def test_coefficients_that_are_no_path_are_refused():

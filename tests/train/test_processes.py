@@ -31,9 +31,21 @@ def test_a_run_learns_continues_and_samples(name, tmp_path):
     assert last["validation"] < 0.9 * last["zero"]
     again = Experiment.read(tmp_path / "run")
     model = again.load_model(tmp_path / "run", torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"training run: its model is train\.Experiment\.read\(folder\)\.load_model"):
+        ss.from_pretrained(tmp_path / "run")
     x = ss.sample(model, (2, *again.event), nfe=3, seeds=range(2))
     assert x.shape == (2, 1, 8, 8)
     torch.testing.assert_close(x, ss.sample(trainer.averaged, (2, *again.event), nfe=3, seeds=range(2)))
+
+
+def test_a_run_is_named_by_a_string(tmp_path, monkeypatch):
+    """Folders and devices, on the way in and on the way back."""
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment("digits", process="flow", width=8, multipliers=(1,), recipe=Recipe(iterations=1, batch_size=8))
+    trainer = experiment.train("runs/x", "cpu", progress=False)
+    model = Experiment.read("runs/x").load_model("runs/x")
+    for a, b in zip(model.parameters(), trainer.averaged.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_an_unknown_process_is_named(tmp_path):
