@@ -313,7 +313,7 @@ def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
     result = run.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert re.search(
-        r"fitted.safetensors: .* 3 calls.*: error on held-out starts: median [0-9.e-]+, rms [0-9.e-]+ .the reference is off by",
+        r"fitted.safetensors: .* 3 calls.*: error on held-out starts .n = 6.: median [0-9.e-]+, rms [0-9.e-]+ .the reference is off by",
         result.output,
     )
     result = run.invoke(

@@ -98,6 +98,31 @@ def test_the_headline_is_the_distance_to_the_fine_solve(exact, compared):
     assert shown["ancestral"][2:] == ["stochastic", "", "", ""]
     assert f"{shown['ddim'][2]} from the fine solve" in report.lead(compared)
     assert "n = 256 samples" in report.lead(compared)
+    assert "interval" in report.lead(compared)
+    assert f"median {shown['ddim'][4]}" in report.lead(compared)
+
+
+def test_an_outlier_does_not_make_the_headline(compared):
+    """128 errors of 0.01 and one large one, against 128 of 0.03: the rms says the second, within its interval, and the median the first."""
+    few, even, far = torch.full((128, 2), 0.01), torch.full((128, 2), 0.03), torch.full((128, 2), 1.0)
+    few[5] = 0.4
+    fine = dataclasses.replace(compared.fine, x=torch.zeros(128, 2))
+    rows = [report.Entry(name, 8) for name in ("ddim", "heun", "dpm++2m")]
+    found = dataclasses.replace(
+        compared,
+        entries=rows,
+        rows=[{"NFE": 8}, {"NFE": 8}, {"NFE": 9}],
+        fine=fine,
+        paired={str(entry): paired_error(x, fine) for entry, x in zip(rows, (few, even, far), strict=True)},
+    )
+    said = report.lead(found)
+    assert said.startswith("With 8 network calls, heun is 0.030 from")
+    assert "; ddim 0.037 (95 % interval 0.010 to" in said
+    assert said.endswith("overlap: no ranking by rms; by median ddim is smallest (0.010).")
+    assert "dpm++2m" not in said
+    few[5] = 0.01
+    apart = dataclasses.replace(found, paired=found.paired | {"ddim 8": paired_error(few, fine)})
+    assert "overlap" not in report.lead(apart)
 
 
 def test_the_interval_covers_the_rms_of_new_seeds(exact):

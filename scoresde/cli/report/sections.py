@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -46,21 +46,34 @@ def about(run: Path, experiment: Experiment, model: ScoreModel) -> Section:
 
 
 def lead(found: Comparison) -> str:
-    """The smallest error of few calls, in one sentence."""
+    """The errors of the solvers that have few calls, as many as the one of the smallest median; in two sentences at most."""
     fine = found.fine
     rows = [(name, calls, found.paired[key]) for key, name, calls in _entries(found) if key in found.paired]
     if not rows:
         return (
             "All solvers are stochastic: their samples are others than those of the fine solve, so that there is no paired error."
         )
-    few = [row for row in rows if row[1] <= FEW_CALLS] or rows
-    name, calls, error = min(few, key=lambda row: row[2].rms)
-    others = sorted((row for row in rows if row[1] == calls and row[0] != name), key=lambda row: row[2].rms)
-    said = f" Others with {calls} calls: " + ", ".join(f"{row[0]} {number(row[2].rms)}" for row in others) + "." if others else ""
+    # One outlier among the samples can decide an rms, and no median.
+    calls = min([row for row in rows if row[1] <= FEW_CALLS] or rows, key=lambda row: row[2].median)[1]
+    equal = sorted(((name, error) for name, own, error in rows if own == calls), key=lambda row: row[1].rms)
+    (name, error), *others = equal
+    said = "".join(f"; {other} {number(own.rms)} ({_spread(own)})" for other, own in others)
     return (
         f"With {calls} network calls, {name} is {number(error.rms)} from the fine solve of {FINE_STEPS} calls "
-        f"(rms {unit(fine.x)}; 95 % interval {number(error.low)} to {number(error.high)}; n = {len(fine.x)} samples).{said}"
+        f"(rms {unit(fine.x)}; {_spread(error)}; n = {len(fine.x)} samples){said}.{_ranking(equal)}"
     )
+
+
+def _spread(error: PairedError) -> str:
+    return f"95 % interval {number(error.low)} to {number(error.high)}, median {number(error.median)}"
+
+
+def _ranking(rows: Sequence[tuple[str, PairedError]]) -> str:
+    """What the rms leaves open between the first two; empty where it does not."""
+    if len(rows) < 2 or rows[0][1].high < rows[1][1].low:
+        return ""
+    name, error = min(rows, key=lambda row: row[1].median)
+    return f" The intervals of the first two overlap: no ranking by rms; by median {name} is smallest ({number(error.median)})."
 
 
 def errors(found: Comparison) -> Section:
