@@ -187,7 +187,7 @@ def test_compare(digits, tmp_path):
     for text in (result.output, page):
         assert re.search(r"\| ddim +\| +3 \| +3 \|", text)
         assert re.search(r"\| ancestral \(ddpm\) +\| +5 \| +5 \|", text)
-        assert "Frechet distance not shown: 20 samples in 64 dimensions." in text
+        assert "No Frechet distance: the smallest set has 20 samples in 64 dimensions, and 65 or more are needed." in text
     for name in ("compare.png", "error.png"):
         assert (tmp_path / name).exists()
         assert name in page

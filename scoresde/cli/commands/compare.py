@@ -96,7 +96,7 @@ def compare(
         row["rms error"] = result.paired[str(entry)].rms if str(entry) in result.paired else None
     table = tabulate(result.rows, headers="keys", tablefmt="github", floatfmt=".3g")
     note = (
-        f"Frechet distance {result.yardstick.no_frechet}."
+        result.yardstick.no_frechet
         if result.yardstick.no_frechet
         else f"Frechet distance in {result.yardstick.name} between {samples} samples of each solver and {len(reference)} real ones "
         f"({against} data). Floor: {len(real_pair[0])} real samples are at {result.floor:.3g} from {len(real_pair[1])} others. "

@@ -25,6 +25,9 @@ CONFIDENCE = 0.95
 # Calls of the solver with guidance, and the weights.
 GUIDED_CALLS, WEIGHTS = 10, (0.0, 1.0, 2.0, 4.0)
 
+# The accuracy on held-out samples from which on a classifier can judge others.
+TRUSTED = 0.8
+
 # Of the inpainting: images, posterior samples of each, steps, and the standard deviation of the noise of the observation.
 OBSERVED, DRAWS, POSTERIOR_STEPS, NOISE = 32, 8, 30, 0.1
 
@@ -98,6 +101,7 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
         rows.append((f"weight {weight:g}", str(each * GUIDED_CALLS), f"{right} of {count}"))
         pictures[f"weight {weight:g}, {each * GUIDED_CALLS} calls"] = x
     accuracy = float((classifier.probabilities(held_out.x).argmax(1) == held_out.labels).double().mean())
+    doubt = "" if accuracy >= TRUSTED else f" That is below {TRUSTED:.0%}, so that the column means little."
     section = sample_rows("Classes, with guidance", "", pictures)
     return Section(
         section.title,
@@ -107,7 +111,7 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
         table=Table(("", "calls", "in their class"), rows),
         pictures=section.pictures,
         note=f"In their class: samples that a classifier, trained on the training data, sees in the class that was asked for. It is right on "
-        f"{accuracy:.0%} of {len(held_out.x)} held-out samples.",
+        f"{accuracy:.0%} of {len(held_out.x)} held-out samples.{doubt}",
         terms=("guidance", "calls"),
     )
 
