@@ -241,13 +241,16 @@ def fit(
         reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
         warn_of_flaw(reference)
         bar.update(1.5 * (reference_steps or MIN_STEPS))
-        bar.set_postfix_str("first solver")
+        bar.set_postfix_str(f"reference solved with {reference.steps} steps; solvers without a fit")
         problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
         ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size, late)
         baseline = ranking[0]
         baseline_table = table(baseline.solver, model.sde, baseline.grid)
         baseline_x = solve(model, baseline_table, z, cond, batch_size)
         found = unfinished.found(problem, ranking) if unfinished else None
+        bar.set_postfix_str(f"best of {len(ranking)} solvers without a fit: {baseline.name}")
+        if unfinished and found:
+            bar.write(f"{unfinished.path}: going on")
         done, initial, best = found or (0, *best_start(problem, ranking, problem.weights(baseline_x)))
         bar.update(EARLY * nfe)
         for k, stage in enumerate(stages(len(best.form.all_times), nfe, refine), 1):

@@ -26,8 +26,8 @@ SCALED_NOTE = (
     "For the kernel distance each coordinate is less its mean in the real data and divided by its standard deviation there. "
 )
 KERNEL_NOTE = (
-    "A kernel distance has no unit; beside it is its standard error. The estimate has no bias and can be negative; below 2 standard errors it is not told "
-    "from 0, and only the error is shown."
+    "A kernel distance has no unit; beside it is its standard error. The estimate has no bias and can be negative; below 2 standard errors "
+    "it is not told from 0, and only the error is shown."
 )
 
 
