@@ -23,6 +23,8 @@ COMMANDS = get_command(app).commands
         ("sample", "steps=10, but the grid has 4 intervals", "--steps 10, but the grid has 4 intervals"),
         ("sample", "more than nfe=3. Then", "more than --nfe 3. Then"),
         ("fit", "off (reference_steps=64): give reference_steps=128 or more", "off (--teacher-steps 64): give --teacher-steps 128 or more"),
+        ("report", "another. Give reference_steps=512 or more; if", "another. Give scoresde fit --teacher-steps 512 or more; if"),
+        ("sample", "called 'foo': solvers.names() lists all, and", "called 'foo': scoresde sample --help lists all, and"),
         ("train", "held_out must be at least 1", "--held-out must be at least 1"),
         (
             "train",

@@ -287,6 +287,15 @@ def test_a_classifier_that_is_often_wrong_judges_no_samples(monkeypatch):
     assert sure.endswith("90% of 100 held-out samples.")
 
 
+@pytest.mark.filterwarnings("error")
+def test_bounds_are_shown_without_a_tolerance_that_nobody_set(exact):
+    """The data are wide: their bounds are far above 1, and nothing warns of it."""
+    wide = ss.analytic.GaussianMixture(1000 * torch.tensor([[-1.0], [1.0]]), torch.full((2,), 100.0**2)).model(SDES["ddpm"])
+    solver = ss.solvers.fit(wide, 2, shape=(1,), trajectories=16, reference_steps=256, refine=0, progress=False)
+    section = report.bounds(wide, solver, fine_solve(wide, (1,), range(20)), 40, {})
+    assert max(map(float, section.table.rows[0][1:])) > 1
+
+
 def test_a_wheel_has_every_file_that_is_no_module():
     tomllib = pytest.importorskip("tomllib")
     package = Path(ss.__file__).parent
