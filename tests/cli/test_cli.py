@@ -18,7 +18,7 @@ from scoresde.train import Experiment
 
 run = CliRunner()
 # A network of few iterations is nearly straight, and its solvers are nearly exact.
-pytestmark = pytest.mark.filterwarnings("ignore:the error is .*: the true error may be another")
+pytestmark = pytest.mark.filterwarnings("ignore:the error is .* the true error may be another")
 TRAIN = ["--iterations", "4", "--batch-size", "8", "--width", "8", "--device", "cpu"]
 
 
@@ -174,6 +174,15 @@ def test_stochastic_solvers_alone_have_no_error_plot(digits, tmp_path):
     assert "No error is plotted for ancestral" in result.output
     assert "error.png" not in result.output
     assert not (tmp_path / "error.png").exists()
+
+
+def test_a_late_first_call_is_explained_below_the_table(tmp_path):
+    train = ["train", "digits", "--out", str(tmp_path), "--process", "linear", *TRAIN]
+    assert run.invoke(app, train, catch_exceptions=False).exit_code == 0
+    arguments = ["compare", str(tmp_path), "--samples", "4", "--no-curves", "--solver"]
+    said = [run.invoke(app, [*arguments, solver], catch_exceptions=False).output for solver in ("default:5", "ddim:5")]
+    assert re.search(r"\| default \(late .*\) +\| +6 \| +5 \|", said[0])
+    assert ["the first step is taken without a network call" in text for text in said] == [True, False]
 
 
 def test_compare(digits, tmp_path):

@@ -135,3 +135,9 @@ def test_version_and_completion():
     assert script.strip().endswith("complete -o default -F _scoresde_completion scoresde")
     typed = {"COMP_WORDS": "scoresde sample run --solver dpm++", "COMP_CWORD": "4", "_SCORESDE_COMPLETE": "complete_bash"}
     assert scoresde(**typed).stdout.split() == [name for name in ss.sampling.names() if name.startswith("dpm++")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_described_in_one_line_of_a_narrow_terminal(name):
+    text = COMMANDS[name].get_short_help_str(limit=80 - len("  diagnose  ") - 2)
+    assert not text.endswith("..."), text

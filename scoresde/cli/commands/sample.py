@@ -57,7 +57,8 @@ def sample(
         typer.Option(
             help="default, the solver and the grid that suit the budget best by our measurements; "
             "auto, the best of a pilot on this model; "
-            f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}.",
+            f"a .safetensors file from `scoresde fit`; one of {', '.join(sampling.names())}; "
+            "or a name of another library, such as 'DPM++ 2M Karras'.",
             autocompletion=lambda incomplete: [
                 name for name in (registry.DEFAULT, registry.AUTO, *sampling.names()) if name.startswith(incomplete)
             ],
@@ -104,7 +105,8 @@ def sample(
     average_length: Annotated[
         float | None,
         typer.Option(
-            help="Average the weights over this share of the training, for a run with --snapshot-every: above 0, below 0.2887."
+            help="Average the weights over this share of the training, for a run with --snapshot-every: above 0 and below 0.2887. "
+            "It is sigma_rel, the width of the profile of the average; that of a power average is below 12^-1/2."
         ),
     ] = None,
     network: NetworkOption = None,
