@@ -41,8 +41,8 @@ def compare(
         typer.Option(
             "--solver",
             help="NAME:STEPS, NAME:STEPS:GRID or the file of a fitted solver; repeat the option for each solver. "
-            "default:CALLS is the solver and the grid that suit this number of network calls best by our measurements; auto:CALLS is the best of a "
-            "pilot on this model. "
+            "default:CALLS is the solver and the grid that suit this number of network calls best by our measurements; auto:CALLS is the "
+            "best of a pilot on this model. "
             "The steps of an adaptive solver are the most that it may try. "
             f"[default: {' '.join(DEFAULT_ENTRIES)}]",
         ),

@@ -140,14 +140,16 @@ def sample(
         def conditions(seeds: Tensor) -> dict[str, Tensor]:
             return labels(experiment, range(int(seeds[0]), int(seeds[-1]) + 1), number)
 
+        form = file_format or (IMAGES if report.is_image(torch.empty(0, *experiment.event)) else CHUNKS)
         drawn = sampling.sample_to(
             out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, cond=conditions,
-            format=file_format or (IMAGES if report.is_image(torch.empty(0, *experiment.event)) else CHUNKS),
+            format=form,
             batch_size=batch_size if batch_size < chunk else None, progress=sys.stderr.isatty(),
         )  # fmt: skip
         found = f", {drawn.found} were there" if drawn.found else ""
         missing = f"; {drawn.missing} chunks of the set are missing" if drawn.missing else ""
-        print(f"{out}: {drawn.drawn} {said}{found}{missing}")
+        images = f"; the images are {out}/{f'{seed:06d}' if count <= chunk else '*'}/*.png" if form == IMAGES else ""
+        print(f"{out}: {drawn.drawn} {said}{found}{missing}{images}")
         return
     seeds = range(seed, seed + count)
     cond = labels(experiment, seeds, number)
