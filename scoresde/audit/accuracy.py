@@ -138,6 +138,8 @@ def noise_left(sampler: Sampler) -> Finding:
         rms[STEPS[-1]] = left(STEPS[-1])
     rate, _ = slope(rms)
     text = ", ".join(f"rms {size:.1e} at {steps} steps" for steps, size in rms.items()) + end
+    if sampler.own_levels is not None and math.isfinite(rms[few]):
+        return Finding("noise left", "note", f"{text}: the error of so few calls, as its levels are fixed", {"rms": rms[few]})
     # A sampler that goes to level 0 leaves nothing there. Others approach their level; steps that do not reduce what is left add noise.
     approaches = not sampler.exact_end and len(rms) > 1 and rate > 0.5
     return Finding("noise left", "note" if approaches else "broken", text, {"rms": rms[few], "order": rate})
@@ -155,13 +157,11 @@ def levels_told(runs: Mapping[int, Coefficients]) -> Finding:
         centred, _ = slope(mean, EXACT)
         if centred < 0.5:
             return Finding("point mass", "broken", f"the mean of a state is off by {off:.1e} of the data", numbers)
-        return Finding(
-            "point mass", "note", f"the mean of a state is off by {off:.1e}, which falls with order {centred:.1f}", numbers
-        )
+        return Finding("point mass", "note", f"the mean of a state is off by {off:.1e}, {_falls(centred, len(mean))}", numbers)
     # EDM's churn inflates its noise by 0.3 % on purpose.
     if rate < 0.5 and last > 0.01:
         return Finding("point mass", "broken", f"the network is told a level that is {last:.1%} off that of the state", numbers)
-    return Finding("point mass", "note", f"levels differ by {last:.1e}, which falls with order {rate:.1f}", numbers)
+    return Finding("point mass", "note", f"levels differ by {last:.1e}, {_falls(rate, len(level))}", numbers)
 
 
 def gaussian(runs: Mapping[int, Coefficients]) -> Finding:
@@ -220,6 +220,13 @@ def _at_point(x: Tensor, sigma: Tensor) -> Tensor:
 
 def _order(rate: float) -> str:
     return "above rounding nowhere" if math.isinf(rate) else f"order {rate:.2f}"
+
+
+def _falls(rate: float, runs: int) -> str:
+    """How an error that is no fault depends on the number of steps."""
+    if runs == 1:
+        return "the error of so few calls, as its levels are fixed"
+    return "which falls to rounding" if math.isinf(rate) else f"which falls with order {rate:.1f}"
 
 
 def _against(claimed: int | None, found: float) -> Verdict:

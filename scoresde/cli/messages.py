@@ -52,6 +52,10 @@ ELSEWHERE = {
 }
 # Arguments of functions whose option has another name.
 ARGUMENTS = {"reference_steps": "teacher_steps", "n": "count", "noises": "trajectories"}
+# Arguments that are options of another command only.
+OF_OTHERS = {"reference_steps": "scoresde fit --teacher-steps"}
+# Where a program finds the names of all solvers.
+LIST_OF_SOLVERS = "solvers.names() lists all"
 # What only a program can give.
 OF_PROGRAMS = re.compile(r" [(]or a tensor as grid=[)]| or a function of [(][a-z, ]+[)]")
 # What follows the name of an argument at the beginning of a message.
@@ -108,7 +112,8 @@ class Command(TyperCommand):
         options = {parameter.name: parameter.opts[0] for parameter in self.params if parameter.opts[0].startswith("--")}
         negative = {parameter.name: parameter.secondary_opts[0] for parameter in self.params if parameter.secondary_opts}
         options |= {argument: options[name] for argument, name in ARGUMENTS.items() if name in options}
-        text = OF_PROGRAMS.sub("", text)
+        options = OF_OTHERS | options
+        text = OF_PROGRAMS.sub("", text).replace(LIST_OF_SOLVERS, "scoresde sample --help lists all")
         for name, option in options.items():
             text = re.sub(rf"(^|: )(recipe\.)?{name}(?= ({VERBS})\b)", rf"\1{option}", text)
             if name in negative:

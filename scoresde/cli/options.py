@@ -49,7 +49,7 @@ GuidanceOption = Annotated[
     typer.Option(
         "--guidance",
         help="Weight of classifier-free guidance, for a model trained with --label-dropout: 1 for the class alone, 0 for none. "
-        "Other weights double the network calls.",
+        "Other weights double the network evaluations; --nfe counts a guided call once.",
     ),
 ]
 

@@ -37,6 +37,8 @@ def summary(experiment: Experiment, trainer: Trainer, folder: Path, before: int 
         "folder": str(folder),
         "iterations": f"{trainer.iteration} -> {experiment.recipe.iterations}",
     }
+    if len(experiment.event) == 1 and rows + held_out < experiment.event[0]:
+        lines["data"] += ". Fewer samples than numbers in each: samples are rows; is the array transposed?"
     if trainer.iteration == experiment.recipe.iterations:
         lines["iterations"] += ": all are done, more --iterations go on from here"
     recipe = experiment.recipe

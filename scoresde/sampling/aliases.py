@@ -80,6 +80,10 @@ SIMILAR: dict[str, tuple[str, ...]] = {
 }
 
 
+# Solvers elsewhere of networks that were distilled.
+DISTILLED = ("lcm", "tcd", "scm", "flowmatchlcm")
+
+
 def folded(name: str) -> str:
     """A name without what its spellings differ in: case, hyphens, underscores and spaces, "pp" for "++", and "sample_" or "k_" before it."""
     plain = re.sub(r"^(sample|k)_|[-_ ]", "", name.lower().strip())

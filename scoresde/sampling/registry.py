@@ -37,7 +37,7 @@ from ..solvers import (
 )
 from ..solvers.on_grid import OnGrid
 from ..tuning import load_solver
-from .aliases import ALIASES, SIMILAR, folded
+from .aliases import ALIASES, DISTILLED, SIMILAR, folded
 
 SOLVERS: dict[str, Solver | LoopSolver] = {
     # of the chain
@@ -204,6 +204,8 @@ def _meant(name: str) -> tuple[str, str | None]:
         if lower.endswith(grid) and before != lower.removesuffix(grid):
             with suppress(ValueError):
                 return _meant(before)[0], grids.spelled(grid)
+    if folded(name).removesuffix("scheduler") in DISTILLED:
+        raise ValueError(f"{name!r} is for distilled networks, which are not here")
     raise ValueError(
         f"no solver is called {name!r}{_hint(name)} solvers.names() lists all, and the page of names in the documentation those of others"
     )

@@ -49,6 +49,9 @@ BAR, EARLY = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
 # A fit whose held-out score is lower by less than this share is not taken: the training-free solver is.
 MIN_GAIN = 0.01
 
+# An rms above so many medians is that of a few starts: of a normal error of one coordinate it is 1.5 of them.
+FAR = 2.0
+
 
 # The attributes of a fitted solver that its file holds beside tensors, and their types in JSON.
 STORED_FIELDS: dict[str, tuple[type, ...]] = {
@@ -113,10 +116,13 @@ class FittedSolver(TunedSolver):
     def __str__(self) -> str:
         name, rms, median = self.baseline
         error = against(self.error, self.settings["discrepancy"]) if "discrepancy" in self.settings else f"{self.error:.3g}"
-        fitted = f"error on held-out starts: median {self.median:.3g}, rms {error}"
+        count = f" (n = {n - n // 2})" if (n := self.settings.get("trajectories")) else ""
+        fitted = f"error on held-out starts{count}: median {self.median:.3g}, rms {error}"
+        few = ". A few starts decide this rms: compare medians" if self.error > FAR * self.median else ""
         if self.improved:
-            return f"fitted solver of {self.nfe} calls, {fitted}. The best solver without a fit, {name}: median {median:.3g}, rms {rms:.3g}"
-        return f"{name} with {self.nfe} calls, which the fit did not improve on, {fitted}"
+            best = f"The best solver without a fit, {name}: median {median:.3g}, rms {rms:.3g}"
+            return f"fitted solver of {self.nfe} calls, {fitted}{few}. {best}"
+        return f"{name} with {self.nfe} calls, which the fit did not improve on, {fitted}{few}"
 
     def state_dict(self) -> State:
         meta = {"kind": "fitted", "nfe": self.nfe} | {name: getattr(self, name) for name in STORED_FIELDS}
@@ -235,13 +241,16 @@ def fit(
         reference = solve_reference(model, z, cond, steps=reference_steps, t_end=t_end, batch_size=batch_size)
         warn_of_flaw(reference)
         bar.update(1.5 * (reference_steps or MIN_STEPS))
-        bar.set_postfix_str("first solver")
+        bar.set_postfix_str(f"reference solved with {reference.steps} steps; solvers without a fit")
         problem = Problem(model, reference, cond, trajectories // 2, batch_size, feature_map)
         ranking = rank(model, nfe, reference, min(32, trajectories), cond, batch_size, late)
         baseline = ranking[0]
         baseline_table = table(baseline.solver, model.sde, baseline.grid)
         baseline_x = solve(model, baseline_table, z, cond, batch_size)
         found = unfinished.found(problem, ranking) if unfinished else None
+        bar.set_postfix_str(f"best of {len(ranking)} solvers without a fit: {baseline.name}")
+        if unfinished and found:
+            bar.write(f"{unfinished.path}: going on")
         done, initial, best = found or (0, *best_start(problem, ranking, problem.weights(baseline_x)))
         bar.update(EARLY * nfe)
         for k, stage in enumerate(stages(len(best.form.all_times), nfe, refine), 1):

@@ -64,8 +64,13 @@ def test_a_fitted_solver_is_audited_on_its_own_levels(tmp_path):
     found = audit.run(tmp_path / "fit.safetensors")
     assert found.findings["calls"].numbers["calls"] == 5
     assert found.findings["linear"].verdict == "holds"
-    assert found.findings["point mass"].verdict != "broken"
     assert "order" not in found.findings
+    # What few calls leave is their error, and no fault; there is no order where there is one number of steps.
+    assert found.broken == []
+    assert found.findings["noise left"].verdict == "note"
+    assert "the error of so few calls" in found.findings["noise left"].text
+    assert "inf" not in found.findings["point mass"].text
+    assert "the error of so few calls" in found.findings["point mass"].text
 
 
 def test_a_sampler_of_comfy_is_an_object_with_its_function():

@@ -18,7 +18,7 @@ from scoresde.train import Experiment
 
 run = CliRunner()
 # A network of few iterations is nearly straight, and its solvers are nearly exact.
-pytestmark = pytest.mark.filterwarnings("ignore:the error is .*: the true error may be another")
+pytestmark = pytest.mark.filterwarnings("ignore:the error is .* the true error may be another")
 TRAIN = ["--iterations", "4", "--batch-size", "8", "--width", "8", "--device", "cpu"]
 
 
@@ -176,6 +176,15 @@ def test_stochastic_solvers_alone_have_no_error_plot(digits, tmp_path):
     assert not (tmp_path / "error.png").exists()
 
 
+def test_a_late_first_call_is_explained_below_the_table(tmp_path):
+    train = ["train", "digits", "--out", str(tmp_path), "--process", "linear", *TRAIN]
+    assert run.invoke(app, train, catch_exceptions=False).exit_code == 0
+    arguments = ["compare", str(tmp_path), "--samples", "4", "--no-curves", "--solver"]
+    said = [run.invoke(app, [*arguments, solver], catch_exceptions=False).output for solver in ("default:5", "ddim:5")]
+    assert re.search(r"\| default \(late .*\) +\| +6 \| +5 \|", said[0])
+    assert ["the first step is taken without a network call" in text for text in said] == [True, False]
+
+
 def test_compare(digits, tmp_path):
     result = run.invoke(
         app,
@@ -187,7 +196,7 @@ def test_compare(digits, tmp_path):
     for text in (result.output, page):
         assert re.search(r"\| ddim +\| +3 \| +3 \|", text)
         assert re.search(r"\| ancestral \(ddpm\) +\| +5 \| +5 \|", text)
-        assert "Frechet distance not shown: 20 samples in 64 dimensions." in text
+        assert "No Frechet distance: the smallest set has 20 samples in 64 dimensions, and 65 or more are needed." in text
     for name in ("compare.png", "error.png"):
         assert (tmp_path / name).exists()
         assert name in page
@@ -313,7 +322,7 @@ def test_fit_writes_a_solver_that_sample_and_compare_take(digits, tmp_path):
     result = run.invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert re.search(
-        r"fitted.safetensors: .* 3 calls.*: error on held-out starts: median [0-9.e-]+, rms [0-9.e-]+ .the reference is off by",
+        r"fitted.safetensors: .* 3 calls.*: error on held-out starts .n = 6.: median [0-9.e-]+, rms [0-9.e-]+ .the reference is off by",
         result.output,
     )
     result = run.invoke(

@@ -1,6 +1,8 @@
 """`scoresde fit`: where the solver goes, what is said of its error, a fit that goes on, and a calibrated bound."""
 
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ run = CliRunner()
 TRAIN = ["--iterations", "20", "--batch-size", "32", "--width", "16", "--held-out", "20", "--device", "cpu"]
 FIT = ["--nfe", "3", "--trajectories", "40", "--refine", "1", "--teacher-steps", "64"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:the error is .*: the true error may be another")
+pytestmark = pytest.mark.filterwarnings("ignore:the error is .* the true error may be another")
 
 
 def invoke(*arguments):
@@ -44,10 +46,14 @@ def test_without_out_the_solver_goes_to_the_run_and_the_errors_are_said(vectors)
     error = distance(ss.sample(model, z.shape, nfe=3, z=z), fine)
     assert float(found[1]) == pytest.approx(float(error.median()), rel=0.05)
     assert float(found[2]) == pytest.approx(float(error.square().mean().sqrt()), rel=0.05)
-    # Stages are said on a terminal only, or once a minute.
+    # Without a terminal every stage has a line.
+    assert re.search(r"fit: reference solved with 64 steps; solvers without a fit, after \d+ s\n", result.output)
+    assert re.search(r"fit: best of \d+ solvers without a fit: .*, after \d+ s\n", result.output)
+    assert result.output.count("fit: times 1/3, ") == 1
     assert not (vectors / "fitted-3.partial.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("always:.* is of another fit")
 def test_an_interrupted_fit_goes_on_with_the_same_command(vectors, tmp_path, monkeypatch):
     out = tmp_path / "f.safetensors"
 
@@ -66,9 +72,29 @@ def test_an_interrupted_fit_goes_on_with_the_same_command(vectors, tmp_path, mon
     assert "f.partial.safetensors is kept: the same command goes on" in stopped.output
     assert (tmp_path / "f.partial.safetensors").exists()
     assert not out.exists()
+    kept = (tmp_path / "f.partial.safetensors").read_bytes()
     result = invoke("fit", vectors, "--out", out, *FIT)
     assert f"{tmp_path / 'f.partial.safetensors'}: going on\n" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["f.safetensors"]
+    (tmp_path / "f.partial.safetensors").write_bytes(kept)
+    result = invoke("fit", vectors, "--out", out, *FIT, "--seed", "5")
+    assert "is of another fit (seed): starting anew" in result.output
+    assert "going on" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["f.safetensors"]
+
+
+def test_sigterm_says_what_is_kept(vectors, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(fitting, "solve_reference", lambda *given, **options: os.kill(os.getpid(), signal.SIGTERM))
+    # Without a handler the signal would end the tests: this one makes the test fail.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        stopped = invoke("fit", vectors, "--out", tmp_path / "f.safetensors", *FIT)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.exit_code == 143
+    assert "scoresde: stopped; nothing was found so far that could be kept" in stopped.output
 
 
 def test_a_calibrated_bound(vectors, tmp_path):

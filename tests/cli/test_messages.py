@@ -23,6 +23,8 @@ COMMANDS = get_command(app).commands
         ("sample", "steps=10, but the grid has 4 intervals", "--steps 10, but the grid has 4 intervals"),
         ("sample", "more than nfe=3. Then", "more than --nfe 3. Then"),
         ("fit", "off (reference_steps=64): give reference_steps=128 or more", "off (--teacher-steps 64): give --teacher-steps 128 or more"),
+        ("report", "another. Give reference_steps=512 or more; if", "another. Give scoresde fit --teacher-steps 512 or more; if"),
+        ("sample", "called 'foo': solvers.names() lists all, and", "called 'foo': scoresde sample --help lists all, and"),
         ("train", "held_out must be at least 1", "--held-out must be at least 1"),
         (
             "train",
@@ -133,3 +135,9 @@ def test_version_and_completion():
     assert script.strip().endswith("complete -o default -F _scoresde_completion scoresde")
     typed = {"COMP_WORDS": "scoresde sample run --solver dpm++", "COMP_CWORD": "4", "_SCORESDE_COMPLETE": "complete_bash"}
     assert scoresde(**typed).stdout.split() == [name for name in ss.sampling.names() if name.startswith("dpm++")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_described_in_one_line_of_a_narrow_terminal(name):
+    text = COMMANDS[name].get_short_help_str(limit=80 - len("  diagnose  ") - 2)
+    assert not text.endswith("..."), text

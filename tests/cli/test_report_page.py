@@ -98,6 +98,31 @@ def test_the_headline_is_the_distance_to_the_fine_solve(exact, compared):
     assert shown["ancestral"][2:] == ["stochastic", "", "", ""]
     assert f"{shown['ddim'][2]} from the fine solve" in report.lead(compared)
     assert "n = 256 samples" in report.lead(compared)
+    assert "interval" in report.lead(compared)
+    assert f"median {shown['ddim'][4]}" in report.lead(compared)
+
+
+def test_an_outlier_does_not_make_the_headline(compared):
+    """128 errors of 0.01 and one large one, against 128 of 0.03: the rms says the second, within its interval, and the median the first."""
+    few, even, far = torch.full((128, 2), 0.01), torch.full((128, 2), 0.03), torch.full((128, 2), 1.0)
+    few[5] = 0.4
+    fine = dataclasses.replace(compared.fine, x=torch.zeros(128, 2))
+    rows = [report.Entry(name, 8) for name in ("ddim", "heun", "dpm++2m")]
+    found = dataclasses.replace(
+        compared,
+        entries=rows,
+        rows=[{"NFE": 8}, {"NFE": 8}, {"NFE": 9}],
+        fine=fine,
+        paired={str(entry): paired_error(x, fine) for entry, x in zip(rows, (few, even, far), strict=True)},
+    )
+    said = report.lead(found)
+    assert said.startswith("With 8 network calls, heun is 0.030 from")
+    assert "; ddim 0.037 (95 % interval 0.010 to" in said
+    assert said.endswith("overlap: no ranking by rms; by median ddim is smallest (0.010).")
+    assert "dpm++2m" not in said
+    few[5] = 0.01
+    apart = dataclasses.replace(found, paired=found.paired | {"ddim 8": paired_error(few, fine)})
+    assert "overlap" not in report.lead(apart)
 
 
 def test_the_interval_covers_the_rms_of_new_seeds(exact):
@@ -121,14 +146,46 @@ def test_the_floor_of_the_fine_solve_is_below_all_errors(compared):
 def test_distances_are_shown_where_there_are_samples_enough():
     x = torch.randn(100, 1, 4, 4, generator=generator())
     few, many = Yardstick.of(x, (x[:50], x[50:]), 16), Yardstick.of(x, (x[:50], x[50:]), 17)
-    assert few.no_frechet == "not shown: 16 samples in 16 dimensions"
+    assert few.no_frechet == "No Frechet distance: the smallest set has 16 samples in 16 dimensions, and 17 or more are needed."
     assert not many.no_frechet
-    assert Yardstick.of(x, (x[:9], x[50:]), 60).no_frechet == "not shown: 9 samples in 16 dimensions"
-    assert few.no_kernel == "not shown: 16 samples in 16 dimensions"
+    assert Yardstick.of(x, (x[:9], x[50:]), 60).no_frechet.startswith("No Frechet distance: the smallest set has 9 samples")
+    assert Yardstick.of(x, (x[:3], x[50:]), 60).no_kernel.startswith("No kernel distance: the smallest set has 3 samples")
+    assert few.no_kernel == "No kernel distance: the smallest set has 16 samples, and 20 or more are needed."
     assert not Yardstick.of(x, (x[:50], x[50:]), 20).no_kernel
     same, other = many.kernel(torch.randn(50, 1, 4, 4, generator=generator(1))), many.kernel(x[:50] + 1)
     assert abs(same.value) < 4 * same.stderr
     assert other.value > 5 * other.stderr
+
+
+def test_the_kernel_distance_of_points_has_no_unit_and_noise_is_not_shown_as_a_number(exact):
+    """Points in other units and around another mean have one kernel distance. Equal laws are not told apart."""
+    x = mixture().sample(800, generator())
+
+    def measured(x):
+        yardstick = Yardstick.of(x[:400], (x[:400], x[400:]), 400)
+        assert yardstick.name == "the coordinates"
+        return yardstick.kernel(x[400:] * 1.5), yardstick.kernel_floor
+
+    (far, floor), (scaled, same) = measured(x), measured(500 * x)
+    assert scaled.value == pytest.approx(far.value, rel=1e-6)
+    assert same.value == pytest.approx(floor.value, rel=1e-6)
+    entry = report.Entry("ddim", 8)
+    found = report.compare(exact, [entry], x[:400], (x[:400], x[400:]), seeds=range(100), curve_nfe=(), progress=False)
+    (section,) = (
+        s for s in report.comparison_sections(Path("run"), EXPERIMENT, exact, found) if s.title == "Distance to real data"
+    )
+    assert "Distances in the coordinates." in section.note
+    assert "divided by its standard deviation" in section.note
+    for value, cell in (
+        (1.0, "1.0 ± 0.3"), (0.5, "within its error (0.3)"), (-5.0, "within its error (0.3)"),
+    ):  # fmt: skip
+        kernel = {str(entry): dataclasses.replace(far, value=value, stderr=0.3)}
+        (section,) = (
+            s
+            for s in report.comparison_sections(Path("run"), EXPERIMENT, exact, dataclasses.replace(found, kernel=kernel))
+            if s.title == "Distance to real data"
+        )
+        assert section.table.rows[0][3] == cell
 
 
 def test_the_page_shows_no_distance_of_few_samples():
@@ -136,12 +193,9 @@ def test_the_page_shows_no_distance_of_few_samples():
     x = torch.randn(40, 3, 8, 8, generator=generator())
     found = report.compare(model, [report.Entry("ddim", 2)], x, (x[:20], x[20:]), seeds=range(4), curve_nfe=(), progress=False)
     text = report.html_page("a run", report.lead(found), report.comparison_sections(Path("run"), EXPERIMENT, model, found))
-    assert [row for row in Elements(text).rows if row[0] == "ddim"][1] == [
-        "ddim",
-        "2",
-        *["not shown: 4 samples in 192 dimensions"] * 2,
-        "4",
-    ]
+    assert len([row for row in Elements(text).rows if row[0] == "ddim"]) == 1
+    assert "No Frechet distance: the smallest set has 4 samples in 192 dimensions, and 193 or more are needed." in text
+    assert "No kernel distance: the smallest set has 4 samples, and 20 or more are needed." in text
     assert "Frechet distance" not in found.rows[0]
 
 
@@ -197,6 +251,49 @@ def test_a_page_is_one_file(page):
         assert tag != "img" or attributes["alt"]
     assert "url(" not in text
     assert "@import" not in text
+
+
+def test_every_term_that_a_page_explains_is_on_it(page):
+    """And none but those: the words of a term are in the page before the terms, or in the label of a file of a fitted solver."""
+    body, terms = page[1].read_text(encoding="utf-8").split("<h2>Terms</h2>")
+    explained = re.findall(r"<dt>(.*?)</dt>", terms)
+    assert "calls" in explained
+    text = re.sub(r"<[^>]*>", " ", re.sub(r"data:[^\"]*", "", body)).lower()
+    for term in explained:
+        assert re.search(term.lower().removesuffix(" solver"), text), term
+
+
+def test_a_classifier_that_is_often_wrong_judges_no_samples(monkeypatch):
+    from scoresde.cli.report import showcase
+
+    class Judge:
+        """Right on the held-out samples up to a share."""
+
+        def __init__(self, share):
+            self.share = share
+
+        def probabilities(self, x):
+            label = torch.arange(len(x)) % 2
+            wrong = torch.arange(len(x)) >= self.share * len(x)
+            return torch.nn.functional.one_hot(torch.where(wrong, 1 - label, label), 2).float()
+
+    monkeypatch.setattr(showcase, "sample", lambda model, shape, **_: torch.zeros(shape))
+    model, held_out = (
+        ss.ScoreModel(networks.UNet(1, width=8, classes=3), SDES["ddpm"], "data"),
+        ss.data.Data(torch.zeros(100, 1, 8, 8), torch.arange(100) % 2),
+    )
+    doubtful, sure = (report.guided(model, Judge(share), held_out, 2, 4, 4).note for share in (0.57, 0.9))
+    assert "57% of 100 held-out samples. That is below 80%, so that the column means little." in doubtful
+    assert sure.endswith("90% of 100 held-out samples.")
+
+
+@pytest.mark.filterwarnings("error")
+def test_bounds_are_shown_without_a_tolerance_that_nobody_set(exact):
+    """The data are wide: their bounds are far above 1, and nothing warns of it."""
+    wide = ss.analytic.GaussianMixture(1000 * torch.tensor([[-1.0], [1.0]]), torch.full((2,), 100.0**2)).model(SDES["ddpm"])
+    solver = ss.solvers.fit(wide, 2, shape=(1,), trajectories=16, reference_steps=256, refine=0, progress=False)
+    section = report.bounds(wide, solver, fine_solve(wide, (1,), range(20)), 40, {})
+    assert max(map(float, section.table.rows[0][1:])) > 1
 
 
 def test_a_wheel_has_every_file_that_is_no_module():

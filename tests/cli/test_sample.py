@@ -1,7 +1,9 @@
 """`scoresde sample`: where the samples go, classes by name, and a bound on the error of each."""
 
 import csv
+import glob
 import json
+import re
 
 import numpy as np
 import pytest
@@ -52,7 +54,12 @@ def test_jpg_and_a_folder_of_single_images(shapes, tmp_path):
     invoke("sample", shapes, "--out", tmp_path / "x.jpg", "-n", 4, "--nfe", 3)
     with Image.open(tmp_path / "x.jpg") as image:
         assert image.format == "JPEG"
-    invoke("sample", shapes, "--out", tmp_path / "folder", "--format", "png", "-n", 3, "--nfe", 3)
+    result = invoke("sample", shapes, "--out", tmp_path / "folder", "--format", "png", "-n", 3, "--nfe", 3)
+    (named,) = re.findall(r"; the images are (\S+)\n", result.output)
+    assert len(glob.glob(named)) == 3
+    result = invoke("sample", shapes, "--out", tmp_path / "chunks", "-n", 3, "--nfe", 3, "--chunk", 2)
+    (named,) = re.findall(r"; the images are (\S+)\n", result.output)
+    assert len(glob.glob(named)) == 3
     assert sorted(path.name for path in (tmp_path / "folder").rglob("*.png")) == [f"00000{i}.png" for i in range(3)]
 
 

@@ -69,11 +69,21 @@ def test_a_run_has_a_folder_of_its_own_name_and_says_what_it_found(place, capsys
         r"iteration 2 of 2: loss .*, held-out .* \(predicting zero: \d\.\d\d\)",
     ):
         assert re.search(line, out), line
+    assert "transposed" not in out
     assert Experiment.read(Path("runs/photos")).held_out == 4
     out = said(capsys, "train", "photos", "--iterations", 2, "--conditional", "--mirrored", "--out", "labelled", *SMALL)
     assert "2 classes\n" in out
     assert "36 for training, each with its mirror image, 4 held out" in out
     assert "folder  labelled" in out
+
+
+def test_an_array_with_fewer_rows_than_columns_may_be_transposed(place, capsys):
+    np.save("columns.npy", np.random.default_rng(0).normal(size=(8, 40)))
+    question = "samples are rows; is the array transposed?"
+    assert [question in said(capsys, "train", data, "--iterations", 1, *SMALL) for data in ("columns.npy", "points.npy")] == [
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(("data", "folder"), [("digits", "digits"), ("points.npy", "points"), ("photos/", "photos"), (".", None)])

@@ -179,6 +179,12 @@ def test_nonsense_gets_no_list_of_all_solvers():
     assert len(str(error.value)) < 160
 
 
+@pytest.mark.parametrize("name", ["LCM", "lcm", "LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler", "sample_lcm"])
+def test_solvers_of_distilled_networks_are_refused_as_such(name):
+    with pytest.raises(ValueError, match=f"'{name}' is for distilled networks, which are not here"):
+        solvers.get(name)
+
+
 def test_every_suggestion_is_a_name():
     assert all(solvers.get(name) for similar in aliases.SIMILAR.values() for name in similar)
 

@@ -1,5 +1,7 @@
 """Solvers fitted to a model in closed form."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -140,3 +142,10 @@ def test_too_small_a_task_is_refused_by_name():
         solvers.fit(model, 4, shape=(2,), trajectories=4)
     with pytest.raises(ValueError, match="noises must be at least 2, got 1"):
         solvers.select(model, 4, (2,), noises=1)
+
+
+def test_a_fit_says_how_many_starts_its_error_is_of_and_whether_few_decide_it(fitted):
+    assert f"held-out starts (n = {fitted.settings['trajectories'] // 2})" in str(fitted)
+    even, uneven = (replace(fitted, median=1.0, error=rms) for rms in (1.5, 2.5))
+    assert "few starts" not in str(even)
+    assert "A few starts decide this rms" in str(uneven)

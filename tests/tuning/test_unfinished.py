@@ -86,12 +86,18 @@ def test_on_a_linear_sde_too(tmp_path, monkeypatch, name):
     torch.testing.assert_close(again.form.b, whole.form.b)
 
 
-def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch, capsys):
+def test_without_a_terminal_there_is_a_line_a_stage_and_one_a_minute(monkeypatch, capsys):
     now = iter(range(0, 100_000, 25))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))
     solvers.fit(mixture().model(SDES["ddpm"]), **OPTIONS, progress=True)
-    lines = capsys.readouterr().err.splitlines()
-    assert all(line.startswith("fit: ") and "% after" in line for line in lines)
+    out, err = map(str.splitlines, capsys.readouterr())
+    assert all(line.startswith("fit: ") for line in out + err)
+    lines = [line for line in err if "% after" in line]
+    stages = [line.split(", after")[0] for line in out]
+    assert stages[:2] == ["fit: reference solutions", "fit: reference solved with 32 steps; solvers without a fit"]
+    assert stages[2].startswith("fit: best of ")
+    assert stages[3:7] == ["fit: ridge", "fit: times 1/3", "fit: times 2/3", "fit: times 3/3"]
+    assert len(lines) == len(err)
     shares = [int(line.split()[1].rstrip("%")) for line in lines]
     assert shares == sorted(set(shares))
     assert len(shares) > 3

@@ -21,10 +21,10 @@ def check(
     network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Is the network of a RUN what it is said to be? Prints its error by noise level, and a verdict with the likely remedy.
+    """Is the network of a RUN what it is said to be?
 
-    The check reads the network with other predictions, signs, times, processes and scales of the data, on held-out samples, and says which
-    reading fits better. Exit code 1 if something is wrong.
+    Prints its error by noise level, and a verdict with the likely remedy. The check reads the network with other predictions, signs, times,
+    processes and scales of the data, on held-out samples, and says which reading fits better. Exit code 1 if something is wrong.
     """
     experiment, model = load_run(run, device, network=network)
     training, held_out = experiment.load_data()

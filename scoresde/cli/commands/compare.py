@@ -41,7 +41,8 @@ def compare(
         typer.Option(
             "--solver",
             help="NAME:STEPS, NAME:STEPS:GRID or the file of a fitted solver; repeat the option for each solver. "
-            "default:STEPS is the solver and the grid that suit this budget best by our measurements. "
+            "default:CALLS is the solver and the grid that suit this number of network calls best by our measurements; auto:CALLS is the "
+            "best of a pilot on this model. "
             "The steps of an adaptive solver are the most that it may try. "
             f"[default: {' '.join(DEFAULT_ENTRIES)}]",
         ),
@@ -61,8 +62,8 @@ def compare(
     """Compare solvers on a trained RUN.
 
     All solvers sample from the same seeds. Prints a table and writes report.html, one file with all pictures in it, and its parts: report.md, a
-    picture with a row of samples for each solver, and a plot of the error against the number of network calls: of the deterministic ones among
-    the given solvers, without --solver of a few common ones.
+    picture with a row of samples for each solver, and a plot of the error against the number of network calls. The plot shows the deterministic
+    solvers that are given, or a few common ones without --solver.
     """
     entries = [report.parse_entry(text) for text in solver or DEFAULT_ENTRIES]
     if features not in ("pixels", "classifier"):
@@ -96,7 +97,7 @@ def compare(
         row["rms error"] = result.paired[str(entry)].rms if str(entry) in result.paired else None
     table = tabulate(result.rows, headers="keys", tablefmt="github", floatfmt=".3g")
     note = (
-        f"Frechet distance {result.yardstick.no_frechet}."
+        result.yardstick.no_frechet
         if result.yardstick.no_frechet
         else f"Frechet distance in {result.yardstick.name} between {samples} samples of each solver and {len(reference)} real ones "
         f"({against} data). Floor: {len(real_pair[0])} real samples are at {result.floor:.3g} from {len(real_pair[1])} others. "
@@ -104,6 +105,8 @@ def compare(
     )
     if curves and result.without_curve:
         note += f" No error is plotted for {', '.join(result.without_curve)}: it is for deterministic solvers."
+    if any(int(str(row["steps"])) == int(str(row["NFE"])) + 1 for row in result.rows if "late " in str(row["solver"])):
+        note += " A late first call: the first step is taken without a network call."
     if guidance not in (0, 1):
         note += f" Each call of the model with --guidance {guidance:g} evaluates the network twice."
     (out / "report.md").write_text(report.markdown(run, experiment, table, note, bool(result.curves)))

@@ -48,9 +48,9 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Convert a model to a folder that sample, fit and compare take as RUN.
+    """Convert a model to a RUN that the other commands take.
 
-    What is not known is refused by its name, and nothing is guessed.
+    Writes a folder for sample, fit and compare. What is not known is refused by its name, and nothing is guessed.
     """
     event = None if shape is None else as_event("--shape", integers("--shape", shape))
     about = About(str(source.resolve()), event or (), _absolute(data), held_out, clip)

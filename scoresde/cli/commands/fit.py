@@ -29,6 +29,7 @@ from ..options import (
     output_file,
     path,
 )
+from ..stopping import TERMINATED, Terminated, stopped_by_sigterm
 
 # Starts of the calibration of a bound with 95 %: half of them teach, and 19 is the least number with such a quantile.
 CALIBRATED = 38
@@ -72,17 +73,18 @@ def fit(
     if bound and trajectories < CALIBRATED:
         raise ValueError(f"--bound needs --trajectories {CALIBRATED} or more")
     partial = out.with_suffix(".partial.safetensors")
-    if partial.exists():
-        print(f"{partial}: going on", flush=True)
     print(f"{out}: {nfe} calls, {trajectories} starts; first the reference solves", flush=True)
     try:
-        fitted = tuning.fit(
-            model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, refine=refine,
-            reference_steps=teacher_steps, batch_size=batch_size, checkpoint=partial,
-        )  # fmt: skip
-    except KeyboardInterrupt:
+        with stopped_by_sigterm():
+            fitted = tuning.fit(
+                model, nfe, shape=experiment.event, trajectories=trajectories, cond=cond, seed=seed, refine=refine,
+                reference_steps=teacher_steps, batch_size=batch_size, checkpoint=partial,
+            )  # fmt: skip
+    except KeyboardInterrupt as stop:
         kept = f"{partial} is kept: the same command goes on" if partial.exists() else "nothing was found so far that could be kept"
         print(f"scoresde: stopped; {kept}", file=sys.stderr)
+        if isinstance(stop, Terminated):
+            raise typer.Exit(TERMINATED) from None
         raise
     fitted.save(out)
     print(f"{out}: {fitted}")

@@ -38,10 +38,11 @@ def report(
     network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Show what a trained RUN can do, on one page: report.html, in place of that of `compare`.
+    """Show what a trained RUN can do, on one page.
 
-    Fits solvers of 5 and of 8 network calls and compares them with others. Calibrates a bound on the error of each sample. A run with labels
-    and --label-dropout shows classes by weight of guidance, and a run on images an inpainting.
+    Writes report.html, in place of that of `compare`. Fits solvers of 5 and of 8 network calls and compares them with others. Calibrates a
+    bound on the error of each sample. A run with labels and --label-dropout shows classes by weight of guidance, and a run on images an
+    inpainting.
     """
     experiment, model = load_run(run, device, network=network)
     out = output_folder(out or run)

@@ -57,7 +57,8 @@ def sample(
         typer.Option(
             help="default, the solver and the grid that suit the budget best by our measurements; "
             "auto, the best of a pilot on this model; "
-            f"a .safetensors file from `scoresde fit`; or one of {', '.join(sampling.names())}.",
+            f"a .safetensors file from `scoresde fit`; one of {', '.join(sampling.names())}; "
+            "or a name of another library, such as 'DPM++ 2M Karras'.",
             autocompletion=lambda incomplete: [
                 name for name in (registry.DEFAULT, registry.AUTO, *sampling.names()) if name.startswith(incomplete)
             ],
@@ -104,7 +105,8 @@ def sample(
     average_length: Annotated[
         float | None,
         typer.Option(
-            help="Average the weights over this share of the training, for a run with --snapshot-every: above 0, below 0.2887."
+            help="Average the weights over this share of the training, for a run with --snapshot-every: above 0 and below 0.2887. "
+            "It is sigma_rel, the width of the profile of the average; that of a power average is below 12^-1/2."
         ),
     ] = None,
     network: NetworkOption = None,
@@ -138,14 +140,16 @@ def sample(
         def conditions(seeds: Tensor) -> dict[str, Tensor]:
             return labels(experiment, range(int(seeds[0]), int(seeds[-1]) + 1), number)
 
+        form = file_format or (IMAGES if report.is_image(torch.empty(0, *experiment.event)) else CHUNKS)
         drawn = sampling.sample_to(
             out, sampled, count, experiment.event, planned, first_seed=seed, chunk=chunk, cond=conditions,
-            format=file_format or (IMAGES if report.is_image(torch.empty(0, *experiment.event)) else CHUNKS),
+            format=form,
             batch_size=batch_size if batch_size < chunk else None, progress=sys.stderr.isatty(),
         )  # fmt: skip
         found = f", {drawn.found} were there" if drawn.found else ""
         missing = f"; {drawn.missing} chunks of the set are missing" if drawn.missing else ""
-        print(f"{out}: {drawn.drawn} {said}{found}{missing}")
+        images = f"; the images are {out}/{f'{seed:06d}' if count <= chunk else '*'}/*.png" if form == IMAGES else ""
+        print(f"{out}: {drawn.drawn} {said}{found}{missing}{images}")
         return
     seeds = range(seed, seed + count)
     cond = labels(experiment, seeds, number)

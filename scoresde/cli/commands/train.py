@@ -80,7 +80,7 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Optimiser steps. A finished run goes on with more of them, and its learning rate as in a run of that length.",
+            help="Optimiser steps. More of them continue a finished run. Its learning rate then follows the schedule of the longer run.",
         ),
     ] = 1200,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in each step, of all processes together.")] = 64,
@@ -92,7 +92,12 @@ def train(
     clip: Annotated[float, typer.Option(help="Largest norm of the gradient; inf for no limit.")] = 1.0,
     ema: Annotated[float, typer.Option(min=0, max=1, help="Decay of the moving average of the weights.")] = 0.995,
     snapshot_every: Annotated[
-        int, typer.Option(min=0, help="Iterations between snapshots for averages of any length afterwards; 0 for none.")
+        int,
+        typer.Option(
+            min=0,
+            help="Iterations between two snapshots of the averaged weights. From them sample --average-length forms an average of another "
+            "length after the training. 0: no snapshots.",
+        ),
     ] = 0,
     process: Annotated[
         str,
@@ -160,7 +165,7 @@ def train(
     held_out: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Samples excluded from training; by default 10 %, at most 1,000. Half of the data may be held out."
+            min=1, help="Samples excluded from training; by default 10 %, at most 1,000. At most half of the data can be held out."
         ),
     ] = None,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Run the network in bfloat16 autocast.")] = False,
@@ -185,7 +190,7 @@ def train(
         typer.Option(help="ddp or fsdp2, under torchrun; by default ddp where torchrun starts several processes."),
     ] = None,
     accumulate: Annotated[
-        int, typer.Option(min=1, help="Micro-batches of a step, for less memory. They leave the weights as they are.")
+        int, typer.Option(min=1, help="Micro-batches of a step, for less memory. The result is the same as without.")
     ] = 1,
     log: Annotated[list[str] | None, typer.Option(help=f"A tracker: {' or '.join(TRACKERS)}. May be given twice.")] = None,
     pictures: Annotated[

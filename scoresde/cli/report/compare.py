@@ -89,7 +89,8 @@ def compare(
         real_pair: two sets of real samples without common members, for the floor.
         seeds: one for each sample.
         batch_size: samples drawn at once.
-        classifier: measure in its features rather than in pixels, and add the share of samples to which it gives a class with p > 0.9.
+        classifier: measure in its features rather than in pixels or coordinates, and add the share of samples to which it gives a class with
+            p > 0.9.
         conditions: keyword arguments for the network, tensors with one row for each seed.
         curve_solvers, curve_nfe: solvers and numbers of network calls for `error_curves`, on at most 64 samples.
         progress: show a progress bar for entries of 100 steps or more.

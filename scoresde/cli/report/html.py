@@ -20,14 +20,15 @@ MOST_POINTS = 2000
 GLOSSARY = {
     "calls": "Network calls: one is an evaluation of the network for one sample. They decide what it costs.",
     "fine solve": "Samples of 200 steps of dpm++3m. Few solvers come closer to what the network itself describes.",
-    "paired error": "Distance between a sample and that of the fine solve from the same seed. The solver alone makes it.",
+    "error": "Distance between a sample and that of the fine solve from the same seed. The solver alone makes it.",
     "rms": "Root of the mean square, here over all coordinates of all samples.",
     "interval": "Bootstrap of the n samples, 95 %. Where rms is far above the median, few samples decide and the interval is too narrow.",
     "stochastic solver": "It draws noise on the way, so that its samples are others than those of the fine solve.",
     "floor": "The smallest value that means something. For a distance to data: that between two sets of real samples.",
     "Frechet distance": "Distance between Gaussians of the same mean and covariance as the samples and as the data. Not an FID: "
     "compare only numbers of one table.",
-    "kernel distance": "Squared maximum mean discrepancy with a cubic kernel, as in KID, without bias: around 0 for equal distributions.",
+    "kernel distance": "Squared maximum mean discrepancy with a cubic kernel, as in KID, without bias: "
+    "around 0 for equal distributions, and so sometimes negative.",
     "fitted solver": "Coefficients and times fitted to this network by scoresde fit. The network itself stays as it is.",
     "bound": "Calibrated so that 95 % of new samples have an error below it. It costs no further network call.",
     "guidance": "Twice the network calls push a sample towards its class. Weight 1 is the class alone, weight 0 no class.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +19,16 @@ from .pictures import error_figure, is_image
 
 # Images of a row, and the calls up to which the first sentence looks for the smallest error.
 COLUMNS, FEW_CALLS = 10, 10
+
+# Standard errors from which on a kernel distance is told from 0.
+CLEAR = 2.0
+SCALED_NOTE = (
+    "For the kernel distance each coordinate is less its mean in the real data and divided by its standard deviation there. "
+)
+KERNEL_NOTE = (
+    "A kernel distance has no unit; beside it is its standard error. The estimate has no bias and can be negative; below 2 standard errors "
+    "it is not told from 0, and only the error is shown."
+)
 
 
 def comparison_sections(run: Path, experiment: Experiment, model: ScoreModel, found: Comparison) -> list[Section]:
@@ -46,21 +56,32 @@ def about(run: Path, experiment: Experiment, model: ScoreModel) -> Section:
 
 
 def lead(found: Comparison) -> str:
-    """The smallest error of few calls, in one sentence."""
+    """The errors of the solvers that have few calls, as many as the one of the smallest median; in two sentences at most."""
     fine = found.fine
     rows = [(name, calls, found.paired[key]) for key, name, calls in _entries(found) if key in found.paired]
     if not rows:
-        return (
-            "All solvers are stochastic: their samples are others than those of the fine solve, so that there is no paired error."
-        )
-    few = [row for row in rows if row[1] <= FEW_CALLS] or rows
-    name, calls, error = min(few, key=lambda row: row[2].rms)
-    others = sorted((row for row in rows if row[1] == calls and row[0] != name), key=lambda row: row[2].rms)
-    said = f" Others with {calls} calls: " + ", ".join(f"{row[0]} {number(row[2].rms)}" for row in others) + "." if others else ""
+        return "All solvers are stochastic: their samples are others than those of the fine solve, so that no error is measured."
+    # One outlier among the samples can decide an rms, and no median.
+    calls = min([row for row in rows if row[1] <= FEW_CALLS] or rows, key=lambda row: row[2].median)[1]
+    equal = sorted(((name, error) for name, own, error in rows if own == calls), key=lambda row: row[1].rms)
+    (name, error), *others = equal
+    said = "".join(f"; {other} {number(own.rms)} ({_spread(own)})" for other, own in others)
     return (
         f"With {calls} network calls, {name} is {number(error.rms)} from the fine solve of {FINE_STEPS} calls "
-        f"(rms {unit(fine.x)}; 95 % interval {number(error.low)} to {number(error.high)}; n = {len(fine.x)} samples).{said}"
+        f"(rms {unit(fine.x)}; {_spread(error)}; n = {len(fine.x)} samples){said}.{_ranking(equal)}"
     )
+
+
+def _spread(error: PairedError) -> str:
+    return f"95 % interval {number(error.low)} to {number(error.high)}, median {number(error.median)}"
+
+
+def _ranking(rows: Sequence[tuple[str, PairedError]]) -> str:
+    """What the rms leaves open between the first two; empty where it does not."""
+    if len(rows) < 2 or rows[0][1].high < rows[1][1].low:
+        return ""
+    name, error = min(rows, key=lambda row: row[1].median)
+    return f" The intervals of the first two overlap: no ranking by rms; by median {name} is smallest ({number(error.median)})."
 
 
 def errors(found: Comparison) -> Section:
@@ -79,7 +100,16 @@ def errors(found: Comparison) -> Section:
         table=Table(("solver", "calls", "rms error", "95 % interval", "median", "n"), rows),
         note=f"Errors are {unit(fine.x)}. Floor: the fine solve moves by as much when it takes {FINE_STEPS // 2} steps. "
         f"For scale: samples of different seeds are {number(fine.scale)} apart. {_defaults(found)}",
-        terms=("calls", "fine solve", "paired error", "rms", "interval", "floor", "stochastic solver", "fitted solver"),
+        terms=(
+            "calls",
+            "fine solve",
+            "error",
+            "rms",
+            "interval",
+            "floor",
+            *(["stochastic solver"] if len(found.paired) < len(found.entries) else []),
+            *(["fitted solver"] if any(entry.solver.endswith(".safetensors") for entry in found.entries) else []),
+        ),
     )
 
 
@@ -95,7 +125,9 @@ def samples(found: Comparison) -> Section:
     for key, name, calls in _entries(found):
         error = f", rms error {number(found.paired[key].rms)}" if key in found.paired else ", stochastic"
         rows[f"{name}, {calls} calls{error}"] = found.samples[key]
-    said = f"Each column is one seed. Errors are {unit(fine.x)}, over n = {len(fine.x)} samples. A stochastic solver makes other samples."
+    said = f"Each column is one seed. Errors are {unit(fine.x)}, over n = {len(fine.x)} samples."
+    if len(found.paired) < len(found.entries):
+        said += " A stochastic solver makes other samples."
     return sample_rows("Samples", said, rows)
 
 
@@ -117,7 +149,7 @@ def curve(found: Comparison) -> Section:
         ["Lower is better, further left is cheaper. Both axes are logarithmic."],
         pictures=[plotted(figure, "", f"rms error by network calls. {listed}")],
         note=f"Errors are {unit(found.fine.x)}, over n = {n} samples.{left_out}",
-        terms=("calls", "fine solve", "paired error", "rms"),
+        terms=("calls", "fine solve", "error", "rms"),
     )
 
 
@@ -125,22 +157,34 @@ def distances(found: Comparison) -> Section:
     """The Frechet and the kernel distance of each solver to data, beside their floors."""
     yardstick, reference = found.yardstick, len(found.yardstick.reference)
     one, other = map(len, yardstick.pair)
-    frechet, kernel = yardstick.no_frechet, yardstick.no_kernel
-    rows = []
-    for key, name, calls in _entries(found):
-        distance = frechet or number(found.frechet[key], 3), kernel or _kernel(found.kernel[key])
-        rows.append((name, str(calls), *distance, str(yardstick.n)))
-    floor = frechet or number(found.floor, 3), kernel or _kernel(yardstick.kernel_floor)
-    rows.append(("floor: real data", "", *floor, f"{one} and {other}"))
+    measured: dict[str, tuple[dict[str, str], str, str]] = {}
+    notes = [yardstick.no_frechet, yardstick.no_kernel]
+    if not yardstick.no_frechet:
+        values = {key: number(value, 3) for key, value in found.frechet.items()}
+        measured["Frechet distance"] = values, number(found.floor, 3), "The Frechet distance is in squares of their units."
+    if not yardstick.no_kernel:
+        values = {key: _kernel(value) for key, value in found.kernel.items()}
+        measured["kernel distance"] = values, _kernel(yardstick.kernel_floor), SCALED_NOTE * yardstick.scaled + KERNEL_NOTE
+    rows = [
+        (name, str(calls), *(values[key] for values, _, _ in measured.values()), str(yardstick.n))
+        for key, name, calls in _entries(found)
+    ]
+    rows.append(("floor: real data", "", *(floor for _, floor, _ in measured.values()), f"{one} and {other}"))
+    if measured:
+        notes = [
+            f"Distances in {yardstick.name}.",
+            *(said for _, _, said in measured.values()),
+            f"n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
+            *notes,
+        ]
     return Section(
         "Distance to real data",
-        [
-            "The network's errors count here too, so that good solvers differ little. Values near the floor or below it rank nothing."
-        ],
-        table=Table(("solver", "calls", "Frechet distance", "kernel distance", "n"), rows),
-        note=f"In {yardstick.name}: squares in their units for the Frechet distance, no unit for the kernel distance with its standard "
-        f"error. n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
-        terms=("floor", "Frechet distance", "kernel distance"),
+        ["The network's errors count here too, so that good solvers differ little. Values near the floor or below it rank nothing."]
+        if measured
+        else [],
+        table=Table(("solver", "calls", *measured, "n"), rows) if measured else None,
+        note=" ".join(filter(None, notes)),
+        terms=("calls", "floor", *measured) if measured else (),
     )
 
 
@@ -150,6 +194,8 @@ def unit(x: Tensor) -> str:
 
 
 def _kernel(distance: KernelDistance) -> str:
+    if distance.value < CLEAR * distance.stderr:
+        return f"within its error ({number(distance.stderr, 1)})"
     return f"{number(distance.value)} ± {number(distance.stderr, 1)}"
 
 

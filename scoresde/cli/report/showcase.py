@@ -21,9 +21,14 @@ from .pictures import bound_figure
 from .sections import COLUMNS, sample_rows, unit
 
 CONFIDENCE = 0.95
+# A tolerance above every bound: a solver of one level has no other to go on to, and the page sets no limit.
+ANY = 1e30
 
 # Calls of the solver with guidance, and the weights.
 GUIDED_CALLS, WEIGHTS = 10, (0.0, 1.0, 2.0, 4.0)
+
+# The accuracy on held-out samples from which on a classifier can judge others.
+TRUSTED = 0.8
 
 # Of the inpainting: images, posterior samples of each, steps, and the standard deviation of the noise of the observation.
 OBSERVED, DRAWS, POSTERIOR_STEPS, NOISE = 32, 8, 30, 0.1
@@ -47,7 +52,7 @@ def bounds(model: ScoreModel, solver: FittedSolver, fine: FineSolve, noises: int
         noises=noises,
         cond=cond_to_device(calibration, model.device),
     )
-    run = sample(model, fine.x.shape, cascade, tol=1.0, seeds=fine.seeds, trajectory=True, **fine.cond)
+    run = sample(model, fine.x.shape, cascade, tol=ANY, seeds=fine.seeds, trajectory=True, **fine.cond)
     x, bound = run.x.cpu(), run.bound
     assert bound is not None
     error = distance(x, fine.x)
@@ -98,6 +103,7 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
         rows.append((f"weight {weight:g}", str(each * GUIDED_CALLS), f"{right} of {count}"))
         pictures[f"weight {weight:g}, {each * GUIDED_CALLS} calls"] = x
     accuracy = float((classifier.probabilities(held_out.x).argmax(1) == held_out.labels).double().mean())
+    doubt = "" if accuracy >= TRUSTED else f" That is below {TRUSTED:.0%}, so that the column means little."
     section = sample_rows("Classes, with guidance", "", pictures)
     return Section(
         section.title,
@@ -107,7 +113,7 @@ def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: i
         table=Table(("", "calls", "in their class"), rows),
         pictures=section.pictures,
         note=f"In their class: samples that a classifier, trained on the training data, sees in the class that was asked for. It is right on "
-        f"{accuracy:.0%} of {len(held_out.x)} held-out samples.",
+        f"{accuracy:.0%} of {len(held_out.x)} held-out samples.{doubt}",
         terms=("guidance", "calls"),
     )
 
