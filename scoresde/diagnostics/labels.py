@@ -117,7 +117,8 @@ def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Ge
         return 0
     direction = math.copysign(1, vertex)
     single = [_vertex(b, a)[0] * direction for b, a in zip(before, after, strict=True)]
-    if 2 * sum(0.5 < v < 2 for v in single) < len(indices):
+    agreeing, known = sum(0.5 < v < 2 for v in single), sum(math.isfinite(v) for v in single)
+    if agreeing < 2 or 2 * agreeing < known:
         return 0
     fitting = [(index, v) for index, v in zip(indices, single, strict=True) if v > 0]
     of_index = [v for _, v in fitting]
