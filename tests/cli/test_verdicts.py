@@ -40,6 +40,8 @@ def diagnosis(*, residual=0.01, asymmetry=0.01, held_out=(0.2, 0.3, 0.4), sample
         ({"held_out": (0.2, 1.0, 1.2)}, ["at t = 0.5 to 1 the network is no better than one that returns 0"]),
         ({"held_out": (0.2, 0.3, 0.5)}, ["at 1 of 3 times, by more than 3 standard errors: the network has memorised"]),
         ({"held_out": (0.2, 0.3, 0.42)}, ["agree within their errors"]),
+        # Nobody can tell the noise at the first time.
+        ({"held_out": (1.0, 0.3, 0.42)}, ["at 1 of 3 times, by more than 3 standard errors"]),
         ({"samples": 99}, ["Few samples: 99 held out."]),
     ],
 )

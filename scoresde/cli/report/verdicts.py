@@ -61,9 +61,13 @@ def loss_verdict(diagnosis: Diagnosis) -> str:
     """On the held-out loss beside the training loss and that of a network that returns 0."""
     held_out, training = diagnosis.losses["held-out"], diagnosis.losses["training"].loss
     loss, zero = held_out.loss, held_out.zero
-    useless = [float(t) for t, own, none in zip(loss.t, loss.mean, zero.mean, strict=True) if own >= none]
-    if useless:
-        where = f"t = {min(useless):.2g}" + (f" to {max(useless):.2g}" if len(useless) > 1 else "")
+    # Next to the data nobody can tell the noise from them, and the best network returns nearly 0: worse is a fault there, and equal is none.
+    excess, chance = loss.mean - zero.mean, CLEAR * (loss.stderr**2 + zero.stderr**2).sqrt()
+    worse = [float(t) for t, more, e in zip(loss.t, excess, chance, strict=True) if more > e]
+    if 2 * int((excess >= 0).sum()) > len(excess):
+        worse = loss.t[excess >= 0].tolist()
+    if worse:
+        where = f"t = {min(worse):.2g}" + (f" to {max(worse):.2g}" if len(worse) > 1 else "")
         return f"Loss: at {where} the network is no better than one that returns 0. scoresde check says why."
     error = (loss.stderr**2 + training.stderr**2).sqrt()
     apart = [float(t) for t, gap, e in zip(loss.t, loss.mean - training.mean, error, strict=True) if gap > CLEAR * e]
