@@ -1,5 +1,7 @@
 """Grids: uniform in their clocks, ends hit exactly, strictly decreasing, whatever the process and the number of steps."""
 
+from functools import partial
+
 import pytest
 import scipy.stats
 import torch
@@ -192,3 +194,19 @@ def test_names_are_suggested():
         grids.power(SDES["linear"], 10, power=0)
     with pytest.raises(ValueError, match="at least 1"):
         grids.uniform(SDES["ddpm"], 0)
+
+
+def test_options_stand_behind_a_name():
+    """As `describe` writes them, so that the grid of a plan can be given again."""
+    sde = SDES["linear"]
+    rule = partial(grids.trailing, power=2.5)
+    assert torch.equal(grids.get("Trailing(power=2.5)")(sde, 7), rule(sde, 7))
+    assert grids.spelled("trailing( power = 2.5 )") == grids.describe(rule) == "trailing(power=2.5)"
+    assert torch.equal(grids.get("flow(shift=2, power=1.5)")(sde, 7), grids.flow(sde, 7, shift=2.0, power=1.5))
+    for name, said in (
+        ("trailing(width=2)", "the grid 'trailing' has no option 'width': power"),
+        ("trailing(power)", r"name=number, as in 'trailing\(power=2\)'"),
+        ("trailling(power=2)", "did you mean 'trailing'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            grids.get(name)

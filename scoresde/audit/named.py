@@ -28,8 +28,8 @@ def sampler_of(target: Any, *, sde: SDE | None = None, **claims: Any) -> Sampler
     """What `target` names, as a sampler to audit.
 
     Args:
-        target: the short name of one of our solvers, or the solver; the file of a fitted one; "module:name" of anything below; a scheduler
-            class of diffusers; a sampler class of azula; a function f(denoiser, z, sigmas) or one of k-diffusion; a sampler object of
+        target: the short name of one of our solvers, the solver, or a class of them; the file of a fitted one; "module:name" of what follows; a
+            scheduler class of diffusers; a sampler class of azula; a function f(denoiser, z, sigmas) or one of k-diffusion; a sampler object of
             ComfyUI.
         sde: the process of a fitted solver. By default one of the usual ones that it fits.
         **claims: `name`, `order` and `calls_per_step`, and options of the sampler, for targets that are not ours.
@@ -46,6 +46,8 @@ def sampler_of(target: Any, *, sde: SDE | None = None, **claims: Any) -> Sampler
         if solver is None:
             raise ValueError("'default' is a choice by the budget: audit the solver that it takes")
         return ours.sampler_of(solver, f"scoresde {Path(text).name}", sde or usual_process(solver))
+    if isinstance(target, type) and issubclass(target, Solver | LoopSolver):
+        target = target()
     if isinstance(target, Solver | LoopSolver):
         return ours.sampler_of(target, sde=sde or usual_process(target))
     if isinstance(target, type) and hasattr(target, "set_timesteps") and hasattr(target, "step"):

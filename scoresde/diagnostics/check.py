@@ -44,13 +44,15 @@ from .readings import (
     scores,
     times,
 )
-from .verdict import REMEDY, SOUND, Check, Level
+from .verdict import RATIO, REMEDY, SOUND, Check, Level
 
 # Data of the linear guess, of the errors, and of the first look at other readings.
 FITTED, TESTED, LOOKED = 1024, 64, 24
 LEAST = 32
 # Of the mean log-ratio: another reading is better by this, a reading fits below this.
 BETTER, FITS = 0.1, 0.15
+# The first, where fewer samples than `LOOKED` tell.
+BETTER_OF_FEW = 0.3
 # A reading replaces one that was tried before if it is better by the first, and one with fewer changes by the second.
 EARLIER, SIMPLER = 0.02, 0.05
 # Mean log-gain of the best other label, above which the path is another one.
@@ -117,12 +119,13 @@ def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: 
         if not _fits(few, best, score):
             return Check(("call",), (said,), (), None)
         return Check(("call", *_kinds(best)), (f"{said} It can be called with: {_remedy(best)}.",), (), None)
-    samples = _samples(model, declared, data, x)
+    samples = _samples(model, declared, many, x)
     found = _faults(model, declared, data, few, many, generator) or _no_signal(model)
     note, reason = _signal_left(model.sde), _unlike(samples)
     if not found and reason:
         short = note or Check((), (), levels, None).shortcoming
-        found = [("samples", f"{short or SOUND} Samples of DDIM are not like the data: {reason}." + REMEDY * (not short))]
+        remedy = RATIO * (model.prediction in ("noise", "score")) + REMEDY * (not short)
+        found = [("samples", f"{short or SOUND} Samples of DDIM are not like the data: {reason}.{remedy}")]
     return Check(tuple(kind for kind, _ in found), tuple(dict.fromkeys(words for _, words in found)), levels, samples, note)
 
 
@@ -132,7 +135,7 @@ def _faults(
     """Kinds and sentences: of another reading that fits better, of the labels, or of a network that no reading fits."""
     own = scores(model, few, [declared])[0]
     best, score = _best(model, few, [declared])
-    if score < own - BETTER and _fits(few, best, score):
+    if score < own - (BETTER if len(few.x) >= LOOKED else BETTER_OF_FEW) and _fits(few, best, score):
         part = math.exp(score - own)
         words = (
             f"Another reading of the network fits the data better: {_remedy(best)}. The error is then {part:.2g} times that now."
@@ -153,11 +156,17 @@ def _faults(
             "Is it trained, in evaluation mode, and on these data?"
         )
         return [("training", words)]
-    if isinstance(declared.sde, VPChain) and (offset := index_shift(model, many, declared, generator)):
+    if isinstance(declared.sde, VPChain) and (offset := _twice_the_same(model, many, declared, generator)):
         return [("index", f"The index of the chain is off by one: tell the network the index {offset:+d}.")]
     if shift := label_shift(model, many, declared, generator):
         return [("schedule", _other_path(shift))]
     return []
+
+
+def _twice_the_same(model: ScoreModel, data: Noised, declared: Reading, generator: Generator | None) -> int:
+    """The shift of the index, where two draws of the noise agree on it."""
+    first = index_shift(model, data, declared, generator)
+    return first if first and index_shift(model, data, declared, generator) == first else 0
 
 
 def _other_path(shift: float) -> str:

@@ -74,7 +74,7 @@ def label_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Ge
             before += (lower - own) / own.mean()
             after += (higher - own) / own.mean()
     vertex, stderr = (STEP * number for number in _vertex(before, after))
-    return vertex if abs(vertex) > max(LARGEST_SHIFT, 3 * stderr) else 0.0
+    return vertex if abs(vertex) > LARGEST_SHIFT + 3 * stderr else 0.0
 
 
 def ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
@@ -117,8 +117,7 @@ def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Ge
         return 0
     direction = math.copysign(1, vertex)
     single = [_vertex(b, a)[0] * direction for b, a in zip(before, after, strict=True)]
-    agreeing, known = sum(0.5 < v < 2 for v in single), sum(math.isfinite(v) for v in single)
-    if agreeing < 2 or 2 * agreeing < known:
+    if 2 * sum(0.5 < v < 2 for v in single) < len(indices):
         return 0
     fitting = [(index, v) for index, v in zip(indices, single, strict=True) if v > 0]
     of_index = [v for _, v in fitting]

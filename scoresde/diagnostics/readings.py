@@ -93,10 +93,16 @@ class Noised:
         """The same samples with new noise."""
         return replace(self, noise=randn(self.x.shape, generator, dtype=self.x.dtype, device=self.x.device))
 
+    def rows(self, chosen: slice) -> Noised:
+        """Some of the data."""
+        cond = {
+            name: v[chosen] if isinstance(v, Tensor) and v.ndim and len(v) == len(self.x) else v for name, v in self.cond.items()
+        }
+        return replace(self, x=self.x[chosen], noise=self.noise[chosen], cond=cond)
+
     def first(self, n: int) -> Noised:
         """The first n of the data."""
-        cond = {name: v[:n] if isinstance(v, Tensor) and v.ndim and len(v) == len(self.x) else v for name, v in self.cond.items()}
-        return replace(self, x=self.x[:n], noise=self.noise[:n], cond=cond)
+        return self.rows(slice(n))
 
 
 def states(data: Noised, reading: Reading, t: Tensor) -> Tensor:
@@ -167,7 +173,11 @@ def scores(model: ScoreModel, data: Noised, readings: list[Reading]) -> list[flo
             return [math.inf] * len(readings)
         linear = linear_error(data, first, z, t)
         for logs, reading in zip(found, readings, strict=True):
-            ratio = (float(error(out, z, data, reading, t).mean()) + FLOOR) / (linear + FLOOR)
+            squared = float(error(out, z, data, reading, t).mean())
+            if reading.changes and math.isinf(squared):
+                logs.append(math.inf)  # no reading that could be used
+                continue
+            ratio = (squared + FLOOR) / (linear + FLOOR)
             logs.append(min(max(math.log(ratio), LOWEST), HIGHEST))
     return [sum(logs) / len(logs) if len(logs) >= len(data.levels) / 2 else math.inf for logs in found]
 
@@ -205,7 +215,7 @@ def times(reading: Reading) -> Iterator[Reading]:
     steps = reading.sde.steps if isinstance(reading.sde, VPChain) else STEPS
     try:
         first, last = reading.time(reading.sde, reading.t(math.inf)), reading.time(reading.sde, reading.t(-math.inf))
-    except ValueError:  # the index of a path that is no chain
+    except Exception:  # a function of the user's own for another path, or the index of a path that is no chain
         return
     whole = not first.is_floating_point()
 
@@ -223,6 +233,11 @@ def times(reading: Reading) -> Iterator[Reading]:
         "time is log(sigma/alpha)": lambda sde, t: -sde.half_log_snr(t),
         "time=models.times.noise_scale, which is sigma/alpha": noise_scale,
     }
+    if isinstance(reading.prediction, Preconditioned):
+        denoiser = (
+            "the network is a denoiser D(z, sigma): interop.formats.edm(network), which is prediction='data' and time='sigma'"
+        )
+        yield reading.changed("prediction", denoiser, prediction="data", time=noise_scale)
     for remedy, time in named.items():
         yield reading.changed("time", remedy, time=partial(_whole, time=time) if whole else time)
 
@@ -244,9 +259,9 @@ def paths(reading: Reading) -> Iterator[Reading]:
             torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64) ** 2
         )
     if steps != 1000:
-        made["betas from 1e-4 to 0.02, not scaled by the length of the chain"] = _linear(1e-4, 0.02, steps)
+        made["a chain of this length with betas from 1e-4 to 0.02"] = _linear(1e-4, 0.02, steps)
     for name, sde in made.items():
-        yield reading.changed("schedule", f"the path is {name}", sde=sde)
+        yield reading.changed("schedule", f"the path is {name}, or one near it", sde=sde)
 
 
 def scales(reading: Reading, x: Tensor) -> Iterator[Reading]:
@@ -259,7 +274,7 @@ def scales(reading: Reading, x: Tensor) -> Iterator[Reading]:
         ("(x + 1) / 2", 0.5, 0.5),
         ("127.5 (x + 1)", 127.5, 127.5),
         ("x - 0.5", 1.0, -0.5),
-        (f"(x - {float(x.mean()):.3g}) / {std:.3g}", 1 / max(std, 1e-30), -float(x.mean()) / max(std, 1e-30)),
+        (f"(x {-float(x.mean()):+.3g}) / {std:.3g}", 1 / max(std, 1e-30), -float(x.mean()) / max(std, 1e-30)),
     ):
         yield reading.changed("scale", f"the network's data are {text}", scale=scale, shift=shift)
 

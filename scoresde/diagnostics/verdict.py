@@ -9,9 +9,13 @@ from .range import SampleRange
 # Errors by which a network is worse than the linear guess at a level.
 WORSE = 1.1
 SOUND = "The errors by level are those of a sound network."
+RATIO = (
+    " Errors of a noise or score prediction are multiplied by sigma/alpha at the start. A longer training helps, and so does a velocity in its "
+    "place."
+)
 REMEDY = (
-    " Errors of a network can add up along the flow: one with normalisation layers may not see the mean of its input. models.thresholded, "
-    "solvers with noise, or another network may help."
+    " A network with normalisation layers may not see the mean of its input. models.thresholded, solvers with noise, or another network may "
+    "help."
 )
 
 

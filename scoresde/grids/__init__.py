@@ -14,7 +14,10 @@ Every rule raises a TypeError or ValueError, by name, for `steps` below 1, `t_st
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 from functools import partial
+from typing import Any
 
 from .base import Grid, check
 from .chain import ddpm
@@ -95,12 +98,31 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Grid:
-    """The grid of that name; upper and lower case are the same.
+    """The grid of that name; upper and lower case are the same. Options stand behind it as `describe` writes them: "trailing(power=2)".
 
     Raises:
-        ValueError: no grid has that name; suggests one.
+        ValueError: no grid has that name, suggests one; or it has no such option.
     """
-    return GRIDS[spelled(name)]
+    word, options = _with_options(name)
+    rule = GRIDS[spelled(word)]
+    known = [option.name for option in inspect.signature(rule).parameters.values() if isinstance(option.default, float)]
+    if wrong := [option for option in options if option not in known]:
+        raise ValueError(f"the grid {word!r} has no option {wrong[0]!r}: {', '.join(known) or 'none'}")
+    with_options: Any = partial(rule, **options) if options else rule  # type: ignore[arg-type]
+    made: Grid = with_options
+    return made
+
+
+def _with_options(name: str) -> tuple[str, dict[str, float]]:
+    """The word and the numbers of a name such as "trailing(power=2)"."""
+    found = re.fullmatch(r"\s*([\w +-]+?)\s*\(([^()]*)\)\s*", name)
+    if found is None:
+        return name, {}
+    pairs = [text.split("=") for text in found[2].split(",")]
+    try:
+        return found[1], {key.strip(): float(value) for key, value in pairs}
+    except ValueError:
+        raise ValueError(f"the options of a grid are name=number, as in 'trailing(power=2)', got {name!r}") from None
 
 
 def spelled(name: str) -> str:
@@ -109,6 +131,10 @@ def spelled(name: str) -> str:
     Raises:
         ValueError: no grid has that name; suggests one.
     """
+    word, options = _with_options(name)
+    if options:
+        get(name)  # raises
+        return f"{spelled(word)}({', '.join(f'{key}={value}' for key, value in options.items())})"
     plain = name.lower().strip().replace("-", "_").replace(" ", "_")
     ours = ALIASES.get(plain, plain)
     if ours in GRIDS:

@@ -49,7 +49,8 @@ class FeynmanKac(GridLoop):
 
     Attributes:
         particles: K in each group.
-        eta: noise of the reverse SDE; 0 for the probability flow, with which weights vary more.
+        eta: noise of the reverse SDE; 0 for the probability flow, with which weights vary more, and which products refuse whose weights do not
+            sum to 1.
         ess: a group is resampled where its effective number of particles is below `ess` K.
 
     Raises:
@@ -75,6 +76,11 @@ class FeynmanKac(GridLoop):
         model = job.model
         if not isinstance(model, Guided | Product | Tilted):
             raise ValueError(f"FeynmanKac needs a Guided, a product or a tilted model, got {type(model).__name__}")
+        if self.eta == 0 and isinstance(model, Product) and abs(float(model.weights.sum()) - 1) > 1e-9:
+            raise ValueError(
+                f"eta=0 is the flow of the product, whose samples collapse where its weights sum to {float(model.weights.sum()):g} and not to "
+                "1: take eta=1"
+            )
         group = Particles(len(job.z), self.particles, self.ess, job.z.device)
         rows = SDEDPMSolverPP(1, self.eta).tableau(model.sde, job.times).rows
         flow = DDIM().tableau(model.sde, job.times).rows

@@ -56,6 +56,10 @@ class Product(Wrapper):
         # With weights that sum to 1 every prediction combines alike; else the noise and the score alone.
         self.prediction: Prediction = models[0].prediction if abs(total - 1) < 1e-12 else "noise"
         self.start_scale = total**-0.5
+        if abs(total - 1) > 1e-12:
+            self.flow_note = (
+                f"the flow of a product whose weights sum to {total:g} is not that of its density, and its samples collapse"
+            )
 
     @property
     def models(self) -> tuple[Model, ...]:

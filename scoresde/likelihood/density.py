@@ -19,6 +19,7 @@ t_end > 0. A network should not be evaluated below the smallest time of its trai
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -124,6 +125,8 @@ def log_likelihood(
         raise RuntimeError("a divergence needs derivatives, which torch.inference_mode() forbids: use torch.no_grad() instead")
     require_model(model, "data")
     warn_if_training(model)
+    if note := getattr(model, "flow_note", ""):
+        warnings.warn(f"this is the density of a flow, and {note}", UserWarning, stacklevel=2)
     chunk, probes = as_count("chunk", chunk), as_count("probes", probes)
     x, control = at_least_float32("x", x), StepControl.of(rtol, atol, steps)
     trace = _divergence(divergence, probes, probe_law, noise_source(generator, seeds, len(x)), x, model.sde)

@@ -112,9 +112,12 @@ def bits_per_dim(nats: Nats, event_shape: Sequence[int], *, bins: int | None = N
             of `bins` and `width` is needed.
 
     Raises:
+        TypeError: `nats` are no numbers.
         ValueError: not one of `bins` and `width`.
     """
     d = math.prod(as_event("event_shape", event_shape))
+    if hasattr(nats, "prior_mismatch"):
+        raise TypeError("nats must be numbers, got a Likelihood: give its .nats")
     if not isinstance(nats, float | int | Tensor):
         nats = as_numbers("nats", nats)
     return -(nats / d + math.log(bin_width(bins, width))) / math.log(2)

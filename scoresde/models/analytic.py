@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from ..numerics.arrays import Time, flatten_events, values_are_known
 from ..numerics.coefficients import root
 from ..numerics.inputs import as_count, as_dtype, as_numbers, as_state
+from ..numerics.keywords import explained_keywords
 from ..numerics.random import as_generator
 from ..sde.base import SDE, as_time
 from ..sde.linear import LinearSDE
@@ -43,6 +44,11 @@ class GaussianMixture:
             a negative variance, or a weight that is not positive.
     """
 
+    @explained_keywords(
+        stds="covariances are variances (K,), stds**2",
+        std="covariances are variances (K,), std**2",
+        variances="variances (K,) are covariances=",
+    )
     def __init__(self, means: Tensor, covariances: Tensor, weights: Tensor | None = None) -> None:
         means = _finite("means", means)
         covariances = _finite("covariances", covariances).to(means.device)

@@ -28,6 +28,9 @@ class Wrapper(nn.Module, Model):
         self.model, self.sde = model, model.sde
         self.training = getattr(model, "training", False)
 
+    # Why the density of the probability flow is not what the model stands for; empty where it is.
+    flow_note: str = ""
+
     def __repr__(self) -> str:
         return line(type(self).__name__, shown(self.model), self.extra_repr())
 

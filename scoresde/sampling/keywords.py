@@ -35,6 +35,7 @@ ELSEWHERE = {
     **dict.fromkeys(("eta", "churn", "s_churn", "order", "tau"), "an option of a solver, such as solver=solvers.DDIM(eta=1.0)"),
     **dict.fromkeys(("sampler", "scheduler", "method"), "the solver is solver="),
     **dict.fromkeys(("sigmas", "spacing", "schedule"), "the times are grid="),
+    **dict.fromkeys(("t_end", "t_stop", "end"), "sampling ends at the data, t = 0: trajectory=True has the states before"),
     **dict.fromkeys(("return_trajectory", "return_all", "return_intermediates"), "all states come with trajectory=True"),
     **dict.fromkeys(
         ("y", "labels", "class_labels", "classes"),

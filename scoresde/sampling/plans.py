@@ -19,6 +19,7 @@ from ..solvers.base import Solver
 from ..solvers.tuned import TunedSolver
 from ..tableau.executor import Run, run
 from ..tableau.tableau import Tableau
+from ..tuning.cascade import BoundedSolver, CascadeSolver
 from . import registry
 
 
@@ -75,12 +76,14 @@ class Plan(ABC):
             event: the shape of a sample.
 
         Raises:
-            ValueError: the model has another path, or the solver was fitted to samples of another shape.
+            ValueError: the model has another path, the solver was fitted to samples of another shape, or a cascade to another model.
         """
         if model.sde is not self.sde:
             require_same_process(self.sde, model.sde, "the plan")
         if isinstance(self.solver, TunedSolver):
             self.solver.check(model, event)
+        if isinstance(self.solver, BoundedSolver | CascadeSolver):
+            self.solver.cascade.check(model)
 
 
 @dataclass(frozen=True, repr=False)

@@ -122,7 +122,7 @@ class CoefficientsSDE(SDE):
         ValueError: f or g is not finite on (0, 1], g is not positive there, `t_min` lies outside (0, 1), or `prior_std` is not positive.
     """
 
-    @explained_keywords(f="f is drift_rate=", g="g is diffusion=")
+    @explained_keywords(f="f is drift_rate=", drift="f is drift_rate=", g="g is diffusion=")
     def __init__(
         self, drift_rate: ScalarFunction, diffusion: ScalarFunction, *, t_min: float = 1e-3, prior_std: float | None = None
     ) -> None:

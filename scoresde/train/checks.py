@@ -22,7 +22,7 @@ def require_trainable(model: object, recipe: object, loss: LossFunction | None =
 
     Raises:
         TypeError: they are no `ScoreModel` and no `Recipe`, or the loss is no function.
-        ValueError: a time sampler for a loss that draws its own times; or the model has no weights to train, or weights without numbers.
+        ValueError: a time sampler or a weighting for a loss that has its own; or the model has no weights to train, or weights without numbers.
     """
     if not isinstance(model, ScoreModel):
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
@@ -35,6 +35,8 @@ def require_trainable(model: object, recipe: object, loss: LossFunction | None =
     loss_name(loss)
     if loss is not None and recipe.time_sampler is not None:
         raise ValueError("a loss of your own draws its times itself: leave the recipe's time_sampler None")
+    if loss is not None and recipe.weighting != Recipe().weighting:
+        raise ValueError(f"a loss of your own has a weighting of its own: leave out the recipe's weighting={recipe.weighting!r}")
     weights = list(model.parameters())
     if any(torch.nn.parameter.is_lazy(weight) for weight in weights):
         raise ValueError("the network has lazy weights, which get their shapes in its first call: call it once before training")

@@ -68,8 +68,11 @@ def loss_name(loss: LossFunction | None) -> str:
         return DENOISING
     if not callable(loss) or isinstance(loss, type):
         raise TypeError(f"loss must be a function of (model, x, generator), got {loss!r}")
-    names = list(inspect.signature(loss).parameters)
-    if "generator" in names[3:]:
+    parameters = inspect.signature(loss).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(names) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise TypeError(f"loss must take (model, x, generator), and takes ({', '.join(names)})")
+    if "generator" in [p.name for p in parameters][3:]:
         name = getattr(loss, "__name__", "loss")
         raise TypeError(
             f"loss is called as loss(model, x, generator), and the third argument of {name} is {names[2]}: wrap it, "

@@ -40,6 +40,7 @@ from ..numerics.keywords import explained_keywords
 from ..sde.linear import LinearSDE
 from ..solvers.tuned import TunedSolver
 from .cascade import Cascade, Level, error_features, power_law
+from .identity import fingerprint
 from .reference import Cond, ReferenceSolution, distance, run_recorded, solve_reference, starts
 from .selection import rank, selected, summary
 
@@ -129,7 +130,7 @@ def calibrate(
         levels = [selected(reference, rank(model, nfe, reference, pilot, cond, batch_size)) for nfe in sorted(set(nfes))]
     calibrated = [calibrate_level(model, solver, reference, half, confidence, cond, batch_size) for solver in levels]
     calibrated.sort(key=lambda level: level.nfe)
-    return Cascade(tuple(calibrated), confidence, reference.steps, reference.discrepancy)
+    return Cascade(tuple(calibrated), confidence, reference.steps, reference.discrepancy, fingerprint(model))
 
 
 def calibrate_level(

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from .. import deprecation
 from ..loops.base import AdaptiveLoop, Job
+from ..models.base import Model
 from ..numerics.batching import index_cond, subset_or_none
 from ..numerics.brief import Brief, line
 from ..numerics.files import prefixed
 from ..numerics.inputs import as_number
 from ..solvers.tuned import State, TunedSolver, write_state
 from ..tableau.executor import Run
+from .identity import fingerprint
 from .reference import distance, run_recorded
 
 
@@ -71,12 +73,25 @@ class Cascade:
         levels: cheapest first.
         confidence: of the bound of every level.
         reference_steps, discrepancy: of the reference, see `ReferenceSolution`.
+        model: `identity.fingerprint` of the model; "" in files of scoresde 0.1.
     """
 
     levels: tuple[Level, ...]
     confidence: float
     reference_steps: int
     discrepancy: float
+    model: str = ""
+
+    def check(self, model: Model) -> None:
+        """Raise where the cascade was calibrated on another model: its bounds say nothing there.
+
+        Raises:
+            ValueError: says so.
+        """
+        if self.model and fingerprint(model) != self.model:
+            raise ValueError(
+                "this cascade was calibrated on another network, guidance or range, so that its bounds do not hold: calibrate one on this model"
+            )
 
     def __repr__(self) -> str:
         calls = ", ".join(str(level.nfe) for level in self.levels)
@@ -108,7 +123,7 @@ class Cascade:
             bound = {"mean": level.mean, "theta": level.theta, "bounds": level.bounds}
             tensors |= prefixed(f"{k}", bound) | prefixed(f"{k}/solver", solver)
             rungs.append({"solver": meta, "nfe": level.nfe, "factor": level.factor, "error": level.error, "median": level.median})
-        meta = {"kind": "ladder", "rungs": rungs, "confidence": self.confidence}
+        meta = {"kind": "ladder", "rungs": rungs, "confidence": self.confidence, "model": self.model}
         return tensors, meta | {"teacher_steps": self.reference_steps, "discrepancy": self.discrepancy}
 
     def save(self, path: str | Path) -> None:

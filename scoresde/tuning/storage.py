@@ -63,5 +63,6 @@ def _cascade(state: State) -> Cascade:
         raise ValueError("a cascade needs at least one level")
     confidence = as_number("confidence", stored_entry(meta, "confidence", float), 0, 1)
     return Cascade(
-        tuple(levels), confidence, stored_entry(meta, "teacher_steps", int), stored_entry(meta, "discrepancy", float, int)
-    )
+        tuple(levels), confidence, stored_entry(meta, "teacher_steps", int), stored_entry(meta, "discrepancy", float, int),
+        stored_entry(meta, "model", str) if "model" in meta else "",
+    )  # fmt: skip

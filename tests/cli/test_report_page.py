@@ -96,10 +96,10 @@ def test_the_headline_is_the_distance_to_the_fine_solve(exact, compared):
         low, high = ((float(squares.mean()) + sign * 1.96 * error) ** 0.5 for sign in (-1, 1))
         assert [float(end) for end in interval.split(" to ")] == pytest.approx([low, high], rel=0.12)
     assert shown["ancestral"][2:] == ["stochastic", "", "", ""]
-    assert f"{shown['ddim'][2]} from the fine solve" in report.lead(compared)
+    assert f"{shown['ddim'][4]} from the fine solve" in report.lead(compared)
     assert "n = 256 samples" in report.lead(compared)
     assert "interval" in report.lead(compared)
-    assert f"median {shown['ddim'][4]}" in report.lead(compared)
+    assert f"rms {shown['ddim'][2]}" in report.lead(compared)
 
 
 def test_an_outlier_does_not_make_the_headline(compared):
@@ -116,13 +116,13 @@ def test_an_outlier_does_not_make_the_headline(compared):
         paired={str(entry): paired_error(x, fine) for entry, x in zip(rows, (few, even, far), strict=True)},
     )
     said = report.lead(found)
-    assert said.startswith("With 8 network calls, heun is 0.030 from")
-    assert "; ddim 0.037 (95 % interval 0.010 to" in said
-    assert said.endswith("overlap: no ranking by rms; by median ddim is smallest (0.010).")
+    assert said.startswith("With 8 network calls, ddim is 0.010 from")
+    assert "; heun 0.030 (rms 0.030, 95 % interval 0.030 to 0.030)" in said
+    assert said.endswith("By rms heun is first: a few samples of ddim decide that.")
     assert "dpm++2m" not in said
     few[5] = 0.01
-    apart = dataclasses.replace(found, paired=found.paired | {"ddim 8": paired_error(few, fine)})
-    assert "overlap" not in report.lead(apart)
+    alike = dataclasses.replace(found, paired=found.paired | {"ddim 8": paired_error(few, fine)})
+    assert "By rms" not in report.lead(alike)
 
 
 def test_the_interval_covers_the_rms_of_new_seeds(exact):

@@ -31,6 +31,7 @@ class Stepping:
 
 
 NET = Net()
+EXACT = ss.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).model(ss.VPSDE())
 MODEL = ss.ScoreModel(NET, ss.VPSDE.from_betas(linear_betas(1000)), "epsilon")
 
 
@@ -288,3 +289,30 @@ def test_more_first_mistakes():
         ss.diagnostics.score_error(
             exact, ss.analytic.GaussianMixture(torch.zeros(1, 2), torch.ones(1)).model(ss.EDM()), torch.randn(8, 2), [0.5]
         )
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: ss.analytic.GaussianMixture(torch.zeros(1, 2), stds=torch.ones(1)), "covariances are variances (K,), stds**2"),
+        (lambda: ss.CoefficientsSDE(drift=lambda t: -t, diffusion=lambda t: 1.0), "f is drift_rate="),
+        (lambda: ss.sample(MODEL, (4, 2), nfe=2, t_end=0.1), "sampling ends at the data, t = 0"),
+        (lambda: ss.bits_per_dim(ss.log_likelihood(EXACT, torch.zeros(2, 2)), (2,), bins=256), "got a Likelihood: give its .nats"),
+    ],
+)
+def test_what_has_another_name_is_named(call, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        call()
+
+
+def test_the_flow_of_a_product_is_not_its_density():
+    product = ss.guidance.product([EXACT, EXACT])
+    with pytest.warns(
+        UserWarning, match="the density of a flow, and the flow of a product whose weights sum to 2 is not that of its density"
+    ):
+        ss.log_likelihood(product, torch.zeros(2, 2), steps=3000)
+    with pytest.raises(
+        ValueError, match="eta=0 is the flow of the product, whose samples collapse where its weights sum to 2 and not to 1"
+    ):
+        ss.sample(product, (4, 2), ss.guidance.FeynmanKac(particles=4, eta=0.0), steps=3)
+    ss.log_likelihood(ss.guidance.product([EXACT, EXACT], [0.5, 0.5]), torch.zeros(2, 2))

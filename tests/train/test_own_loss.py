@@ -108,6 +108,13 @@ def test_a_loss_with_other_arguments_is_refused_before_the_first_step(loss, thir
         trainer(loss)
 
 
+def test_a_loss_of_two_arguments_and_a_second_weighting_are_refused():
+    with pytest.raises(TypeError, match=r"loss must take \(model, x, generator\), and takes \(model, x\)"):
+        trainer(lambda model, x: x)
+    with pytest.raises(ValueError, match="has a weighting of its own: leave out the recipe's weighting='likelihood'"):
+        trainer(sliced, weighting="likelihood")
+
+
 def test_another_loss_is_another_run(tmp_path):
     trainer(plain, tmp_path).run(progress=False)
     with pytest.raises(ValueError, match=r"its loss is .*plain, here .*sliced"):

@@ -1,5 +1,7 @@
 """Cascades: bounds that hold, and as few calls as a tolerance needs."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -110,3 +112,17 @@ def test_a_cascade_needs_a_tolerance_and_nothing_else_takes_one(cascade):
             ss.sample(model, (2, 2), cascade, tol=0.1, **bad)
     with pytest.raises(ValueError, match="tol must be positive, got 0"):
         ss.sample(model, (2, 2), cascade, tol=0.0)
+
+
+def test_bounds_are_refused_on_another_model(cascade, tmp_path):
+    """Guidance, a range or other weights: the bounds were measured without them. Files of scoresde 0.1 do not say the model."""
+    model = mixture().model(SDES["ddpm"])
+    other = ss.models.thresholded(model, -1.0, 1.0)
+    cascade.save(tmp_path / "cascade.safetensors")
+    for made in (cascade, solvers.load(tmp_path / "cascade.safetensors")):
+        ss.sample(model, (4, 2), made, error=True)
+        with pytest.raises(ValueError, match="calibrated on another network, guidance or range, so that its bounds do not hold"):
+            ss.sample(other, (4, 2), made, error=True)
+        with pytest.raises(ValueError, match="bounds do not hold"):
+            ss.sample(other, (4, 2), made, tol=10.0)
+    ss.sample(other, (4, 2), dataclasses.replace(cascade, model=""), error=True)

@@ -20,8 +20,8 @@ def audit(
         list[str],
         typer.Argument(
             metavar="TARGET...",
-            help="The short name of a solver, the file of a fitted one, or MODULE:NAME: a function f(denoiser, z, sigmas), one of "
-            "k-diffusion, a scheduler class of diffusers, a sampler class of azula, a sampler object of ComfyUI.",
+            help="The short name of a solver, the file of a fitted one, or MODULE:NAME: a solver or its class, a function "
+            "f(denoiser, z, sigmas), one of k-diffusion, a scheduler class of diffusers, a sampler of azula or ComfyUI.",
         ),
     ],
     order: Annotated[int | None, typer.Option(min=1, help="The order that the sampler claims.")] = None,
@@ -30,7 +30,13 @@ def audit(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of the sampler, in JSON or as text; repeat it.")
     ] = None,
     process: Annotated[
-        Path | None, typer.Option("--run", parser=path, metavar="RUN", help="The run that a fitted solver belongs to.")
+        Path | None,
+        typer.Option(
+            "--run",
+            parser=path,
+            metavar="RUN",
+            help="The run that a fitted solver belongs to, where its process is none of the usual ones.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(parser=path, metavar="PATH", help="Folder for audit.md, audit.json and audit.png.")
@@ -44,6 +50,10 @@ def audit(
     """
     claims: dict[str, Any] = {"order": order, "calls_per_step": calls_per_step, **dict(map(parse_option, option or []))}
     claims = {name: value for name, value in claims.items() if value is not None}
+    if claims and (named := [target for target in targets if ":" not in target]):
+        raise ValueError(
+            f"--{next(iter(claims)).replace('_', '-')}: {named[0]} says its own order, calls and options; claims are for MODULE:NAME"
+        )
     sde = None if process is None else load_foreign(process)[1].sde if is_foreign(process) else Experiment.read(process).sde()
     try:
         samplers = [sampler_of(target, sde=sde, **(claims if ":" in target else {})) for target in targets]

@@ -8,6 +8,7 @@ import torch
 import typer
 
 from ...diagnostics.check import check as check_model
+from ...networks.labels import null_label
 from ...numerics.batching import cond_to_device
 from ..options import DeviceOption, NetworkOption, RunFolder, default_device, load_run
 
@@ -33,6 +34,9 @@ def check(
     conditions = [cond_to_device(experiment.condition(part), model.device) for part in parts]
     cond = {name: torch.cat([condition[name] for condition in conditions]) for name in conditions[0]}
     x = torch.cat([part.x for part in parts]).to(model.device)
+    null = null_label(model)
+    if not cond and null is not None:
+        cond = {"label": torch.full((len(x),), null, device=model.device)}  # data without labels
     found = check_model(model, x, torch.Generator().manual_seed(seed), **cond)
     print(found)
     if not found.well:

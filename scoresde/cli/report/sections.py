@@ -63,25 +63,25 @@ def lead(found: Comparison) -> str:
         return "All solvers are stochastic: their samples are others than those of the fine solve, so that no error is measured."
     # One outlier among the samples can decide an rms, and no median.
     calls = min([row for row in rows if row[1] <= FEW_CALLS] or rows, key=lambda row: row[2].median)[1]
-    equal = sorted(((name, error) for name, own, error in rows if own == calls), key=lambda row: row[1].rms)
+    equal = sorted(((name, error) for name, own, error in rows if own == calls), key=lambda row: row[1].median)
     (name, error), *others = equal
-    said = "".join(f"; {other} {number(own.rms)} ({_spread(own)})" for other, own in others)
+    said = "".join(f"; {other} {number(own.median)} ({_spread(own)})" for other, own in others)
     return (
-        f"With {calls} network calls, {name} is {number(error.rms)} from the fine solve of {FINE_STEPS} calls "
-        f"(rms {unit(fine.x)}; {_spread(error)}; n = {len(fine.x)} samples){said}.{_ranking(equal)}"
+        f"With {calls} network calls, {name} is {number(error.median)} from the fine solve of {FINE_STEPS} calls "
+        f"(median of n = {len(fine.x)} samples, {unit(fine.x)}; {_spread(error)}){said}.{_decided_by_few(equal)}"
     )
 
 
 def _spread(error: PairedError) -> str:
-    return f"95 % interval {number(error.low)} to {number(error.high)}, median {number(error.median)}"
+    return f"rms {number(error.rms)}, 95 % interval {number(error.low)} to {number(error.high)}"
 
 
-def _ranking(rows: Sequence[tuple[str, PairedError]]) -> str:
-    """What the rms leaves open between the first two; empty where it does not."""
-    if len(rows) < 2 or rows[0][1].high < rows[1][1].low:
+def _decided_by_few(rows: Sequence[tuple[str, PairedError]]) -> str:
+    """Where the first by rms is another one than by median: a sentence."""
+    least = min(rows, key=lambda row: row[1].rms)
+    if least is rows[0]:
         return ""
-    name, error = min(rows, key=lambda row: row[1].median)
-    return f" The intervals of the first two overlap: no ranking by rms; by median {name} is smallest ({number(error.median)})."
+    return f" By rms {least[0]} is first: a few samples of {rows[0][0]} decide that."
 
 
 def errors(found: Comparison) -> Section:
