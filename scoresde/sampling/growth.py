@@ -13,6 +13,7 @@ import warnings
 from torch import Tensor
 
 from .. import grids
+from ..models.base import Model
 from ..sde.linear import LinearSDE
 from ..solvers.base import Solver
 from ..solvers.heun import EDMSampler, ProbabilityFlow
@@ -25,7 +26,7 @@ from .start import Start
 STDS = (0.1, 0.2, 0.5, 1.0)
 MOST = 1.3
 # How much larger than their start samples may be. A network that has learnt nothing makes them 1/alpha(1) times larger: up to 1e4.
-DIVERGED = 1e5
+DIVERGED, LARGE = 1e5, 20.0
 # With more steps nothing is looked at: tables are long.
 LOOKED_AT = 64
 
@@ -55,19 +56,30 @@ def warn_of_growth(planned: Plan) -> None:
         )
 
 
-def warn_of_divergence(x: Tensor, start: Start) -> None:
-    """Warn where samples are far larger than the states that they started from: neither data nor a sound solver do that."""
+def warn_of_divergence(x: Tensor, start: Start, model: Model) -> None:
+    """Warn where samples are far larger than the states that they started from: neither data nor a sound solver do that.
+
+    An error of a noise or score prediction is multiplied by sigma/alpha at the start, so that their samples are looked at more closely.
+    """
     size = start.size
     if x.numel() == 0 or not 0 < size < math.inf:
         return
+    amplified = getattr(model, "prediction", "") in ("noise", "score") and not isinstance(model.sde, LinearSDE)
     largest = float(x.detach().abs().max())
-    if largest > DIVERGED * size:
-        warnings.warn(
-            f"samples are as large as {largest:.2g}, and started from {size:.2g}: the solver or the guidance diverges on this network. "
-            "scoresde.models.thresholded(model, low, high) holds the data prediction to a range; of a posterior, that of the model inside",
-            UserWarning,
-            stacklevel=3,
+    if largest <= (LARGE if amplified else DIVERGED) * size:
+        return
+    cause = "the solver or the guidance diverges on this network."
+    if amplified and largest <= DIVERGED * size:
+        cause = (
+            f"unless the data are, errors of the {model.prediction} prediction were multiplied by sigma/alpha. Train longer, predict the "
+            "velocity, or take a solver with noise."
         )
+    warnings.warn(
+        f"samples are as large as {largest:.2g}, and started from {size:.2g}: {cause} scoresde.models.thresholded(model, low, high) holds the "
+        "data prediction to a range; of a posterior, that of the model inside",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def enough_calls(planned: TablePlan) -> int | None:

@@ -166,7 +166,7 @@ def sample(
         if not bool(run.x.isfinite().all()):
             noise.rewind()
             raise_non_finite(solve, planned.steps)
-        warn_of_divergence(run.x, start)
+        warn_of_divergence(run.x, start, model)
     if isinstance(planned.solver, CascadeSolver) and run.bound is not None:
         planned.solver.warn_of_excess(run.bound)
     return run if trajectory or error else run.x

@@ -101,3 +101,18 @@ def test_samples_that_leave_all_scale_are_named(z):
         ss.sample(model, (4, 2), "ddim", steps=5, z=z)
     held = ss.models.thresholded(model, -1.0, 1.0)
     assert float(ss.sample(held, (4, 2), "ddim", steps=5, z=z).abs().max()) <= 1.001
+
+
+def test_a_noise_prediction_that_knows_nothing_is_named_earlier():
+    """A network that returns 0 keeps z/alpha, which is 1/alpha(1) = 152 times the start in the end."""
+
+    class Zero(torch.nn.Module):
+        def forward(self, x, t):
+            return torch.zeros_like(x)
+
+    with pytest.warns(
+        UserWarning, match=r"samples are as large as .*unless the data are, errors of the noise prediction were multiplied"
+    ):
+        x = ss.sample(ss.ScoreModel(Zero(), ss.VPSDE(), "noise"), (4, 2), "ddim", steps=5, z=torch.ones(4, 2))
+    assert float(x.max()) == pytest.approx(1 / float(ss.VPSDE().alpha(1.0)), rel=1e-3)
+    assert not said(ss.ScoreModel(Zero(), ss.VPSDE(), "velocity"), 5, None, "ddim")

@@ -108,9 +108,8 @@ def test_every_entry_is_looked_at(saved, kind):
     def edits(entries):
         for name, value in entries.items():
             rest = {key: other for key, other in entries.items() if key != name}
-            if (kind, name) == ("cascade", "model"):
-                continue  # files of scoresde 0.1 have none
-            yield f"{name} left out", rest
+            if (kind, name) != ("cascade", "model"):  # files of scoresde 0.1 have none
+                yield f"{name} left out", rest
             wrong = [None, {"a": 1}] if not isinstance(value, dict) else [None, 5]
             wrong += [] if isinstance(value, str) else ["x"]
             wrong += [True] if type(value) in (int, float) else []
