@@ -24,7 +24,7 @@ def diagnose(
     network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Diagnose a trained RUN on held-out samples.
+    """Diagnose a trained RUN on a chain, linear or cosine, on held-out samples.
 
     Prints the held-out log-likelihood and its bounds in nats, and in bits per dimension for quantised data. Plots the loss against time, and
     two errors of the network as a score: the residual of the Fokker-Planck equation and the asymmetry of the Jacobian. Says what they mean.
@@ -32,7 +32,7 @@ def diagnose(
     experiment, model = load_run(run, device, network=network)
     if not isinstance(model.sde, VPChain):
         raise ValueError(
-            f"{run} is on {model.sde!r}: diagnose takes chains (train --process linear or cosine); check takes every run"
+            f"{run} is on {model.sde!r}: diagnose takes chains (train --process linear or cosine); check takes every run, and so does ss.log_likelihood in Python"
         )
     out = output_folder(out or run)
     training, held_out = (part[:samples] for part in experiment.load_data())
