@@ -32,7 +32,8 @@ def diagnose(
     experiment, model = load_run(run, device, network=network)
     if not isinstance(model.sde, VPChain):
         raise ValueError(
-            f"{run} is on {model.sde!r}: diagnose takes chains (train --process linear or cosine); check takes every run, and so does ss.log_likelihood in Python"
+            f"{run} is on {model.sde!r}: diagnose takes chains (train --process linear or cosine); check "
+            "takes every run, and so does ss.log_likelihood in Python"
         )
     out = output_folder(out or run)
     training, held_out = (part[:samples] for part in experiment.load_data())

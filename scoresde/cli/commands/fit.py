@@ -64,8 +64,8 @@ def fit(
     """Fit a solver to a trained RUN, for one number of network calls.
 
     `sample` and `compare` take the file in place of a solver's name. A fit that was interrupted goes on with the same command, from its
-    search on: the reference solves are repeated. Prints the error on held-out starts beside that of the default with as many calls, and the error
-    of the reference solves.
+    search on: the reference solves are repeated. Prints the error on held-out starts, that of the default with as many calls, and that of the
+    reference solves.
     """
     experiment, loaded = load_run(run, device, network=network)
     model = guided(run, experiment, loaded, guidance)
