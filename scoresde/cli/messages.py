@@ -16,8 +16,10 @@ from typer.core import TyperCommand
 
 from ..data import DataError
 
-# What the package raises on purpose, the errors of files, and those of torch for want of memory.
-ERRORS = (ValueError, TypeError, DataError, OSError, ArithmeticError, LookupError, RuntimeError, MemoryError)
+# What the package raises on purpose, the errors of files, those of torch for want of memory, and those of networks that users bring.
+ERRORS = (
+    ValueError, TypeError, DataError, OSError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError,
+)  # fmt: skip
 # Typer ends a command with these, which are errors of Python too.
 ENDS = (typer.Exit, typer.Abort)
 # Characters of a message. Torch adds its own traceback to some.
@@ -48,6 +50,7 @@ ELSEWHERE = {
     **dict.fromkeys(("dataset", "data", "data-dir"), ("DATA",)),
     **dict.fromkeys(("checkpoint", "ckpt"), ("RUN",)),
     "gpu": ("--device",),
+    **dict.fromkeys(("batch", "bs"), ("--batch-size",)),
     **dict.fromkeys(("fid", "kid"), ("scoresde compare",)),
 }
 # Arguments of functions whose option has another name.
@@ -80,7 +83,7 @@ class Command(TyperCommand):
             if getattr(error, "possibilities", None):
                 error.possibilities = similar(error.option_name, error.possibilities)  # type: ignore[attr-defined]
             name = str(getattr(error, "option_name", "")).lstrip("-")
-            own = {option for parameter in self.params for option in parameter.opts} | {"DATA", "RUN", "scoresde compare"}
+            own = {option for parameter in self.params for option in (*parameter.opts, parameter.metavar)} | {"scoresde compare"}
             if named := [option for option in ELSEWHERE.get(name, ()) if option in own]:
                 error.possibilities = named  # type: ignore[attr-defined]
             raise

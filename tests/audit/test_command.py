@@ -90,3 +90,15 @@ def test_the_command_line_describes_itself():
     result = run.invoke(app, ["audit", "--help"])
     assert result.exit_code == 0
     assert "exit code 1" in " ".join(result.output.split())
+
+
+def test_a_class_of_solvers_is_audited_as_its_object():
+    named, of_class = audit.sampler_of("ddim"), audit.sampler_of("scoresde.solvers:DDIM")
+    assert of_class.order == named.order == 1
+    assert audit.run(solvers.DDIM).findings["order"].numbers == audit.run("ddim").findings["order"].numbers
+
+
+@pytest.mark.parametrize(("option", "value"), [("--order", 3), ("--calls-per-step", 5), ("--option", "foo=1")])
+def test_claims_are_refused_for_what_says_its_own(option, value):
+    with pytest.raises(ValueError, match=r"--.*: ddim says its own order, calls and options; claims are for MODULE:NAME"):
+        run.invoke(app, ["audit", "ddim", option, str(value)], catch_exceptions=False)

@@ -60,7 +60,8 @@ def test_a_message_is_one_line_and_not_a_page():
     [("train", "--wandering", None), ("train", "--learnin-rate", "--learning-rate"), ("sample", "--step", "--steps"),
      ("sample", "--bach-size", "--batch-size"), ("train", "--lr", "--learning-rate"), ("train", "--amp", "--bfloat16"),
      ("train", "--epochs", "--iterations"), ("train", "--image-size", "--size"), ("train", "--fid", "scoresde compare"),
-     ("sample", "--class", "--label"), ("sample", "--guidance-scale", "--guidance"), ("fit", "--class", None)],
+     ("sample", "--class", "--label"), ("sample", "--guidance-scale", "--guidance"), ("fit", "--class", None),
+     ("train", "--data", "DATA"), ("check", "--data", None), ("fit", "--ckpt", "RUN"), ("train", "--batch", "--batch-size")],
 )  # fmt: skip
 def test_a_hint_is_close_or_there_is_none(capsys, monkeypatch, command, wrong, hint):
     monkeypatch.setattr(sys, "argv", ["scoresde", command, wrong, "3"])
@@ -118,7 +119,7 @@ def scoresde(*arguments, **environment):
 
 
 def test_what_is_no_sampler_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["scoresde", "audit", "scoresde.solvers:DDIM"])
+    monkeypatch.setattr(sys, "argv", ["scoresde", "audit", "scoresde.grids:names"])
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2

@@ -24,7 +24,7 @@ def diagnose(
     network: NetworkOption = None,
     device: DeviceOption = default_device(),
 ) -> None:
-    """Diagnose a trained RUN on a chain, linear or cosine, on held-out samples.
+    """Diagnose a RUN on a chain by held-out samples.
 
     Prints the held-out log-likelihood and its bounds in nats, and in bits per dimension for quantised data. Plots the loss against time, and
     two errors of the network as a score: the residual of the Fokker-Planck equation and the asymmetry of the Jacobian. Says what they mean.
