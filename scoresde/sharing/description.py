@@ -110,12 +110,15 @@ def build(
     """
     if description.get("format") != FORMAT:
         raise ValueError(f"it is in the format {description.get('format')!r}, and this version of scoresde reads {FORMAT!r}")
+    declared: Prediction | None = None
     if isinstance(network, ScoreModel):
         time = (network.time_name or network._network_time) if time is None else time
-        network = network.network
+        sde, declared, network = network.sde if sde is None else sde, network.prediction, network.network
     values = dict(tensors)
     process = _process(stored_entry(description, "sde", dict), values.pop(BETAS, None), sde)
     prediction = _prediction(stored_entry(description, "prediction", str, dict))
+    if declared not in (None, prediction):
+        raise ValueError(f"its network predicts {prediction!r}, and the ScoreModel that was given says {declared!r}")
     given = network
     net = network_of(stored_entry(description, "network", dict), values) if given is None else given
     about_time = stored_entry(description, "time", str, dict)

@@ -80,8 +80,8 @@ def from_pretrained(
     Args:
         source: a folder, or the name owner/name of a repository on the Hugging Face Hub, which needs `pip install huggingface_hub`.
         revision: of the repository: a branch, a tag or a commit.
-        network: a module to fill, for a network that is not of this package; or a `ScoreModel` with such a module and its time convention,
-            as those of `interop.formats` are.
+        network: a module to fill, for a network that is not of this package; or a `ScoreModel` with such a module, its time convention and
+            its process, as those of `interop.formats` are. It has to agree with the folder.
         sde: the process, for one that is made of functions.
         time: the time convention, for one that is a function.
 

@@ -266,6 +266,15 @@ def test_a_score_model_stands_for_its_network_and_its_time(tmp_path, monkeypatch
     again = ss.from_pretrained(tmp_path / "flow", network=own_network(f"{tmp_path / 'my_nets.py'}:make_flow"))
     z = torch.randn(3, 2)
     assert torch.equal(again.velocity(z, 0.3), model.velocity(z, 0.3))
+    for other, said in (
+        (ss.ScoreModel(model.network, ss.VPSDE(), "velocity", time=model._network_time), "was made for a process with"),
+        (
+            ss.ScoreModel(model.network, ss.RectifiedFlow(), "data", time=model._network_time),
+            "predicts 'velocity', and .* says 'data'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ss.from_pretrained(tmp_path / "flow", network=other)
     invoke(
         "sample",
         tmp_path / "flow",
