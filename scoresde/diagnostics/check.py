@@ -23,7 +23,7 @@ from ..models.base import Model
 from ..models.score_model import ScoreModel
 from ..numerics.inputs import as_state
 from ..numerics.random import as_generator, randn
-from ..sde.base import SDE
+from ..sde.base import MOST_SIGNAL, NO_SIGNAL, SDE
 from ..sde.families import RectifiedFlow
 from ..sde.linear import LinearSDE
 from ..sde.vp import VPChain
@@ -44,7 +44,7 @@ from .readings import (
     scores,
     times,
 )
-from .verdict import RATIO, REMEDY, SOUND, Check, Level
+from .verdict import RATIO, REMEDY, SOUND, Check, Level, shortcoming
 
 # Data of the linear guess, of the errors, and of the first look at other readings.
 FITTED, TESTED, LOOKED = 1024, 64, 24
@@ -58,8 +58,6 @@ EARLIER, SIMPLER = 0.02, 0.05
 # Mean log-gain of the best other label, above which the path is another one.
 GAIN = 0.08
 STEPS = 30
-# Signal at t = 1 that is none, and that makes the prior another distribution.
-NO_SIGNAL, MOST_SIGNAL = 1e-6, 0.2
 # Samples whose spread or mean is beyond these are not those of the data.
 NARROWEST, WIDEST, DRIFT, OUTSIDE = 0.5, 1.6, 0.5, 0.05
 
@@ -123,7 +121,7 @@ def _check(model: ScoreModel, declared: Reading, data: Noised, many: Noised, x: 
     found = _faults(model, declared, data, few, many, generator) or _no_signal(model)
     note, reason = _signal_left(model.sde), _unlike(samples)
     if not found and reason:
-        short = note or Check((), (), levels, None).shortcoming
+        short = note or shortcoming(levels)
         remedy = RATIO * (model.prediction in ("noise", "score")) + REMEDY * (not short)
         found = [("samples", f"{short or SOUND} Samples of DDIM are not like the data: {reason}.{remedy}")]
     return Check(tuple(kind for kind, _ in found), tuple(dict.fromkeys(words for _, words in found)), levels, samples, note)

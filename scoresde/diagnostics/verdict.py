@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .range import SampleRange
@@ -64,17 +65,8 @@ class Check:
         """The result in words."""
         if self.well:
             well = "All is well: no other reading of the network fits the data better, and its samples have the range of the data."
-            return " ".join(filter(None, (well, self.note, self.shortcoming)))
+            return " ".join(filter(None, (well, self.note, shortcoming(self.levels))))
         return " ".join(self.remedies)
-
-    @property
-    def shortcoming(self) -> str:
-        """Where the network is worse than the best linear guess, in words; empty where it is not, or at one level alone."""
-        worse = [at for at in self.levels if at.network > WORSE * at.linear]
-        if len(worse) < 2:
-            return ""
-        times = ", ".join(f"{at.t:.2g}" for at in worse)
-        return f"At t = {times} the network is worse than the best linear guess: a longer training, or a larger network, may help."
 
     def __str__(self) -> str:
         head = f"{'t':>8} {'log SNR/2':>10} {'network':>9} {'linear guess':>13} {'zero':>6}"
@@ -83,3 +75,12 @@ class Check:
 
     def __repr__(self) -> str:
         return f"Check(well={self.well}, faults={self.faults})"
+
+
+def shortcoming(levels: Sequence[Level]) -> str:
+    """Where a network is worse than the best linear guess, in words; empty where it is not, or at one level alone."""
+    worse = [at for at in levels if at.network > WORSE * at.linear]
+    if len(worse) < 2:
+        return ""
+    times = ", ".join(f"{at.t:.2g}" for at in worse)
+    return f"At t = {times} the network is worse than the best linear guess: a longer training, or a larger network, may help."

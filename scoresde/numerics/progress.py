@@ -46,7 +46,7 @@ class Silent:
 
 
 class Lines:
-    """In place of a bar where nobody sees one move: a line on stdout for each new text, and one a minute on stderr.
+    """In place of a bar where nobody sees one move: a line on stderr for each new text, and at most one a minute besides.
 
     Args:
         desc: what is done.
@@ -71,7 +71,7 @@ class Lines:
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         if s != self.text:
-            print(f"{self.desc}: {s}, after {time.monotonic() - self.began:.0f} s", flush=True)
+            self.write(f"{self.desc}: {s}, after {time.monotonic() - self.began:.0f} s")
         self.text = s
 
     def write(self, s: str) -> None:

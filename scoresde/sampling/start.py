@@ -13,15 +13,15 @@ from ..models.base import Model
 from ..numerics.coefficients import Coefficient, apply, root
 from ..numerics.inputs import as_device, as_dtype, as_state
 from ..numerics.random import NoiseSource
-from ..sde.base import SDE
+from ..sde.base import MOST_SIGNAL, SDE
 from ..sde.bridge import Bridge
 from ..sde.linear import LinearSDE, at_state
 from .frames import Frame
 
 # The largest alpha/sigma at which a state is taken for noise.
 LARGEST_SIGNAL = 0.1
-# At t = 1 samples start from the prior, whatever the path says. Published paths have alpha(1) <= 0.07 prior_std and sigma(1) = prior_std.
-MOST_SIGNAL, MOST_EXCESS = 0.2, 0.1
+# How far sigma(1) may be from prior_std, as a share of it.
+MOST_EXCESS = 0.1
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ from .transitions import posterior_coefficients, variance_fraction
 
 # A state with alpha <= NO_SIGNAL sqrt(alpha^2 + sigma^2) says nothing of the data in float32. Published paths have 4e-5 and more, or 0.
 NO_SIGNAL = 1e-6
+# With alpha(1) above this many prior_std, samples start from another distribution than that of the path. Published paths have 0.07 and less.
+MOST_SIGNAL = 0.2
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

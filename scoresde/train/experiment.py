@@ -107,7 +107,7 @@ class Experiment(Brief):
             raise ValueError("recipe.label_dropout drops class labels: set conditional=True")
         if not isinstance(self.multipliers, list | tuple) or not self.multipliers:
             raise TypeError(f"multipliers must be a sequence of integers, got {self.multipliers!r}")
-        prediction = USUAL.get(self.process.lower(), "noise") if self.prediction is None else self.prediction
+        prediction = USUAL.get(str(self.process).lower(), "noise") if self.prediction is None else self.prediction
         checked = {
             "held_out": None if self.held_out is None else as_count("held_out", self.held_out),
             "steps": as_count("steps", self.steps),
