@@ -98,7 +98,7 @@ def test_without_a_terminal_there_is_a_line_a_stage_and_one_a_minute(monkeypatch
     assert stages[:2] == ["fit: reference solutions", "fit: reference solved with 32 steps; solvers without a fit"]
     assert stages[2].startswith("fit: best of ")
     assert stages[3:7] == ["fit: ridge", "fit: times 1/3", "fit: times 2/3", "fit: times 3/3"]
-    assert len(lines) == len(err)
+    assert len(lines) + len(stages) == len(err)
     shares = [int(line.split()[1].rstrip("%")) for line in lines]
     assert shares == sorted(set(shares))
     assert len(shares) > 3
