@@ -42,9 +42,9 @@ def place(tmp_path_factory):
     (home / "folder.png").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        assert call("train", "vectors.npy", "--out", "run", *TRAIN) == (0, "")
-        assert call("train", "images", "--out", "labelled", "--conditional", *TRAIN) == (0, "")
-        assert call("fit", "run", "--out", "solver.safetensors", *FIT) == (0, "")
+        works("train", "vectors.npy", "--out", "run", *TRAIN)
+        works("train", "images", "--out", "labelled", "--conditional", *TRAIN)
+        works("fit", "run", "--out", "solver.safetensors", *FIT)
     good = (home / "run" / "config.json").read_text()
     configs = {"empty": "", "null": "null", "list": "[]", "deep": "[" * 100_000, "old": good.replace("warmup", "warm_up")}
     for name, text in {
@@ -77,6 +77,13 @@ def call(*arguments):
         except SystemExit as end:
             return end.code or 0, err.getvalue()
     return 0, err.getvalue()
+
+
+def works(*arguments):
+    """Exit code 0, and nothing on stderr but the stages of a fit."""
+    code, error = call(*arguments)
+    assert code == 0, (arguments, error)
+    assert all(line.startswith("fit: ") for line in error.splitlines()), (arguments, error)
 
 
 def refused(arguments, *said):
@@ -150,7 +157,7 @@ def test_the_line_names_the_file_or_the_option(place, monkeypatch, arguments, sa
 def test_adaptive_solvers_have_no_default_number_of_steps(place, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     for solver in ("adaptive", "gotta-go-fast"):
-        assert call("sample", "run", "--solver", solver, "--out", tmp_path / "x.npy", "-n", 2) == (0, "")
+        works("sample", "run", "--solver", solver, "--out", tmp_path / "x.npy", "-n", 2)
         assert np.isfinite(np.load(tmp_path / "x.npy")).all()
     code, _ = call("compare", "run", "--no-curves", "--samples", 4, "--solver", "adaptive:500", "--out", tmp_path)
     assert code == 0
@@ -168,7 +175,7 @@ def test_seeds_of_any_size(place, monkeypatch, tmp_path):
         ["diagnose", "run", "--samples", 4, "--out", tmp_path],
     )
     for command in commands:
-        assert call(*command, *huge) == (0, "")
+        works(*command, *huge)
     here = np.load(tmp_path / "x.npy")
     call(*commands[1], "--seed", 3)
     assert np.array_equal(np.load(tmp_path / "x.npy"), here)
@@ -177,7 +184,7 @@ def test_seeds_of_any_size(place, monkeypatch, tmp_path):
 def test_two_runs_in_one_folder_and_other_data_of_the_same_name(place, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.random.default_rng(0).normal(size=(80, 2)))
-    assert call("train", "x.npy", "--out", "run", *TRAIN) == (0, "")
+    works("train", "x.npy", "--out", "run", *TRAIN)
     refused(["train", "x.npy", "--out", "run", *TRAIN, "--seed", 5], "seed: 0 there, 5 here")
     np.save("x.npy", np.random.default_rng(1).normal(size=(80, 2)))
     refused(["train", "x.npy", "--out", "run", *TRAIN], "run/checkpoint.safetensors", "its data is")
