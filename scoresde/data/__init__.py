@@ -1,6 +1,6 @@
 """Data: small sets by name, sources larger than memory, streams, and the order in which training reads them."""
 
-from .arrays import Arrays, npy
+from .arrays import Arrays, npy, npz
 from .folders import ImageFolder, image_folder
 from .idx import idx_folder
 from .loader import Loader
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "mnist",
     "npy",
+    "npz",
     "open",
     "require_one_stream",
     "split",

@@ -91,7 +91,7 @@ class Arrays:
             raise DataError(f"{self._x.file} has shape {shape}; need (N, *event) with N > 1 and values in each event")
         first = self._x.rows(torch.zeros(1, dtype=torch.int64, device="cpu"))
         self.bins = _levels(self._x.file, first.dtype, levels)
-        self._checked(first)
+        _samples(self._x.file, first, self.bins)
         stored = {name: Mapped(value) for name, value in (cond or {}).items() if _is_stored(value)}
         for name, column in stored.items():
             if column.shape[:1] != shape[:1]:
@@ -104,25 +104,10 @@ class Arrays:
     def batch(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         cond = {name: column.rows(indices) for name, column in self._stored.items()}
         held = {name: taken(column, indices) for name, column in self._held.items()}
-        return self._checked(self._x.rows(indices)), cond | held
+        return _samples(self._x.file, self._x.rows(indices), self.bins), cond | held
 
     def fingerprint(self) -> str:
         return f"{sampled_fingerprint(self)} of {self.bins} levels"
-
-    def _checked(self, values: Tensor) -> Tensor:
-        """Rows of the file as a sample is: floats, or integers of known levels in [-1, 1].
-
-        Raises:
-            DataError: floats that are not finite in float32, integers outside the levels, or axes in doubt.
-        """
-        if self.bins is None:
-            return _floats(self._x.file, values)
-        # torch finds no extremes of unsigned integers beyond bytes.
-        values = channels_first(self._x.file, values) if values.dtype == torch.uint8 else values.long()
-        low, high = (int(end) for end in values.aminmax())
-        if low < 0 or high >= self.bins:
-            raise DataError(f"{self._x.file} holds {low if low < 0 else high}, which is none of the levels 0..{self.bins - 1}")
-        return scaled(values, self.bins)
 
 
 def npy(path: Path) -> Data:
@@ -134,6 +119,25 @@ def npy(path: Path) -> Data:
     """
     source = Arrays(path)
     return Data(source.batch(torch.arange(len(source), device="cpu"))[0], bins=source.bins)
+
+
+def npz(path: Path) -> Data:
+    """The array `x` of a `.npz` file, read as `npy` reads one, and its array `label`, `(N,)` integers, if there is one.
+
+    Raises:
+        DataError: no array is called `x`, one is called neither `x` nor `label`, or one is not what `npy` and `Data` take.
+    """
+    import numpy as np
+
+    with reading(path, DataError), Path(path).open("rb") as raw, np.load(raw) as file:
+        names = set(file)
+        if "x" not in names or names - {"x", "label"}:
+            raise DataError(f"{path} holds {', '.join(sorted(names)) or 'nothing'}; need x and, for classes, label")
+        x, *label = (torch.from_numpy(np.ascontiguousarray(file[name])) for name in ("x", "label") if name in names)
+        if x.ndim < 1 or len(x) < 2 or x.numel() == 0:
+            raise DataError(f"{path} has x of shape {tuple(x.shape)}; need (N, *event) with N > 1 and values in each event")
+        bins = _levels(str(path), x.dtype, None)
+        return Data(_samples(str(path), x, bins), *label, bins=bins)
 
 
 def _is_stored(value: Any) -> bool:
@@ -149,6 +153,22 @@ def _levels(file: str, dtype: torch.dtype, levels: int | None) -> int | None:
     if levels is None and dtype != torch.uint8:
         raise DataError(f"{file} holds {dtype}; need floats, bytes for images, or levels= for other integers")
     return 256 if levels is None else as_count("levels", levels, 2)
+
+
+def _samples(file: str, values: Tensor, bins: int | None) -> Tensor:
+    """Rows of a file as a sample is: floats, or integers of known levels in [-1, 1].
+
+    Raises:
+        DataError: floats that are not finite in float32, integers outside the levels, or axes in doubt.
+    """
+    if bins is None:
+        return _floats(file, values)
+    # torch finds no extremes of unsigned integers beyond bytes.
+    values = channels_first(file, values) if values.dtype == torch.uint8 else values.long()
+    low, high = (int(end) for end in values.aminmax())
+    if low < 0 or high >= bins:
+        raise DataError(f"{file} holds {low if low < 0 else high}, which is none of the levels 0..{bins - 1}")
+    return scaled(values, bins)
 
 
 def _floats(file: str, values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..numerics.files import reading
-from .arrays import Arrays, npy
+from .arrays import Arrays, npy, npz
 from .folders import ImageFolder, image_folder
 from .idx import idx_folder
 from .images import scaled
@@ -28,7 +28,8 @@ def load(source: str, size: int | None = None, *, crop: int | None = None, mode:
     """Load a data set into memory by its name or its path.
 
     Args:
-        source: "digits", "mnist", "fashion", or the path of a folder of IDX files, a folder of images of one size, or a `.npy` array.
+        source: "digits", "mnist", "fashion", or the path of a folder of IDX files, a folder of images of one size, a `.npy` array, or
+            a `.npz` file of an array `x` and integers `label`.
         size, crop, mode: of the images of a folder, as for `ImageFolder`.
 
     Raises:
@@ -41,7 +42,7 @@ def load(source: str, size: int | None = None, *, crop: int | None = None, mode:
     readers = {"digits": digits, "mnist": mnist, "fashion": fashion}
     if kind in readers:
         return readers[kind]()
-    return npy(Path(source)) if kind == "array" else idx_folder(Path(source))
+    return {"npy": npy, "npz": npz, "idx": idx_folder}[kind](Path(source))
 
 
 def open(
@@ -63,11 +64,11 @@ def open(
     kind = _kind(source, size=size, crop=crop, mode=mode)
     if kind == "images":
         return ImageFolder(source, size, crop=crop, mode=mode)
-    return Arrays(source) if kind == "array" else load(source).source()
+    return Arrays(source) if kind == "npy" else load(source).source()
 
 
 def _kind(source: str, **of_images: int | str | None) -> str:
-    """A name itself; of a path, what it leads to: "array", "images" or "idx".
+    """A name itself; of a path, what it leads to: "npy", "npz", "images" or "idx".
 
     Raises:
         DataError: it leads to none of them.
@@ -77,11 +78,11 @@ def _kind(source: str, **of_images: int | str | None) -> str:
     if source not in NAMES:
         with reading(source, DataError):
             # Path("") is the working directory.
-            is_array, is_folder = path.is_file() and path.suffix == ".npy", bool(source) and path.is_dir()
+            is_array, is_folder = path.is_file() and path.suffix in (".npy", ".npz"), bool(source) and path.is_dir()
             of_idx = is_folder and any(path.glob("*-images-idx3-ubyte*"))
         if not (is_array or is_folder):
-            raise DataError(f"{source!r} is neither a known data set ({', '.join(NAMES)}) nor a folder or .npy file")
-        kind = "array" if is_array else "idx" if of_idx else "images"
+            raise DataError(f"{source!r} is neither a known data set ({', '.join(NAMES)}) nor a folder, .npy or .npz file")
+        kind = path.suffix[1:] if is_array else "idx" if of_idx else "images"
     given = [name for name, value in of_images.items() if value is not None]
     if given and kind != "images":
         raise ValueError(f"{', '.join(f'{name}=' for name in given)} is for a folder of images, and {source!r} is none")

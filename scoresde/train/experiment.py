@@ -195,7 +195,9 @@ class Experiment(Brief):
         """
         classes = self.classes if self.conditional else None
         if self.conditional and classes is None:
-            raise ValueError(f"{self.data} has no labels to condition on")
+            raise ValueError(
+                f"{self.data} has no labels to condition on: sub-folders of images are classes, and a .npz file holds x and label"
+            )
         sde = self.sde()
         m = sde.channels if isinstance(sde, LinearSDE) else 1
         with global_seed(derive_seed(self.recipe.seed, "weights")):

@@ -90,6 +90,41 @@ def test_npy(tmp_path):
             data.load(str(path))
 
 
+def test_npz(tmp_path):
+    path = tmp_path / "x.npz"
+    rng = np.random.default_rng(0)
+    values, label = rng.normal(size=(6, 3)), rng.integers(0, 4, 6)
+    np.savez(path, x=values, label=label)
+    for found in (data.load(str(path)), data.load(str(path)).source()):
+        assert found.classes == label.max() + 1
+    assert data.load(str(path)).labels.tolist() == label.tolist()
+    x, cond = data.open(str(path)).batch(torch.tensor([4, 1]))
+    np.testing.assert_allclose(x.numpy(), values[[4, 1]], rtol=1e-6)
+    assert cond["label"].tolist() == label[[4, 1]].tolist()
+    images = rng.integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    np.savez_compressed(path, x=images)
+    np.save(tmp_path / "x.npy", images)
+    assert torch.equal(data.load(str(path)).x, data.load(str(tmp_path / "x.npy")).x)
+    assert data.load(str(path)).labels is None
+    for wrong, message in (
+        ({"y": values}, "x.npz holds y; need x and, for classes, label"),
+        ({"x": values, "labels": label}, "x.npz holds labels, x; need x"),
+        ({"x": values, "label": label[:5]}, "x.npz cannot be read: labels"),
+        ({"x": values, "label": values[:, 0]}, "x.npz cannot be read: labels"),
+        ({"x": np.arange(6)}, "holds torch.int64"),
+        ({"x": np.array([[1.0, np.nan]] * 2)}, "not finite"),
+        ({"x": np.zeros((1, 2))}, "N > 1"),
+        ({"x": np.array(["a", "b"])}, "x.npz cannot be read"),
+        ({"x": np.array([{}, {}])}, "x.npz cannot be read"),
+    ):
+        np.savez(path, **wrong)
+        with pytest.raises(data.DataError, match=message):
+            data.load(str(path))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(data.DataError, match=r"x\.npz"):
+        data.load(str(path))
+
+
 def test_missing_data_name_the_package(monkeypatch, tmp_path):
     import builtins
 

@@ -36,8 +36,8 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="digits, mnist, fashion, a folder of images, a folder of IDX files, or a .npy file. Sub-folders of images are classes, "
-            "for --conditional.",
+            help="digits, mnist, fashion, a folder of images, a folder of IDX files, an .npy file, or an .npz file of x and label. Labels "
+            "and sub-folders of images are classes, for --conditional.",
             metavar="DATA",
         ),
     ] = None,
