@@ -133,11 +133,12 @@ def npz(path: Path) -> Data:
         names = set(file)
         if "x" not in names or names - {"x", "label"}:
             raise DataError(f"{path} holds {', '.join(sorted(names)) or 'nothing'}; need x and, for classes, label")
-        x, *label = (torch.from_numpy(np.ascontiguousarray(file[name])) for name in ("x", "label") if name in names)
+        x = torch.from_numpy(np.ascontiguousarray(file["x"]))
+        label = torch.from_numpy(np.ascontiguousarray(file["label"])) if "label" in names else None
         if x.ndim < 1 or len(x) < 2 or x.numel() == 0:
             raise DataError(f"{path} has x of shape {tuple(x.shape)}; need (N, *event) with N > 1 and values in each event")
         bins = _levels(str(path), x.dtype, None)
-        return Data(_samples(str(path), x, bins), *label, bins=bins)
+        return Data(_samples(str(path), x, bins), label, bins=bins)
 
 
 def _is_stored(value: Any) -> bool:

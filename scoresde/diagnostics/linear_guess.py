@@ -11,9 +11,11 @@ C is the sample covariance S, shrunk as Ledoit and Wolf 2004 (J. Multivariate An
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 
@@ -63,15 +65,15 @@ class LinearGuess:
 
     def error(self, half_log_snr: float) -> float:
         """E|E*[eps | z] - eps|^2 / d at a level lambda = log(alpha/sigma), from 1 without noise to 0 without data."""
-        signal = torch.tensor(2 * half_log_snr, dtype=torch.float64).exp()
-        left = (self.variances.cpu() * signal / (self.variances.cpu() * signal + 1)).sum()
+        signal = math.exp(2 * half_log_snr)
+        of_basis = signal * self.variances.cpu()
+        left = (of_basis / (of_basis + 1)).sum()
         others = len(self.mean) - len(self.variances)
         return float(left + others * self.rest * signal / (self.rest * signal + 1)) / len(self.mean)
 
     def level(self, error: float) -> float:
-        """The level lambda at which `error` is that of the guess: the inverse of `error`, by bisection."""
+        """The level lambda in [-20, 20] at which `error` is that of the guess: the inverse of `error`."""
         low, high = -20.0, 20.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.error(middle) < error else (low, middle)
-        return (low + high) / 2
+        if self.error(low) >= error:
+            return low
+        return high if self.error(high) <= error else float(brentq(lambda level: self.error(level) - error, low, high, xtol=1e-12))

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from bisect import bisect_left
+from collections import OrderedDict
 
+import torch
 from torch import Tensor
 
 from .. import grids
@@ -17,6 +20,7 @@ from ..models.base import Model
 from ..sde.linear import LinearSDE
 from ..solvers.base import Solver
 from ..solvers.heun import EDMSampler, ProbabilityFlow
+from ..tableau.analysis import moments
 from ..tableau.tableau import Tableau
 from .plans import Plan, TablePlan
 from .registry import name_of
@@ -29,13 +33,18 @@ MOST = 1.3
 DIVERGED, LARGE = 1e5, 20.0
 # With more steps nothing is looked at: tables are long.
 LOOKED_AT = 64
+# What the last tables did: a table is the same object in the next call, and following its rows takes as long as a small network.
+KEPT = 16
+_seen: OrderedDict[int, tuple[Tableau, float, int | None]] = OrderedDict()
 
 
 def growth(tableau: Tableau) -> float:
     """The standard deviation of the samples over that of the data, the most for Gaussian data of `STDS`."""
     sde = tableau.sde
     (a, s), (alpha, sigma) = ((float(sde.alpha(t)), float(sde.sigma(t))) for t in (tableau.times[0], tableau.times[-1]))
-    return max(tableau.moments(0.0, std, start=(0.0, math.hypot(a * std, s)))[1] / math.hypot(alpha * std, sigma) for std in STDS)
+    std = torch.tensor(STDS, dtype=torch.float64, device="cpu")
+    _, of_samples = moments(tableau, torch.zeros_like(std), std, start=(0.0, (a**2 * std**2 + s**2).sqrt()))
+    return float((of_samples / (alpha**2 * std**2 + sigma**2).sqrt()).max())
 
 
 def warn_of_growth(planned: Plan) -> None:
@@ -44,9 +53,10 @@ def warn_of_growth(planned: Plan) -> None:
     steps_of_heun = isinstance(solver, EDMSampler) or (isinstance(solver, ProbabilityFlow) and solver.method == "heun")
     if not isinstance(planned, TablePlan) or not steps_of_heun or isinstance(planned.sde, LinearSDE):
         return
-    found = growth(planned.tableau) if len(planned.times) <= LOOKED_AT else 0.0
+    if len(planned.times) > LOOKED_AT:
+        return
+    found, calls = looked_at(planned)
     if found > MOST:
-        calls = enough_calls(planned)
         instead = f"take {calls} calls or more, or" if calls else "take"
         warnings.warn(
             f"{name_of(solver)} makes Gaussian samples {found:.2g} times too large with {planned.nfe} calls on this grid: {instead} a solver "
@@ -54,6 +64,20 @@ def warn_of_growth(planned: Plan) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def looked_at(planned: TablePlan) -> tuple[float, int | None]:
+    """The growth of a table and, where it is too large, `enough_calls`."""
+    tableau = planned.tableau
+    # The entry holds the table, so that the number of a table that is gone is not given to another.
+    entry = _seen.pop(id(tableau), None)
+    if entry is None:
+        found = growth(tableau)
+        entry = tableau, found, enough_calls(planned) if found > MOST else None
+    _seen[id(tableau)] = entry
+    while len(_seen) > KEPT:
+        _seen.popitem(last=False)
+    return entry[1:]
 
 
 def warn_of_divergence(x: Tensor, start: Start, model: Model) -> None:
@@ -87,8 +111,11 @@ def enough_calls(planned: TablePlan) -> int | None:
     name, solver = planned.grid_name, planned.solver
     if name not in grids.GRIDS or planned.t_start != 1 or not isinstance(solver, Solver):
         return None
-    for steps in range(len(planned.times), LOOKED_AT):
-        tableau = solver.tableau(planned.sde, grids.get(name)(planned.sde, steps))
-        if growth(tableau) <= MOST:
-            return tableau.nfe
-    return None
+
+    def made(steps: int) -> Tableau:
+        return solver.tableau(planned.sde, grids.get(name)(planned.sde, steps))
+
+    # The ratio of the levels of a step falls with the number of steps, and with it the growth.
+    tried = range(len(planned.times), LOOKED_AT)
+    first = bisect_left(tried, True, key=lambda steps: growth(made(steps)) <= MOST)
+    return made(tried[first]).nfe if first < len(tried) else None

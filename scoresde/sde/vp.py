@@ -151,6 +151,8 @@ class VPChain(VPSDE):
         increments, integrals = self._tables(u.device)
         i = u.detach().floor().long().clamp(0, self.steps - 1)
         step, part = _at(increments, i), u - i
+        if self.t_max == 1:
+            return _at(integrals, i) + part * step
         finite = step.isfinite()
         # Mask before the product: 0 * inf in the branch that is not taken would make gradients NaN.
         linear = part * torch.where(finite, step, 0.0)

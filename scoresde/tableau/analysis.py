@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from .tableau import Tableau
 
 
-def moments(tableau: Tableau, mean: Tensor, std: Tensor, start: tuple[float, float] | None = None) -> tuple[Tensor, Tensor]:
+def moments(
+    tableau: Tableau, mean: Tensor, std: Tensor, start: tuple[float, float | Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Means and standard deviations of the result for data N(mean, std^2), of any one shape.
 
     Args:
-        start: mean and standard deviation of the first state; by default those of the path's prior.
+        start: mean and standard deviation of the first state, the latter a number or of the shape of `std`; by default those of the path's
+            prior.
     """
     start_mean, start_std = start if start is not None else (0.0, tableau.sde.prior_std)
     noises = sorted({j for row in tableau.rows for j in row.xi})
