@@ -62,19 +62,23 @@ def label_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Ge
     errors of all levels and draws are added up: levels at which the label matters little have little weight.
     """
     before, after = torch.zeros(2, len(data.x), dtype=torch.float64)
+    triples = [triple for wanted in data.levels if (triple := _around(reading, data.guess.level(wanted))) is not None]
     for _ in range(math.ceil(NUMBERS / data.x.numel())):
         data = data.renewed(generator)
-        for wanted in data.levels:
-            level = data.guess.level(wanted)
-            at = [reading.t(level + shift) for shift in (-STEP, 0.0, STEP)]
-            shifts = [float(reading.sde.half_log_snr(t)) - level for t in at]
-            if max(abs(found - shift) for found, shift in zip(shifts, (-STEP, 0.0, STEP), strict=True)) > 0.1 * STEP:
-                continue  # beyond an end of the path, or between the steps of a chain
+        for at in triples:
             lower, own, higher = (e.cpu() for e in _told_errors(model, data, reading, at[1], at))
             before += (lower - own) / own.mean()
             after += (higher - own) / own.mean()
     vertex, stderr = (STEP * number for number in _vertex(before, after))
     return vertex if abs(vertex) > LARGEST_SHIFT + 3 * stderr else 0.0
+
+
+def _around(reading: Reading, level: float) -> list[Tensor] | None:
+    """The times `STEP` below, at and above a level; None beyond an end of the path, or between the steps of a chain."""
+    shifts = (-STEP, 0.0, STEP)
+    at = [reading.t(level + shift) for shift in shifts]
+    found = [float(reading.sde.half_log_snr(t)) - level for t in at]
+    return at if max(abs(f - shift) for f, shift in zip(found, shifts, strict=True)) <= 0.1 * STEP else None
 
 
 def ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:

@@ -5,8 +5,7 @@ import pytest
 from scoresde import audit
 
 KINDS = (
-    "ancestral", "heun", "dpm++3m", "unipc3", "vab4", "plms", "euler-maruyama", "sde-dpm++2m", "seeds2", "er-sde3", "edm", "pc",
-    "adaptive", "torchsde-euler",
+    "ancestral", "heun", "unipc3", "plms", "sde-dpm++2m", "seeds2", "edm", "pc", "torchsde-euler",
 )  # fmt: skip
 
 

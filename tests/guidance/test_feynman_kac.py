@@ -51,10 +51,10 @@ def weighted(model, steps, k, *, eta=1.0, ess=0.0, seed=0, grid="half_log_snr"):
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_weights_turn_guidance_into_the_tilt(eta):
-    """p(x|c)^2/p(x) for N(1, 1) and N(0, 2) is N(4/3, 2/3). With 1e5 particles the standard error of the mean is below .004."""
+    """p(x|c)^2/p(x) for N(1, 1) and N(0, 2) is N(4/3, 2/3). With 3e4 particles the standard error of the mean is below .007."""
     sde = SDES["linear"]
     model = Guided(gaussian(sde, 1.0, 1.0), 2.0, weak=gaussian(sde, 0.0, 2.0))
-    mean, variance, share = weighted(model, 400, 100_000, eta=eta)
+    mean, variance, share = weighted(model, 400, 30_000, eta=eta)
     assert mean == pytest.approx(4 / 3, abs=0.03)
     assert variance == pytest.approx(2 / 3, abs=0.03)
     assert share > 0.5
@@ -68,11 +68,12 @@ def test_a_product_needs_its_own_start_noise_and_resampling():
     """N(-1, 1) N(1, 1) is N(0, 1/2)."""
     sde = SDES["linear"]
     model = product([gaussian(sde, -1.0, 1.0), gaussian(sde, 1.0, 1.0)])
-    k = 50_000
-    run = ss.sample(model, (k, 1), FeynmanKac(k), steps=1600, dtype=torch.float64, generator=generator(), trajectory=True)
+    # 1e4 particles: the standard errors are .007 without resampling, and the bias of 1600 steps is about as large.
+    k, steps = 10_000, 1600
+    run = ss.sample(model, (k, 1), FeynmanKac(k), steps=steps, dtype=torch.float64, generator=generator(), trajectory=True)
     assert float(run.x.mean()) == pytest.approx(0.0, abs=0.02)
     assert float(run.x.var()) == pytest.approx(0.5, abs=0.02)
-    assert run.network_calls == 2 * 1600
+    assert run.network_calls == 2 * steps
 
 
 def test_a_tilt_that_does_not_exist_is_refused():
@@ -85,12 +86,12 @@ def test_a_tilt_that_does_not_exist_is_refused():
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_a_reward_tilts_the_data(eta):
-    """N(0, 1/2) e^x is N(1/2, 1/2). 1e5 particles: the standard error is .0025."""
+    """N(0, 1/2) e^x is N(1/2, 1/2). 3e4 particles: the standard error is .0041."""
     sde = SDES["linear"]
     model = tilted(gaussian(sde, 0.0, 0.5), lambda z, t: (1 - t) * z[:, 0])
-    mean, variance, share = weighted(model, 400, 100_000, eta=eta)
-    assert mean == pytest.approx(0.5, abs=5 * 0.0025 + 0.005)
-    assert variance == pytest.approx(0.5, abs=5 * 0.0025 + 0.005)
+    mean, variance, share = weighted(model, 400, 30_000, eta=eta)
+    assert mean == pytest.approx(0.5, abs=5 * 0.0041 + 0.005)
+    assert variance == pytest.approx(0.5, abs=5 * 0.0041 + 0.005)
     assert share > 0.5
     through = tilted(gaussian(sde, 0.0, 0.5), lambda x, t: x[:, 0], through="data")
     mean, variance, better = weighted(through, 100, 30_000, eta=eta)

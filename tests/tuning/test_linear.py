@@ -61,7 +61,7 @@ def test_the_reference_follows_the_exact_flow(name):
 def test_a_fit_beats_what_it_began_with(name, tmp_path):
     """On fresh starts, by half; and its file is the same solver to the bit."""
     model = two_modes().model(processes()[name])
-    fitted = ss.tuning.fit(model, 5, shape=EVENT, trajectories=48, reference_steps=48, refine=1, progress=False)
+    fitted = ss.tuning.fit(model, 5, shape=EVENT, trajectories=48, reference_steps=32, refine=1, progress=False)
     assert fitted.improved
     fitted.save(tmp_path / "fit.safetensors")
     again = ss.tuning.load(tmp_path / "fit.safetensors")
@@ -71,7 +71,7 @@ def test_a_fit_beats_what_it_began_with(name, tmp_path):
     z = starts(inside, EVENT, 64, 7)
     exact = solve_reference(inside, z, steps=96).x
     name, *_ = fitted.baseline
-    baseline = ss.tuning.select(model, 5, EVENT, reference_steps=48)
+    baseline = ss.tuning.select(model, 5, EVENT, noises=16, reference_steps=32)
     found, before = (
         distance(run(solver.tableau(inside.sde, solver.grid), inside, z, BatchNoise()).x, exact).median()
         for solver in (again, baseline)

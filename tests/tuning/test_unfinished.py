@@ -73,9 +73,8 @@ def test_the_file_of_another_fit_is_left_aside(tmp_path, monkeypatch):
         solvers.fit(model, **OPTIONS, progress=False, checkpoint=file)
 
 
-@pytest.mark.parametrize("name", ["cld", "coloured"])
-def test_on_a_linear_sde_too(tmp_path, monkeypatch, name):
-    model, file = two_modes().model(processes()[name]), tmp_path / "partial.safetensors"
+def test_on_a_linear_sde_too(tmp_path, monkeypatch):
+    model, file = two_modes().model(processes()["coloured"]), tmp_path / "partial.safetensors"
     options = OPTIONS | {"shape": EVENT}
     whole = solvers.fit(model, **options, progress=False)
     with monkeypatch.context() as patch:
