@@ -187,7 +187,7 @@ def test_generators_seeds_and_the_global_state():
 def test_given_times_are_used_as_given_and_a_shift_once():
     scheduler = Scheduler.from_scheduler(flow(), "euler")
     scheduler.set_timesteps(4)
-    plain = np.linspace(1, 1e-3, 4)
+    plain = np.linspace(1, 0.25, 4)
     np.testing.assert_allclose(scheduler.timesteps / 1000, 3 * plain / (1 + 2 * plain), atol=1e-6)
     scheduler.set_timesteps(sigmas=np.linspace(1, 0.25, 4).tolist())
     np.testing.assert_allclose(scheduler.timesteps / 1000, [1, 0.9, 0.75, 0.5], atol=1e-6)

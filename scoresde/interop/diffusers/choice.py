@@ -25,7 +25,7 @@ from ...tuning.selection import Selected, portfolio_solver
 from .reading import Reading
 
 # The default depends on the size of an event. Pipelines make images, sounds and videos, which all count as large.
-EVENT = (4, 64, 64)
+LARGE_EVENT = (4, 64, 64)
 
 
 def choose(
@@ -37,6 +37,7 @@ def choose(
     sigmas: Sequence[float] | Tensor | None,
     mu: float | None,
     *,
+    event: Sequence[int] | None,
     late: bool,
 ) -> tuple[Solver, Tableau]:
     """The solver and its table for the arguments of `Scheduler.set_timesteps`.
@@ -44,8 +45,9 @@ def choose(
     Args:
         reading: of the scheduler in whose place ours stands.
         solver: None for the default.
-        grid: None for that of the solver, of the call or of the source.
-        late: as in `default_for`.
+        grid: None for that of the call or of the source. An even spacing of the source gives way to the grid of the solver: it calls the
+            network at the first index of a chain, or next to the data of a flow, where solvers of high order extrapolate over all noise levels.
+        event, late: as in `default_for`.
 
     Raises:
         ValueError: contradicting arguments, or none.
@@ -59,7 +61,9 @@ def choose(
         calls = len(given) - (given is sigmas and float(given[-1]) == 0)  # some lists of sigmas end with that of the data
     if solver is None:
         # A grid of one's own says where the first call is.
-        solver, suited = default_for(reading.sde, reading.prediction, calls, late=late and grid is None and timesteps is None)
+        solver, suited = default_for(
+            reading.sde, reading.prediction, calls, event, late=late and grid is None and timesteps is None
+        )
         grid = suited if grid is None else grid
     if timesteps is not None:
         if isinstance(solver, TunedSolver):
@@ -69,18 +73,23 @@ def choose(
         grid = solver.default_grid
     elif grid is None and sigmas is not None:
         grid = reading.from_sigmas(sigmas, mu)
-    elif grid is None:
+    elif grid is None and isinstance(reading.sde, RectifiedFlow):
+        grid = reading.trailing(calls + first_step_is_free(solver), mu)
+    elif grid is None and not reading.spaces_indices:
         grid = reading.grid(calls + first_step_is_free(solver), mu)
     return solver, planned(reading.sde, solver, grid, calls)
 
 
-def default_for(sde: SDE, prediction: Prediction, calls: int, *, late: bool) -> tuple[Solver, GridLike]:
+def default_for(
+    sde: SDE, prediction: Prediction, calls: int, event: Sequence[int] | None, *, late: bool
+) -> tuple[Solver, GridLike]:
     """The default of `sample` for a number of network calls.
 
     Args:
+        event: the shape of a sample; None is taken for a large one.
         late: whether the first call may be late; without it the solver and its grid start with a call.
     """
-    solver, grid = default(sde, calls, prediction, EVENT)
+    solver, grid = default(sde, calls, prediction, LARGE_EVENT if event is None else event)
     if late or not isinstance(solver, LateFirstCall):
         return solver, grid
     assert isinstance(grid, partial)
@@ -88,7 +97,7 @@ def default_for(sde: SDE, prediction: Prediction, calls: int, *, late: bool) -> 
     return solver.solver, partial(grid.keywords["rule"], **options)
 
 
-def planned(sde: SDE, solver: Solver, grid: GridLike, calls: int) -> Tableau:
+def planned(sde: SDE, solver: Solver, grid: GridLike | None, calls: int) -> Tableau:
     """The table of a solver for `num_inference_steps` = `calls`, which is a number of steps for a solver with several calls in a step.
 
     Raises:

@@ -14,6 +14,8 @@ A loop that starts at `timesteps[b]` (image to image) starts from a state with n
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -25,6 +27,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from ...numerics.inputs import as_event
+from ...sampling.default import LARGE
 from ...sampling.plans import Plan
 from ...sampling.registry import DEFAULT, name_of
 from ...sampling.request import GridLike
@@ -58,8 +62,9 @@ class Scheduler(ReadScheduler):
     """A solver that is a table, as a scheduler. Make one with `from_scheduler`; `pipe.save_pretrained` and `from_pretrained` keep it.
 
     `num_inference_steps` is a number of steps; for the default, for fitted solvers and for those with a late first call one of network calls.
-    Times are, in this order: `timesteps=` of a call; the solver's own, where it was fitted; `grid`; `sigmas=` of a call, shifted once; the
-    spacing of the scheduler in whose place this one stands.
+    Times are, in this order: `timesteps=` of a call; the solver's own, where it was fitted; `grid`; `sigmas=` of a call, shifted once; a rule
+    for noise levels of the scheduler in whose place this one stands, such as `use_karras_sigmas`, or its shift of a flow; those of
+    `scoresde.sample`. Its `timestep_spacing` counts as none: `read(scheduler).grid(steps)` has these times, for `grid`.
 
     The state that a pipeline holds at call i is at the time `timesteps[i]`. States are kept in float32 between calls, so half precision does
     not add up. A state that the pipeline or a callback has changed is taken as it is.
@@ -73,6 +78,7 @@ class Scheduler(ReadScheduler):
         seed: of the noise where the pipeline passes no generator.
         clip: as in `from_scheduler`.
         scaled_noise: as in `from_scheduler`.
+        event: as in `from_scheduler`.
         source: the class and the configuration of the scheduler in whose place this one stands.
 
     Raises:
@@ -90,6 +96,7 @@ class Scheduler(ReadScheduler):
         seed: int | None = None,
         clip: bool | float | None = None,
         scaled_noise: bool = False,
+        event: Sequence[int] | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
         if source is None:
@@ -97,7 +104,11 @@ class Scheduler(ReadScheduler):
         self._reading = read(scheduler_from_json(source))
         self._clip = clip_of(self._reading, clip)
         self._solver, self._grid = choice(solver, grid)
-        self.register_to_config(solver=solver_to_json(self._solver), grid=grid_to_json(self._grid), source=dict(source))
+        self._event = None if event is None else as_event("event", event)
+        shape = None if self._event is None else list(self._event)
+        self.register_to_config(
+            solver=solver_to_json(self._solver), grid=grid_to_json(self._grid), event=shape, source=dict(source)
+        )
         self.order = 1 if self._solver is None else self._solver.calls_per_step
         self.num_inference_steps: int | None = None
         self._begin_index: int | None = None
@@ -116,6 +127,7 @@ class Scheduler(ReadScheduler):
         seed: int | None = None,
         clip: bool | float | None = None,
         scaled_noise: bool = False,
+        event: Sequence[int] | None = None,
     ) -> Scheduler:
         """A scheduler in the place of `scheduler`, for the same network.
 
@@ -129,13 +141,14 @@ class Scheduler(ReadScheduler):
                 range and a number c to [-c, c]. Without an answer it is an error.
             scaled_noise: whether the caller passes `latents=` that have been multiplied by `init_noise_sigma`, although the pipeline does not
                 do so itself (SD3, Flux, DDPM). Only then has the default a late first call.
+            event: the shape of a sample, by whose size the default is chosen. None is for images: give it for small vectors.
 
         Raises:
             TypeError: no scheduler, or a solver or a grid that a configuration cannot hold.
             ValueError: as the class.
         """
         source = scheduler.config["source"] if isinstance(scheduler, Scheduler) else scheduler_to_json(scheduler)
-        return cls(DEFAULT if solver is None else solver, grid, seed, clip, scaled_noise, source)
+        return cls(DEFAULT if solver is None else solver, grid, seed, clip, scaled_noise, event, source)
 
     # What a pipeline reads.
 
@@ -189,8 +202,8 @@ class Scheduler(ReadScheduler):
         Raises:
             ValueError: no number, another one than a solver or a grid was made for, or a solver that cannot be stepped from outside.
         """
-        late = self.config["scaled_noise"]
-        solver, tableau = choose(self._reading, self._solver, self._grid, num_inference_steps, timesteps, sigmas, mu, late=late)
+        given = {"event": self._event, "late": self.config["scaled_noise"]}
+        solver, tableau = choose(self._reading, self._solver, self._grid, num_inference_steps, timesteps, sigmas, mu, **given)
         self._clear()
         self._running, self._tableau = solver, tableau
         self._from_call, self._gain = from_first_call(tableau)
@@ -235,6 +248,7 @@ class Scheduler(ReadScheduler):
             raise RuntimeError("call set_timesteps before the first step")
         if self._step_index is None:
             self._begin(timestep)
+            self._warn_of_event(sample)
         assert self._step_index is not None
         if self._step_index == len(self._calls):
             raise RuntimeError(f"all {len(self._calls)} steps are done: call set_timesteps before another run")
@@ -263,6 +277,17 @@ class Scheduler(ReadScheduler):
         noise = HostNoise(self.config["seed"])
         self._run = HostRun(table, self._reading.prediction, noise, self._clip)
         self._step_index = call
+
+    def _warn_of_event(self, sample: Tensor) -> None:
+        """Warn where the default was chosen for images and the samples are small."""
+        event = tuple(sample.shape[1:])
+        if self._solver is None and self._event is None and math.prod(event) < LARGE:
+            warnings.warn(
+                f"the default was chosen for images, and a sample has the shape {event}: Scheduler.from_scheduler(..., event={event}) takes "
+                "that of small events",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _require_unit_start(self) -> None:
         """Raise where the first state is no unit noise, as the pipeline has not asked for its scale.
