@@ -83,5 +83,6 @@ def default(
 
 
 def _starts_above(sde: SDE, t_start: float, ratio: float) -> bool:
-    """Whether sigma/alpha at the start is well above `ratio`."""
-    return float(sde.half_log_snr(as_time(t_start))) < -math.log(1.5 * ratio)
+    """Whether sigma/alpha at the start is well above `ratio`. A bridge starts without noise, which a step could shrink."""
+    t = as_time(t_start)
+    return float(sde.sigma(t)) > 0 and float(sde.half_log_snr(t)) < -math.log(1.5 * ratio)
