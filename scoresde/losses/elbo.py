@@ -119,7 +119,7 @@ def elbo(
         x: data, `(B, *event)`.
         grid: strictly decreasing times from 1 to 0, for example `grids.uniform(sde, steps)`; by default the T steps of a chain.
         variance: v of p(z_s | z_t): "beta", the variance of the forward transition, which is beta_t on a chain; "posterior", q; a number u
-            between, beta^u posterior^{1-u}; or a function `(s, t) -> v`, for example `optimal_variance`.
+            between, beta^u posterior^{1-u}; or a function `(s, t) -> v`, as `optimal_variance(sde, noise_power)` makes.
         decoder: p(x | z_1), a function `(x, mean, std) -> log p` of each coordinate: `gaussian_decoder` for continuous data or a
             `DiscretisedDecoder` for data on a grid. The mean is D. The standard deviation is sigma(t_1), which is sqrt(beta_1) on a chain, or
             sqrt(variance(0, t_1)) for a function `variance`.
@@ -237,13 +237,17 @@ def variance_rule(sde: SDE, variance: Variance) -> VarianceRule:
     """The function `(s, t) -> v` of a word, a number or a function.
 
     Raises:
+        TypeError: `variance` makes a function, as `optimal_variance` does, or no numbers.
         ValueError: `variance` is none of those that `elbo` accepts, or its result is not positive.
     """
     if callable(variance):
         rule = as_function("variance", variance, 2)
 
         def checked(s: Tensor, t: Tensor) -> Tensor:
-            v = as_numbers("the result of variance", rule(s, t))
+            made = rule(s, t)
+            if callable(made):
+                raise TypeError("variance returned a function: give what optimal_variance(sde, noise_power) returns, not itself")
+            v = as_numbers("the result of variance", made)
             if values_are_known(v) and not bool((v > 0).all()):
                 raise ValueError(f"variance must return positive numbers, got {float(v.min()):g}")
             return v

@@ -80,6 +80,13 @@ def looked_at(planned: TablePlan) -> tuple[float, int | None]:
     return entry[1:]
 
 
+def warn_of_flow(planned: Plan, model: Model) -> None:
+    """Warn where a solver without noise follows the flow of a model whose flow is not that of its density."""
+    note = getattr(model, "flow_note", "")
+    if note and planned.solver is not None and not planned.solver.stochastic:
+        warnings.warn(f"{note}: take scoresde.guidance.FeynmanKac, or a solver with noise", UserWarning, stacklevel=3)
+
+
 def warn_of_divergence(x: Tensor, start: Start, model: Model) -> None:
     """Warn where samples are far larger than the states that they started from: neither data nor a sound solver do that.
 

@@ -25,7 +25,7 @@ from ..tableau.tableau import Tableau
 from ..tuning.cascade import BoundedSolver, CascadeSolver
 from .auto import auto
 from .frames import frame_of
-from .growth import warn_of_divergence, warn_of_growth
+from .growth import warn_of_divergence, warn_of_flow, warn_of_growth
 from .keywords import require_known
 from .monitor import monitor, raise_non_finite
 from .planning import AnySolver, plan
@@ -140,6 +140,7 @@ def sample(
     planned = plan(model, solver, steps=steps, nfe=nfe, grid=grid, tol=tol, t_start=t_start, event=shape[1:], error=error)
     planned.check(model, shape[1:])
     warn_of_growth(planned)
+    warn_of_flow(planned, model)
     if error and not isinstance(planned.solver, BoundedSolver | CascadeSolver):
         raise ValueError(f"error=True needs a calibrated solver: {calibration_of(planned.solver)}")
     require_compatible(planned, batch_size, trajectory=trajectory, grad=grad, cuda_graph=cuda_graph)

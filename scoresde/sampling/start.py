@@ -20,6 +20,8 @@ from .frames import Frame
 
 # The largest alpha/sigma at which a state is taken for noise.
 LARGEST_SIGNAL = 0.1
+# How many times larger or smaller than the prior a given start at t = 1 may be, and the numbers that its size is known from.
+MOST_RATIO, ENOUGH = 3.0, 16
 # How far sigma(1) may be from prior_std, as a share of it.
 MOST_EXCESS = 0.1
 
@@ -63,7 +65,10 @@ class Start:
             z = as_state("z", z)
             if z.shape != shape:
                 raise ValueError(f"z has shape {tuple(z.shape)}, but samples of shape {shape} were asked for")
-            return cls(shape, t, z, 0.0, dtype, device)
+            given = cls(shape, t, z, 0.0, dtype, device)
+            if t == 1:
+                warn_of_scale(model.sde, given)
+            return given
         if t == 1:
             warn_of_prior(model.sde)
         scale = getattr(model, "start_scale", 1.0)
@@ -85,6 +90,20 @@ class Start:
         assert self.device is not None
         drawn = noise.draw((part.stop - part.start, *self.shape[1:]), self.dtype, self.device)
         return apply(at_state(self.std, drawn) if isinstance(self.std, Tensor) else self.std, drawn)
+
+
+def warn_of_scale(sde: SDE, start: Start) -> None:
+    """Warn where a given start is of another scale than the prior, as unit noise is on a variance-exploding path."""
+    if isinstance(sde, Bridge | LinearSDE) or math.prod(start.shape) < ENOUGH:
+        return
+    size, std = start.size, sde.prior_std
+    if not std / MOST_RATIO <= size <= MOST_RATIO * std:
+        warnings.warn(
+            f"z has a root mean square of {size:.3g}, and {sde!r} starts from noise of standard deviation prior_std={std:.3g}: multiply unit "
+            "noise by sde.prior_std",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def warn_of_prior(sde: SDE) -> None:

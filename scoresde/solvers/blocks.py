@@ -35,10 +35,16 @@ def table(solver: Solver, sde: SDE, grid: Tensor) -> Tableau:
     """The table of a solver on any path.
 
     Raises:
+        TypeError: the solver returned no table.
         ValueError: the solver has no meaning on this linear SDE, or its tables do not stack; names both.
     """
     if not isinstance(sde, LinearSDE) or isinstance(solver, GDDIM | TunedSolver):
-        return solver.tableau(sde, grid)
+        made = solver.tableau(sde, grid)
+        if not isinstance(made, Tableau):
+            raise TypeError(
+                f"{type(solver).__name__}.tableau returned {made!r} and no Tableau: end it with return builder.tableau()"
+            )
+        return made
     if sde.channels == 1:
         return stacked(solver, sde, grid)
     if isinstance(solver, EulerMaruyama):

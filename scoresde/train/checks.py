@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,14 @@ from ..models.score_model import ScoreModel
 from ..networks.embedding import Embedding
 from ..networks.labels import as_labels, null_label
 from ..numerics.inputs import as_count, as_device, as_state, as_tensor
+from ..sde.base import MOST_SIGNAL, SDE
+from ..sde.bridge import Bridge
+from ..sde.linear import LinearSDE
 from .objective import LossFunction, loss_name
 from .recipe import Recipe
+
+# How many times larger than the prior data may be on a path that ends without signal, and the rows that are looked at.
+LARGE, ROWS = 20.0, 64
 
 
 def require_trainable(model: object, recipe: object, loss: LossFunction | None = None) -> None:
@@ -125,6 +132,22 @@ def _looks(source: Source | Stream) -> tuple[list[str], tuple[int, ...]]:
         return list(source.columns.cond), source.shape
     x, cond = source.batch(torch.zeros(1, dtype=torch.int64, device="cpu"))
     return list(cond), tuple(as_state("x", x).shape[1:])
+
+
+def warn_of_scale(sde: SDE, source: Source | Stream) -> None:
+    """Warn where data are so large that noise of the end of the path does not cover them, such as pixels from 0 to 255."""
+    if isinstance(source, Stream) or isinstance(sde, LinearSDE | Bridge):
+        return
+    x, _ = source.batch(torch.linspace(0, len(source) - 1, min(ROWS, len(source)), device="cpu").long())
+    size, left = float(x.double().square().mean().sqrt()), float(sde.alpha(1.0)) / sde.prior_std
+    # A path that keeps the signal of unit data is named when it is sampled.
+    if size > LARGE * sde.prior_std or size * left > MOST_SIGNAL >= left:
+        warnings.warn(
+            f"the data have a root mean square of {size:.3g}, which the noise of {sde!r} does not cover: scale them, pixels to [-1, 1] and "
+            "vectors by their standard deviation, and scale samples back",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def require_splittable(batch_size: int, processes: int, accumulate: int) -> None:

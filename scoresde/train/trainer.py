@@ -24,7 +24,7 @@ from ..models.score_model import ScoreModel
 from ..numerics.files import reading, require_writable
 from .average import Average, PowerAverages
 from .checkpoint import CHECKPOINT, about_checkpoint, read_checkpoint, write_checkpoint
-from .checks import as_source, require_splittable, require_trainable
+from .checks import as_source, require_splittable, require_trainable, warn_of_scale
 from .identity import identity, require_same, try_loss
 from .interruptions import Interruptions
 from .objective import LossFunction
@@ -109,6 +109,7 @@ class Trainer:
         self.loss = loss
         self.model, self.recipe, self.workers, self.callbacks = model, recipe, workers, tuple(callbacks)
         self.source, self.held_out = as_source(model, recipe, x, cond, held_out, held_out_cond)
+        warn_of_scale(model.sde, self.source)
         self.folder = Path(folder) if folder is not None else None
         self._strategy = strategy(parallel, model.device)
         self.main, self.processes = self._strategy.rank == 0, self._strategy.size

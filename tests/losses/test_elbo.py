@@ -202,6 +202,29 @@ def test_the_optimal_variance_of_analytic_dpm_raises_the_bound():
     for name in ("beta", "posterior"):
         gain = bounds["optimal"] - bounds[name]
         assert float(gain.mean()) > 5 * float(gain.std()) / math.sqrt(4000), name
+    with pytest.raises(TypeError, match=r"give what optimal_variance\(sde, noise_power\) returns"):
+        losses.elbo(data.model(sde), x, variance=losses.optimal_variance)
+
+
+@torch.no_grad()
+def test_an_error_of_a_measured_noise_power_is_held_to_the_variance_of_the_data():
+    """At sigma/alpha = 150 an error of Gamma of 1e-2 would be a variance of 225, in place of that of the data, which is about 1."""
+    betas = torch.linspace(0.01, 2.0, 10, dtype=torch.float64).clamp(max=0.999)
+    sde, data = ss.VPSDE.from_betas(betas), mixture()
+    x = data.sample(4000, generator())
+    times = grids.uniform(sde, 10)[:-1]
+    gamma = solvers.NoisePower.of(data.model(sde), x, times, generator(1))
+    largest = float(x.double().var(0).mean())
+    q, b = posterior_terms(sde, times[1:], times[:-1])
+    inside = (losses.optimal_variance(sde, gamma)(times[1:], times[:-1]) - q) / b**2
+    assert float(inside.max()) <= largest * (1 + 1e-9)
+    assert float(inside.max()) > 0.5 * largest
+    optimal, beta = (
+        losses.elbo(data.model(sde), x, variance=v, generator=generator(2)).nats
+        for v in (losses.optimal_variance(sde, gamma), "beta")
+    )
+    gain = optimal - beta
+    assert float(gain.mean()) > 5 * float(gain.std()) / math.sqrt(4000)
 
 
 @pytest.mark.parametrize("event", [(), (3,), (2, 5), (1, 4, 4)])

@@ -226,6 +226,29 @@ def test_a_path_that_does_not_end_in_the_prior_is_named():
     ss.sample(ss.ScoreModel(NET, Short()), (4, 2), nfe=2, z=torch.zeros(4, 2))
 
 
+@pytest.mark.parametrize("sde", [ss.VESDE(), ss.EDM()], ids=repr)
+def test_unit_noise_is_no_start_of_a_path_that_explodes(sde):
+    model, noise = ss.ScoreModel(NET, sde), torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(
+        UserWarning, match=r"z has a root mean square of (1|0\.9|1\.\d)\d*, .* prior_std=\d+: multiply unit noise by sde.prior_std"
+    ):
+        ss.sample(model, (20, 2), nfe=4, z=noise)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ss.sample(model, (20, 2), nfe=4, z=sde.prior_std * noise)
+        ss.sample(model, (20, 2), nfe=4, z=noise, t_start=0.3)
+    assert not any("root mean square" in str(each.message) for each in caught)
+
+
+def test_a_solver_that_returns_no_table_is_named():
+    class Forgetful(ss.solvers.Solver):
+        def tableau(self, sde, grid):
+            ss.solvers.get("ddim").tableau(sde, grid)
+
+    with pytest.raises(TypeError, match=r"Forgetful\.tableau returned None and no Tableau: end it with return builder"):
+        ss.sample(ss.ScoreModel(NET, ss.VPSDE()), (4, 2), Forgetful(), steps=3)
+
+
 @pytest.mark.parametrize("sde", [
     ss.VPSDE(), ss.SubVPSDE(), ss.VESDE(), ss.EDM(), ss.RectifiedFlow(), ss.VPSDE.cosine(1000), ss.VPSDE.from_betas(linear_betas(1000)),
     ss.VPSDE.from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2),

@@ -263,3 +263,11 @@ def test_experiments_check_their_entries():
     ):
         with pytest.raises(error, match=said):
             Experiment(**{"data": "digits", **entries})
+
+
+@pytest.mark.parametrize("sde", [ss.VPSDE(), ss.VPSDE.cosine(100), ss.RectifiedFlow(), ss.VESDE(), ss.EDM()], ids=repr)
+def test_pixels_from_0_to_255_are_named(sde):
+    pixels = torch.randint(0, 256, (40, 2), generator=torch.Generator().manual_seed(0)).float()
+    with pytest.warns(UserWarning, match=r"the data have a root mean square of 1\d\d, .* scale them, pixels to \[-1, 1\]"):
+        trainer(ss.ScoreModel(networks.MLP(2, 8), sde, "velocity"), pixels)
+    trainer(ss.ScoreModel(networks.MLP(2, 8), sde, "velocity"), 3 * X)

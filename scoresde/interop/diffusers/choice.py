@@ -16,13 +16,14 @@ from ...sampling.request import GridLike
 from ...sde.base import SDE
 from ...sde.families import RectifiedFlow
 from ...sde.prediction import Prediction
+from ...sde.vp import VPChain
 from ...solvers.base import Solver
 from ...solvers.composed import FreeFirstStep, LateFirstCall
 from ...solvers.tuned import TunedSolver
 from ...tableau.tableau import Tableau
 from ...tuning.fitting import FittedSolver
 from ...tuning.selection import Selected, portfolio_solver
-from .reading import Reading
+from .reading import NOISE_RULES, Reading
 
 # The default depends on the size of an event. Pipelines make images, sounds and videos, which all count as large.
 LARGE_EVENT = (4, 64, 64)
@@ -45,8 +46,7 @@ def choose(
     Args:
         reading: of the scheduler in whose place ours stands.
         solver: None for the default.
-        grid: None for that of the call or of the source. An even spacing of the source gives way to the grid of the solver: it calls the
-            network at the first index of a chain, or next to the data of a flow, where solvers of high order extrapolate over all noise levels.
+        grid: None for that of the call, of the source (`inherited`) or of the solver.
         event, late: as in `default_for`.
 
     Raises:
@@ -73,11 +73,21 @@ def choose(
         grid = solver.default_grid
     elif grid is None and sigmas is not None:
         grid = reading.from_sigmas(sigmas, mu)
-    elif grid is None and isinstance(reading.sde, RectifiedFlow):
-        grid = reading.trailing(calls + first_step_is_free(solver), mu)
-    elif grid is None and not reading.spaces_indices:
-        grid = reading.grid(calls + first_step_is_free(solver), mu)
+    elif grid is None:
+        grid = inherited(reading, calls + first_step_is_free(solver), mu)
     return solver, planned(reading.sde, solver, grid, calls)
+
+
+def inherited(reading: Reading, steps: int, mu: float | None) -> Tensor | None:
+    """The times of `steps` steps by the scheduler in whose place ours stands, `(steps + 1,)`; None where it spaces a chain evenly.
+
+    An even spacing ends with a call at the first index of a chain, or at sigma = 1/T of a flow. Between the last two calls nearly all noise
+    vanishes, over which solvers of high order extrapolate. A flow has sigma = 1, ..., 1/N and 0, shifted, as in the pipelines of Flux.
+    """
+    if isinstance(reading.sde, RectifiedFlow):
+        return reading.from_sigmas(torch.arange(steps, 0, -1, dtype=torch.float64, device="cpu") / steps, mu)
+    evenly = isinstance(reading.sde, VPChain) and not any(reading.config.get(flag) for flag in NOISE_RULES)
+    return None if evenly else reading.grid(steps, mu)
 
 
 def default_for(

@@ -154,22 +154,6 @@ class Reading:
                 return self._ended(noise_rule(self.sde, steps)[:-1])
         return self.from_timesteps(self.indices(steps))
 
-    @property
-    def spaces_indices(self) -> bool:
-        """Whether `grid` spaces the indices of a chain evenly, by `timestep_spacing`."""
-        return isinstance(self.sde, VPChain) and not any(self.config.get(flag) for flag in NOISE_RULES)
-
-    def trailing(self, steps: int, mu: float | None = None) -> Tensor:
-        """The times of `steps` steps of a flow, `(steps + 1,)`: sigma = 1, ..., 1/N and 0, shifted, as the pipelines of Flux have them.
-
-        Args:
-            mu: as in `grid`.
-
-        Raises:
-            ValueError: as `from_sigmas`.
-        """
-        return self.from_sigmas(torch.arange(steps, 0, -1, dtype=torch.float64) / steps, mu)
-
     def indices(self, steps: int) -> Tensor:
         """The indices of a chain at which N = `steps` steps start, by `timestep_spacing` and `steps_offset`, `(N,)` float64.
 
