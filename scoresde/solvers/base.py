@@ -19,7 +19,8 @@ class Solver(ABC):
     Attributes:
         order: the order K that the method is named by: the values or stages that a step uses; None where no such number exists.
         convergence_order: the measured order of convergence in the number of steps on smoothly varying grids, weak for a stochastic solver.
-            None where noise of a fixed amount leaves an error that steps do not reduce.
+            Multistep solvers of order 3 and more begin with steps of lower order. From a start with signal, alpha(1) of 0.1 and more, these
+            cost an order. None where noise of a fixed amount leaves an error that steps do not reduce.
         stochastic: whether noise is drawn.
         calls_per_step: network calls in a full step.
         single_call: whether every step calls the network exactly once, at the time where the step starts.

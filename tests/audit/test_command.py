@@ -57,8 +57,10 @@ def test_wrong_arguments_are_one_line():
         assert message in str(result.exception)
 
 
-def test_a_fitted_solver_is_audited_on_its_own_levels(tmp_path):
-    model = mixture().model(ss.VPSDE())
+@pytest.mark.parametrize("sde", [ss.VPSDE(), ss.RectifiedFlow()], ids=repr)
+def test_a_fitted_solver_is_audited_on_its_own_levels(tmp_path, sde):
+    """Also on a flow, which starts at an infinite level."""
+    model = mixture().model(sde)
     fitted = solvers.fit(model, 5, shape=(2,), trajectories=64, refine=0, progress=False)
     fitted.save(tmp_path / "fit.safetensors")
     found = audit.run(tmp_path / "fit.safetensors")

@@ -14,7 +14,7 @@ from ...numerics.arrays import Time, expand
 from ...sampling.planning import AnySolver
 from ...sampling.registry import name_of
 from ...sampling.sample import sample
-from ...sde.base import SDE, as_time
+from ...sde.base import NO_SIGNAL, SDE, as_time
 from ...sde.vp import VPSDE
 from ...solvers.base import Solver
 from ...solvers.tuned import TunedSolver
@@ -34,7 +34,7 @@ class Denoised(Model):
 
     def output(self, z: Tensor, t: Time, **cond: object) -> Tensor:
         times = as_time(t).cpu().double().reshape(-1).expand(len(z))
-        alpha, sigma = self.sde.alpha(times), self.sde.sigma(times)
+        alpha, sigma = signal_of(self.sde, times), self.sde.sigma(times)
         return self.denoiser(z / expand(alpha, z, z.dtype), sigma / alpha)
 
 
@@ -74,7 +74,7 @@ def _sample(denoiser: Denoiser, sde: SDE, solver: AnySolver | Tableau, x: Tensor
     start, end = float(times[0]), float(times[-1])
     # A stream of its own that the seed of torch's global state decides and that leaves that state alone.
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    z = float(sde.alpha(start)) * x
+    z = float(signal_of(sde, start)) * x
     grid: dict[str, Any] = {} if isinstance(solver, Tableau) else {"grid": times}
     if isinstance(solver, AdaptiveLoop):
         solver, grid = replace(solver, t_end=end), {"t_start": start}  # type: ignore[type-var]
@@ -85,7 +85,12 @@ def _sample(denoiser: Denoiser, sde: SDE, solver: AnySolver | Tableau, x: Tensor
 
 def level_of(sde: SDE, t: float) -> float:
     """sigma/alpha at time t."""
-    return float(sde.sigma(t) / sde.alpha(t))
+    return float(sde.sigma(t) / signal_of(sde, t))
+
+
+def signal_of(sde: SDE, t: Time) -> Tensor:
+    """alpha(t), and a little where a path starts without signal: the coordinates x = z/alpha of a flow would be infinite at t = 1."""
+    return sde.alpha(t).clamp(min=NO_SIGNAL)
 
 
 def times_of(sde: SDE, levels: Levels, steps: int) -> Tensor:
