@@ -58,12 +58,13 @@ def sampler_of(target: Any, *, sde: SDE | None = None, **claims: Any) -> Sampler
 
 
 def imported(text: str) -> Any:
-    """The object `name` of "module:name", also from a module in the working directory.
+    """The object `name` of "module:name", also from a module in the working directory, which may have its .py at the end.
 
     Raises:
         ValueError: there is no such module or name.
     """
     module, _, name = text.partition(":")
+    module = module.removesuffix(".py")
     try:
         sys.path.insert(0, os.getcwd())
         found = importlib.import_module(module)

@@ -32,6 +32,7 @@ from ..solvers.composed import LateFirstCall
 from ..solvers.on_grid import OnGrid
 from ..solvers.tuned import TunedSolver
 from ..tableau.tableau import Tableau
+from ..tuning import load
 from ..tuning.cascade import Cascade
 from . import registry
 from .auto import NOISES, auto
@@ -83,7 +84,8 @@ def plan(
     if isinstance(solver, Plan | Tableau):
         return _ready(solver if isinstance(solver, Plan) else TablePlan.of(solver), request, tol)
     if isinstance(solver, str | PathLike):
-        solver = registry.resolve(str(solver))
+        file = str(solver)
+        solver = load(file) if file.endswith(".safetensors") else registry.resolve(file)
     if isinstance(solver, OnGrid):
         grid = solver.grid if grid is None else grid
         request, solver = replace(request, grid=grid), solver.solver
@@ -117,6 +119,8 @@ def plan(
         raise TypeError(f"{named} is no solver: {instead_of(solver)}")
     if isinstance(solver, TunedSolver) and nfe not in (None, solver.nfe):
         raise ValueError(f"{solver!r} was made for its own number of calls, not nfe={nfe}: leave nfe= out, or make one for it")
+    if isinstance(solver, TunedSolver) and grid is not None and not isinstance(grid, Tensor):
+        raise ValueError(f"{type(solver).__name__} has times of its own: leave grid= out")
     if isinstance(solver, TunedSolver) and grid is None:
         request = Request(steps, nfe, solver.grid, t_start)
     table = solver

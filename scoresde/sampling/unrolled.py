@@ -22,6 +22,8 @@ from ..sde.bridge import Bridge
 from ..solvers.tuned import TunedSolver
 from ..tableau.executor import execute
 from ..tableau.tableau import Tableau
+from ..tuning import load
+from ..tuning.cascade import Cascade
 from .frames import frame_of
 from .planning import plan
 from .plans import Plan, TablePlan
@@ -44,7 +46,12 @@ def unroll(model: Model, planned: Plan | Tableau | TunedSolver | str | PathLike[
         raise TypeError(f"model must be a ScoreModel or another scoresde.Model, got {model!r}")
     if isinstance(model.sde, Bridge):
         raise ValueError("a bridge cannot be unrolled: its states depend on the known end of each sample")
-    made = plan(model, planned)
+    of_file = load(str(planned)) if isinstance(planned, str | PathLike) and str(planned).endswith(".safetensors") else planned
+    if isinstance(of_file, Cascade):
+        raise ValueError(
+            "a cascade chooses a level for each sample, which no graph does: unroll the solver of one, cascade.levels[-1].solver"
+        )
+    made = plan(model, of_file)
     if not isinstance(made, TablePlan):
         raise ValueError(f"{made.solver} is a loop, which decides while it runs: only a solver that is a table can be unrolled")
     made.check(model)

@@ -136,7 +136,9 @@ class CoefficientsSDE(SDE):
         inside = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")[1:]
         f, g = values("drift_rate", drift_rate, inside).detach(), values("diffusion", diffusion, inside).detach()
         if not bool((f.isfinite() & g.isfinite() & (g > 0)).all()):
-            raise ValueError("f and g must be finite, and g positive, for 0 < t <= 1")
+            raise ValueError(
+                "f and g must be finite, and g positive, for 0 < t <= 1: a path whose signal vanishes at t = 1 is a ScalesSDE(alpha, sigma)"
+            )
 
         def slopes(t: float, y: Any) -> list[float]:
             at = as_time(t)

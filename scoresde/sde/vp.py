@@ -49,7 +49,8 @@ class VPSDE(SDE):
             raise ValueError(f"alphas_bar must have shape (T,), got {tuple(bar.shape)}")
         before = torch.cat([bar.new_ones(1), bar[:-1]])
         if not bool(((bar >= 0) & (bar < before)).all()):
-            raise ValueError("alphas_bar must fall strictly from below 1 to at least 0")
+            rising = " These numbers rise, as betas do: VPSDE.from_betas(betas)" if bool((bar[1:] > bar[:-1]).all()) else ""
+            raise ValueError(f"alphas_bar must fall strictly from below 1 to at least 0.{rising}")
         return VPChain(1 - bar / before)
 
     @classmethod

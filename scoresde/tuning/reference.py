@@ -172,8 +172,8 @@ def solve_reference(
 ) -> ReferenceSolution:
     """Solve accurately from the states `z` `(M, *event)` at t = 1.
 
-    The last step goes from `t_end` to the data prediction there, as in `sample`. `discrepancy` is the error of the solution up to that jump; what
-    the flow does below `t_end` is no part of it. Memory: 2 S copies of `z`.
+    The last step goes from `t_end` to the data prediction there, as in `sample`. `discrepancy` is the error up to that jump; what the flow
+    does below `t_end` is no part of it. Memory: 2 S copies of `z`.
 
     Args:
         cond: conditions; a tensor whose first dimension is M has one row a state.

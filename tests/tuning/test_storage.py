@@ -85,8 +85,16 @@ def test_selected_solvers_and_cascades_are_kept_to_the_bit(fitted, cascade, tmp_
     bare.save(tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="only solvers of the portfolio can be kept"):
         replace(bare, solver=solvers.Ancestral()).save(tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="holds a cascade, not a solver"):
+    # Its file stands for it.
+    here, there = (ss.sample(model, (5, 2), each, seeds=range(5), error=True) for each in (again, tmp_path / "cascade.safetensors"))
+    assert torch.equal(here.x, there.x)
+    assert torch.equal(here.bound, there.bound)
+    with pytest.raises(ValueError, match="a cascade needs tol="):
         ss.sample(model, (5, 2), str(tmp_path / "cascade.safetensors"))
+    with pytest.raises(ValueError, match=r"unroll the solver of one, cascade\.levels\[-1\]\.solver"):
+        ss.unroll(model, tmp_path / "cascade.safetensors")
+    with pytest.raises(ValueError, match="Selected has times of its own: leave grid= out"):
+        ss.sample(model, (5, 2), tmp_path / "picked.safetensors", grid="karras")
     # A file has its own coefficients. Without them, as in files of version 0.1, the portfolio must still have the solver.
     for portfolio in (selection.PORTFOLIO, selection.LINEAR_PORTFOLIO):
         monkeypatch.delitem(portfolio, picked.name.split()[0], raising=False)
