@@ -15,7 +15,6 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 
@@ -73,6 +72,8 @@ class LinearGuess:
 
     def level(self, error: float) -> float:
         """The level lambda in [-20, 20] at which `error` is that of the guess: the inverse of `error`."""
+        from scipy.optimize import brentq  # half a second, in every import of scoresde
+
         low, high = -20.0, 20.0
         if self.error(low) >= error:
             return low
