@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import scoresde as ss
 from scoresde import sampling, solvers
 from scoresde.cli import app, commands, main
-from scoresde.cli.report import pictures
+from scoresde.cli.report import paired, pictures
 from scoresde.train import Experiment
 
 run = CliRunner()
@@ -145,7 +145,7 @@ def test_the_error_plot_has_the_solvers_that_were_asked_for(digits, tmp_path, mo
         assert re.search(rf"{re.escape(cell)} +\| +{len(planned.times) - 1} \| +{steps} \|", result.output)
     # The numbers are those of the solvers, measured here once more.
     cond = {"label": torch.arange(4)}
-    fine = ss.sample(model, (4, 1, 8, 8), "dpm++3m", steps=200, seeds=range(4), **cond)
+    fine = ss.sample(model, (4, 1, 8, 8), "dpm++3m", steps=paired.FINE_STEPS, seeds=range(4), **cond)
     for label, solver, grid, nfe in (
         ("default", None, None, 8),
         ("ddim (quadratic)", "ddim", "quadratic", 4),

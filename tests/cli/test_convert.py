@@ -14,6 +14,7 @@ import scoresde as ss
 from scoresde import networks
 from scoresde.cli import app
 from scoresde.cli.own_network import own_network
+from scoresde.cli.report import paired
 from scoresde.sharing.pretrained import WEIGHTS
 from scoresde.train import Experiment
 
@@ -252,7 +253,7 @@ def test_guidance_reaches_fits_and_comparisons(tmp_path):
     result = invoke("compare", tmp_path / "run", "--guidance", 2, *options)
     assert "Each call of the model with --guidance 2 evaluates the network twice." in result.output
     cond = {"label": torch.arange(4)}
-    fine = ss.sample(guided, (4, 1, 8, 8), "dpm++3m", steps=200, seeds=range(4), **cond)
+    fine = ss.sample(guided, (4, 1, 8, 8), "dpm++3m", steps=paired.FINE_STEPS, seeds=range(4), **cond)
     error = (ss.sample(guided, (4, 1, 8, 8), solver, seeds=range(4), **cond) - fine).square().mean().sqrt()
     assert f"{float(error):.3g}" in result.output
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import scoresde as ss
 from scoresde import networks
 from scoresde.cli import app, commands, report
+from scoresde.cli.report import paired
 from scoresde.cli.report.distances import Yardstick
 from scoresde.cli.report.paired import fine_solve, paired_error
 from scoresde.train import Experiment
@@ -22,7 +23,7 @@ from scoresde.train import Experiment
 from ..conftest import SDES, generator, mixture
 
 run = CliRunner()
-TRAIN = ["--iterations", "4", "--batch-size", "8", "--width", "8", "--device", "cpu"]
+TRAIN = ["--iterations", "4", "--batch-size", "8", "--width", "8", "--multipliers", "1", "--device", "cpu"]
 
 
 class Exact(torch.nn.Module):
@@ -79,7 +80,7 @@ def compared(exact):
 def test_the_headline_is_the_distance_to_the_fine_solve(exact, compared):
     """Measured here once more, by other means: the moments of the squared distances of 256 seeds."""
     shape, seeds = (256, 2), range(7, 263)
-    fine = ss.sample(exact, shape, "dpm++3m", steps=200, seeds=seeds)
+    fine = ss.sample(exact, shape, "dpm++3m", steps=paired.FINE_STEPS, seeds=seeds)
     rows = Elements(
         report.html_page("a run", report.lead(compared), report.comparison_sections(Path("run"), EXPERIMENT, exact, compared))
     ).rows
