@@ -287,16 +287,15 @@ def test_errors_are_one_line_and_exit_code_2(digits, tmp_path, monkeypatch, caps
 
 
 def test_help_and_usage_errors():
-    def scoresde(*arguments):
-        return subprocess.run([sys.executable, "-m", "scoresde", *arguments], capture_output=True, text=True, check=False)
-
-    top = scoresde("--help")
-    assert top.returncode == 0
+    top = run.invoke(app, ["--help"])
+    assert top.exit_code == 0
     for command in ("train", "sample", "compare", "diagnose"):
-        assert command in top.stdout
+        assert command in top.output
     page = re.sub(r"\s", "", run.invoke(app, ["sample", "--help"]).output)
     assert all(name in page for name in solvers.names())
-    wrong = scoresde("train", "digits", "--out", "x", "--iterations", "none")
+    # In a process of its own: its exit code is that of the command.
+    command = [sys.executable, "-m", "scoresde", "train", "digits", "--out", "x", "--iterations", "none"]
+    wrong = subprocess.run(command, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "--iterations" in wrong.stderr
 

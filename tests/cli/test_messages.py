@@ -9,6 +9,7 @@ import warnings
 import pytest
 import typer
 from typer.main import get_command
+from typer.testing import CliRunner
 
 import scoresde as ss
 from scoresde.cli import app, main, messages
@@ -127,8 +128,8 @@ def test_what_is_no_sampler_is_one_line(capsys, monkeypatch):
 
 
 def test_version_and_completion():
-    assert scoresde("--version").stdout == f"scoresde {ss.__version__}\n"
-    page = scoresde("--help").stdout
+    assert CliRunner().invoke(app, ["--version"]).output == f"scoresde {ss.__version__}\n"
+    page = CliRunner().invoke(app, ["--help"], prog_name="scoresde").output
     assert "--install-completion" in page
     assert "--show-completion" in page
     script = scoresde("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
