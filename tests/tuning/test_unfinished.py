@@ -1,5 +1,7 @@
 """A fit that is interrupted goes on from its best so far, and ends where it would have ended."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -38,11 +40,16 @@ def stop_after(monkeypatch, count):
     monkeypatch.setattr(fitting, "stages", stages)
 
 
+@cache
+def whole_fit(sde, data):
+    return solvers.fit(data().model(SDES[sde]), **OPTIONS, progress=False)
+
+
 @pytest.mark.parametrize(("sde", "data"), [("ddpm", mixture), ("flow", narrow)])
 @pytest.mark.parametrize("count", [0, 1, 5, 10])
 def test_an_interrupted_fit_goes_on(tmp_path, monkeypatch, sde, data, count):
     model, file = data().model(SDES[sde]), tmp_path / "partial.safetensors"
-    whole = solvers.fit(model, **OPTIONS, progress=False)
+    whole = whole_fit(sde, data)
     with monkeypatch.context() as patch:
         stop_after(patch, count)
         with pytest.raises(Stopped):
