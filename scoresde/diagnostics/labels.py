@@ -24,9 +24,8 @@ STEP, LARGEST_SHIFT = 0.5, 0.15
 BLIND = 0.02
 # Shares of a chain at which its index is tested, and the least index. The shift of the best index is off by 1 beyond 0.6.
 INDICES, LEAST_INDEX, SHIFT = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1), 5, 0.6
-# Steps of Newton's method, and how much better one number has to describe the shifts of single indices than one log(alpha/sigma): 0.6 times
-# its spread is seen with betas that are 0.9 times too large, and up to 0.46 times with indices that are off by 2 to 15.
-NEWTON, CLEARER = 6, 0.5
+# Steps of Newton's method, the distance within which a parabola serves, and the result where the index is right.
+NEWTON, NEAR, NO_SHIFT = 8, 1.5, (0, 0.0)
 # Least numbers of noise of this test: errors of neighbouring labels are close, and events may have few coordinates.
 NUMBERS = 20_000
 
@@ -96,43 +95,47 @@ def ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
     return max(changes) < BLIND
 
 
-def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Generator | None) -> int:
-    """The number to add to the index of the label, where the same number fits better at all small indices; else 0.
+def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Generator | None) -> tuple[int, float]:
+    """The number to add to the index of the label, where the same number fits better at all small indices, else 0; and its spread.
 
     A parabola through the errors with the labels c - 1, c and c + 1 past the index has its vertex at the best label. A sample's error is larger
     by b with the label before and by a with the label after, added up over draws of noise and over indices:
 
         v = (sum b - sum a) / (2 (sum b + sum a)),    stderr(v) = (sum (b - a - 2 v (b + a))^2)^(1/2) / (2 (sum b + sum a)).
 
-    c <- c + v from c = 0 is Newton's method. The draws of one sample are one term of the standard error: a sample of other data would have
-    another best label. A wrong index is off by the same number everywhere, which the parabolas of single indices have to show. The errors of a
-    network are not. Betas that are too large by a factor shift all labels by the same log(alpha/sigma), and not by the same number: then the
-    path is wrong, and not the index.
+    c <- c + v from c = 0 is Newton's method, in steps of at most 2 % of the chain. The draws of one sample are one term of the standard error:
+    a sample of other data would have another best label. A wrong index is off by the same number everywhere, which the parabolas of single
+    indices have to show. The errors of a network are not. Betas that are too large by a factor shift all labels by the same log(alpha/sigma),
+    and not by the same number: then the path is wrong, and not the index. The spread is that of the numbers over that of the shifts in
+    log(alpha/sigma), each over its mean. A path explains the shifts as well where it is near 1, and above 1 they are no index.
     """
     assert isinstance(reading.sde, VPChain)
     tested = sorted({max(LEAST_INDEX, round(share * reading.sde.steps)) for share in INDICES})
+    longest = max(1, round(INDICES[0] * reading.sde.steps))
     offset = 0
     for _ in range(NEWTON):
         indices = [index for index in tested if index + offset >= 1]
         if 2 * len(indices) < len(tested):
-            return 0
+            return NO_SHIFT
         before, after = _beside(model, data, reading, indices, offset, generator)
         vertex, stderr = _vertex(before.sum(0), after.sum(0))
-        if not abs(vertex) > (max(SHIFT, 0.5 + 2 * stderr) if offset == 0 else 0.5):
+        if math.isnan(vertex) or (offset == 0 and abs(vertex) <= max(SHIFT, 0.5 + 2 * stderr)):
+            return NO_SHIFT
+        if abs(vertex) <= NEAR:
             break
-        offset += round(vertex)
+        offset += round(max(-longest, min(longest, vertex)))
     else:
-        return 0
-    if offset == 0 or math.isnan(vertex):
-        return 0
-    direction = math.copysign(1, offset)
+        return NO_SHIFT
+    shift = offset + round(vertex)
+    direction = math.copysign(1, shift)
     single = [(offset + _vertex(b, a)[0]) * direction for b, a in zip(before, after, strict=True)]
-    if 2 * sum(0.5 < v / abs(offset) < 2 for v in single) < len(indices):
-        return 0
+    if 2 * sum(0.5 * abs(shift) < v < 2 * abs(shift) for v in single) < len(indices):
+        return NO_SHIFT
     fitting = [(index, v) for index, v in zip(indices, single, strict=True) if v > 0]
     of_index = [v for _, v in fitting]
     of_path = [abs(_level(reading, index + direction * v) - _level(reading, index)) for index, v in fitting]
-    return offset if _spread(of_index) <= CLEARER * _spread(of_path) else 0
+    spread = _spread(of_index) / max(_spread(of_path), 1e-12)
+    return (shift, spread) if spread <= 1 else NO_SHIFT
 
 
 def _beside(
