@@ -24,6 +24,8 @@ STEP, LARGEST_SHIFT = 0.5, 0.15
 BLIND = 0.02
 # Shares of a chain at which its index is tested, and the least index. The shift of the best index is off by 1 beyond 0.6.
 INDICES, LEAST_INDEX, SHIFT = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1), 5, 0.6
+# Steps of Newton's method, the distance within which a parabola serves, and the result where the index is right.
+NEWTON, NEAR, NO_SHIFT = 8, 1.5, (0, 0.0)
 # Least numbers of noise of this test: errors of neighbouring labels are close, and events may have few coordinates.
 NUMBERS = 20_000
 
@@ -93,40 +95,69 @@ def ignores_time(model: ScoreModel, data: Noised, reading: Reading) -> bool:
     return max(changes) < BLIND
 
 
-def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Generator | None) -> int:
-    """-1 or 1 where the label of the next index fits better at small indices, else 0.
+def index_shift(model: ScoreModel, data: Noised, reading: Reading, generator: Generator | None) -> tuple[int, float]:
+    """The number to add to the index of the label, where the same number fits better at all small indices, else 0; and its spread.
 
-    A parabola through the errors with the labels i - 1, i and i + 1 has its vertex at the best label. A sample's error is larger by b with the
-    label before and by a with the label after, added up over draws of noise and over indices:
+    A parabola through the errors with the labels c - 1, c and c + 1 past the index has its vertex at the best label. A sample's error is larger
+    by b with the label before and by a with the label after, added up over draws of noise and over indices:
 
         v = (sum b - sum a) / (2 (sum b + sum a)),    stderr(v) = (sum (b - a - 2 v (b + a))^2)^(1/2) / (2 (sum b + sum a)).
 
-    The draws of one sample are one term of the standard error: a sample of other data would have another best label. A wrong index is off by
-    the same number everywhere, which the parabolas of single indices have to show. The errors of a network are not. Betas that are too large by
-    a factor shift all labels by the same log(alpha/sigma), and not by the same number: then the path is wrong, and not the index.
+    c <- c + v from c = 0 is Newton's method, in steps of at most 2 % of the chain. The draws of one sample are one term of the standard error:
+    a sample of other data would have another best label. A wrong index is off by the same number everywhere, which the parabolas of single
+    indices have to show. The errors of a network are not. Betas that are too large by a factor shift all labels by the same log(alpha/sigma),
+    and not by the same number: then the path is wrong, and not the index. The spread is that of the numbers over that of the shifts in
+    log(alpha/sigma), each over its mean. A path explains the shifts as well where it is near 1, and above 1 they are no index.
     """
     assert isinstance(reading.sde, VPChain)
-    steps = reading.sde.steps
-    indices = sorted({max(LEAST_INDEX, round(share * steps)) for share in INDICES})
+    tested = sorted({max(LEAST_INDEX, round(share * reading.sde.steps)) for share in INDICES})
+    longest = max(1, round(INDICES[0] * reading.sde.steps))
+    offset = 0
+    for _ in range(NEWTON):
+        indices = [index for index in tested if index + offset >= 1]
+        if 2 * len(indices) < len(tested):
+            return NO_SHIFT
+        before, after = _beside(model, data, reading, indices, offset, generator)
+        vertex, stderr = _vertex(before.sum(0), after.sum(0))
+        if math.isnan(vertex) or (offset == 0 and abs(vertex) <= max(SHIFT, 0.5 + 2 * stderr)):
+            return NO_SHIFT
+        if abs(vertex) <= NEAR:
+            break
+        offset += round(max(-longest, min(longest, vertex)))
+    else:
+        return NO_SHIFT
+    shift = offset + round(vertex)
+    direction = math.copysign(1, shift)
+    single = [(offset + _vertex(b, a)[0]) * direction for b, a in zip(before, after, strict=True)]
+    if 2 * sum(0.5 * abs(shift) < v < 2 * abs(shift) for v in single) < len(indices):
+        return NO_SHIFT
+    fitting = [(index, v) for index, v in zip(indices, single, strict=True) if v > 0]
+    of_index = [v for _, v in fitting]
+    of_path = [abs(_level(reading, index + direction * v) - _level(reading, index)) for index, v in fitting]
+    spread = _spread(of_index) / max(_spread(of_path), 1e-12)
+    return (shift, spread) if spread <= 1 else NO_SHIFT
+
+
+def _beside(
+    model: ScoreModel, data: Noised, reading: Reading, indices: Sequence[int], offset: int, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """By how much the errors of the labels before and after exceed those of the label `offset` past each index.
+
+    `(indices, n)` each, in errors of that label.
+    """
+    assert isinstance(reading.sde, VPChain)
     before, after = torch.zeros(2, len(indices), len(data.x), dtype=torch.float64)
     for _ in range(math.ceil(NUMBERS / data.x.numel())):
         data = data.renewed(generator)
         for i, index in enumerate(indices):
-            at = [torch.tensor([(index + 1 + shift) / steps], dtype=torch.float64) for shift in (-1, 0, 1)]
-            lower, own, higher = (e.cpu() for e in _told_errors(model, data, reading, at[1], at))
+            noised, *told = (
+                torch.tensor([(index + 1 + shift) / reading.sde.steps], dtype=torch.float64)
+                for shift in (0, offset - 1, offset, offset + 1)
+            )
+            lower, own, higher = (e.cpu() for e in _told_errors(model, data, reading, noised, told))
             before[i] += (lower - own) / own.mean()
             after[i] += (higher - own) / own.mean()
-    vertex, stderr = _vertex(before.sum(0), after.sum(0))
-    if not abs(vertex) > max(SHIFT, 0.5 + 2 * stderr):
-        return 0
-    direction = math.copysign(1, vertex)
-    single = [_vertex(b, a)[0] * direction for b, a in zip(before, after, strict=True)]
-    if 2 * sum(0.5 < v < 2 for v in single) < len(indices):
-        return 0
-    fitting = [(index, v) for index, v in zip(indices, single, strict=True) if v > 0]
-    of_index = [v for _, v in fitting]
-    of_path = [abs(_level(reading, index + direction * v) - _level(reading, index)) for index, v in fitting]
-    return int(direction) if _spread(of_index) <= _spread(of_path) else 0
+    return before, after
 
 
 def _level(reading: Reading, index: float) -> float:

@@ -53,6 +53,12 @@ class LinearGuess:
         """The guess for scale x + shift."""
         return replace(self, mean=scale * self.mean + shift, variances=scale**2 * self.variances, rest=scale**2 * self.rest)
 
+    def entries(self) -> tuple[float, float]:
+        """The mean and the standard deviation of an entry, all entries taken together."""
+        d = len(self.mean)
+        within = (float(self.variances.sum()) + (d - len(self.variances)) * self.rest) / d
+        return float(self.mean.mean()), math.sqrt(within + float(self.mean.var(correction=0)))
+
     def noise(self, z: Tensor, alpha: float, sigma: float) -> Tensor:
         """E*[eps | z], of the shape of `z` `(B, *event)`, float64."""
         y = z.flatten(1).double() - alpha * self.mean.to(z.device)

@@ -12,21 +12,18 @@ predictions and signs are read from one network call.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from ..models.score_model import ScoreModel, as_output
-from ..models.times import noise_scale, remaining
 from ..numerics.random import randn
 from ..sde.base import SDE
-from ..sde.families import EDM, VESDE, RectifiedFlow
 from ..sde.prediction import Preconditioned, Prediction, convert, direction
-from ..sde.vp import VPSDE, VPChain
+from ..sde.vp import VPChain
 from .linear_guess import LinearGuess
 
 TimeFunction = Callable[[SDE, Tensor], Tensor]
@@ -34,8 +31,6 @@ TimeFunction = Callable[[SDE, Tensor], Tensor]
 LEVELS = (0.85, 0.7, 0.5, 0.3, 0.15, 0.05)
 # Of log(alpha/sigma): a path whose nearest level is off by more does not reach a level.
 REACHED = 0.1
-# Steps of a chain, where the declared path is none.
-STEPS = 1000
 # Of the noise prediction: the errors of two readings below this are both 0. A single reading's log-ratio is held to a range.
 FLOOR, LOWEST, HIGHEST = 2e-3, -3.0, 4.0
 
@@ -154,16 +149,18 @@ def _reaches(reading: Reading, level: float) -> bool:
 def scores(model: ScoreModel, data: Noised, readings: list[Reading]) -> list[float]:
     """The mean of log r of readings that differ in prediction and sign alone, over the levels of the data.
 
-    Infinite where the network cannot be called. A changed reading is scored at the levels that its path reaches, and is infinite where these
-    are fewer than half: at the end of a path even a network that returns 0 is as good as the linear guess.
+    Infinite where the network cannot be called, and where the path of a changed reading reaches fewer than half of the levels. A level that it
+    does not reach counts as one where the network is as good as the linear guess: a mean over fewer levels would not compare.
     """
     first = readings[0]
     guess = data.guess.of_affine(first.scale, first.shift)
     found = [list[float]() for _ in readings]
+    missed = 0
     for wanted in data.levels:
         level = guess.level(wanted)
         t = first.t(level)
         if first.changes and not _reaches(first, level):
+            missed += 1
             continue
         try:
             out, z = output(model, data, first, t)
@@ -179,7 +176,7 @@ def scores(model: ScoreModel, data: Noised, readings: list[Reading]) -> list[flo
                 continue
             ratio = (squared + FLOOR) / (linear + FLOOR)
             logs.append(min(max(math.log(ratio), LOWEST), HIGHEST))
-    return [sum(logs) / len(logs) if len(logs) >= len(data.levels) / 2 else math.inf for logs in found]
+    return [sum(logs) / len(data.levels) if missed <= len(data.levels) / 2 else math.inf for logs in found]
 
 
 def score_of_zero(data: Noised, reading: Reading) -> float:
@@ -192,100 +189,3 @@ def score_of_zero(data: Noised, reading: Reading) -> float:
         squared = float(error(torch.zeros_like(z), z, data, reading, t).mean())
         logs.append(math.log((squared + FLOOR) / (linear_error(data, reading, z, t) + FLOOR)))
     return sum(logs) / len(logs)
-
-
-# --- alternatives ---------------------------------------------------------------------------------------------------------
-
-
-def predictions(reading: Reading) -> Iterator[Reading]:
-    """The reading with other predictions and signs. All of them are of one network call."""
-    yield reading
-    yield reading.changed("sign", "negate the network's output", sign=-reading.sign)
-    if isinstance(reading.prediction, Preconditioned):
-        return  # its input is scaled, which is another call
-    for name in ("noise", "data", "velocity", "score"):
-        if name != reading.prediction:
-            other = reading.changed("prediction", f"prediction={name!r}", prediction=name)
-            yield other
-            yield other.changed("sign", "negate the network's output", sign=-1)
-
-
-def times(reading: Reading) -> Iterator[Reading]:
-    """The reading with other times."""
-    steps = reading.sde.steps if isinstance(reading.sde, VPChain) else STEPS
-    try:
-        first, last = reading.time(reading.sde, reading.t(math.inf)), reading.time(reading.sde, reading.t(-math.inf))
-    except Exception:  # a function of the user's own for another path, or the index of a path that is no chain
-        return
-    whole = not first.is_floating_point()
-
-    def reverse(sde: SDE, t: Tensor) -> Tensor:
-        return first + last - reading.time(sde, t)
-
-    yield reading.changed("direction", "time runs the other way: tell the network the time of the other end", time=reverse)
-    named: dict[str, TimeFunction] = {
-        "time='t'": lambda sde, t: t,
-        "time=models.times.remaining, which is 1 - t": remaining,
-        f"time='index', from 0 to {steps - 1}": partial(_index, steps=steps, offset=-1.0, factor=1.0),
-        f"time is the index divided by {steps}": partial(_index, steps=steps, offset=-1.0, factor=1 / steps),
-        "time='half_log_snr'": lambda sde, t: sde.half_log_snr(t),
-        "time='edm', which is log(sigma/alpha)/4": lambda sde, t: -0.25 * sde.half_log_snr(t),
-        "time is log(sigma/alpha)": lambda sde, t: -sde.half_log_snr(t),
-        "time=models.times.noise_scale, which is sigma/alpha": noise_scale,
-    }
-    if isinstance(reading.prediction, Preconditioned):
-        denoiser = (
-            "the network is a denoiser D(z, sigma): interop.formats.edm(network), which is prediction='data' and time='sigma'"
-        )
-        yield reading.changed("prediction", denoiser, prediction="data", time=noise_scale)
-    for remedy, time in named.items():
-        yield reading.changed("time", remedy, time=partial(_whole, time=time) if whole else time)
-
-
-def paths(reading: Reading) -> Iterator[Reading]:
-    """The reading with other paths, told the time by the declared function."""
-    steps = reading.sde.steps if isinstance(reading.sde, VPChain) else STEPS
-    scale = 1000 / steps
-    made: dict[str, SDE] = {
-        "VPSDE.cosine()": VPSDE.cosine(steps),
-        "VPSDE()": VPSDE(),
-        "RectifiedFlow()": RectifiedFlow(),
-        "EDM()": EDM(),
-        "VESDE()": VESDE(),
-    }
-    if steps > 20:
-        made["the linear chain of DDPM, betas from 1e-4 to 0.02"] = _linear(scale * 1e-4, scale * 0.02, steps)
-        made["the scaled linear chain of Stable Diffusion"] = VPSDE.from_betas(
-            torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64) ** 2
-        )
-    if steps != 1000:
-        made["a chain of this length with betas from 1e-4 to 0.02"] = _linear(1e-4, 0.02, steps)
-    for name, sde in made.items():
-        yield reading.changed("schedule", f"the path is {name}, or one near it", sde=sde)
-
-
-def scales(reading: Reading, x: Tensor) -> Iterator[Reading]:
-    """The reading with data of other scales."""
-    std = float(x.double().std())
-    for text, scale, shift in (
-        ("x / 127.5 - 1", 1 / 127.5, -1.0),
-        ("x / 255", 1 / 255, 0.0),
-        ("2 x - 1", 2.0, -1.0),
-        ("(x + 1) / 2", 0.5, 0.5),
-        ("127.5 (x + 1)", 127.5, 127.5),
-        ("x - 0.5", 1.0, -0.5),
-        (f"(x {-float(x.mean()):+.3g}) / {std:.3g}", 1 / max(std, 1e-30), -float(x.mean()) / max(std, 1e-30)),
-    ):
-        yield reading.changed("scale", f"the network's data are {text}", scale=scale, shift=shift)
-
-
-def _index(sde: SDE, t: Tensor, *, steps: int, offset: float, factor: float) -> Tensor:
-    return (t * steps + offset) * factor
-
-
-def _whole(sde: SDE, t: Tensor, *, time: TimeFunction) -> Tensor:
-    return time(sde, t).round().long()
-
-
-def _linear(first: float, last: float, steps: int) -> SDE:
-    return VPSDE.from_betas(torch.linspace(first, last, steps, dtype=torch.float64))

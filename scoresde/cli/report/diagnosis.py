@@ -37,7 +37,7 @@ class Field(NamedTuple):
 
     Attributes:
         t: the time.
-        residual: rms residual of the Fokker-Planck equation over the rms of ds/dt.
+        residual: rms residual of the Fokker-Planck equation over the rms of ds/dt, or over f s where that is larger, with f the drift rate.
         asymmetry: |A|_F/|J|_F, with A the antisymmetric part of the Jacobian J. The Jacobian of a gradient is symmetric.
     """
 
@@ -163,7 +163,11 @@ def _field(model: ScoreModel, chain: VPChain, x: Tensor, generator: Generator, c
             fokker_planck_residual(model, z, t, divergence, projections=2, step=0.5 * half, generator=generator, **cond)
             for _ in range(2)
         )
-        squared = (one.residual * other.residual).mean().clamp(min=0) / one.time_derivative.square().mean()
+        # Near the prior s = -z/sigma^2 does not change: f s, of which ds/dt is made, is the scale that does not vanish there.
+        with torch.no_grad():
+            drift = chain.drift_rate(torch.tensor(t, dtype=torch.float64)) * model.score(z, t, **cond)
+        scale = torch.maximum(one.time_derivative.square().mean(), drift.square().mean())
+        squared = (one.residual * other.residual).mean().clamp(min=0) / scale
         part = divergence_free_part(model, z, t, probes=4, generator=generator, **cond)
         found.append(Field(t, math.sqrt(float(squared)), float(part.share)))
     return found

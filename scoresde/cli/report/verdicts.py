@@ -42,7 +42,7 @@ def asymmetry_verdict(worst: Field) -> str:
 
 
 def residual_verdict(worst: Field) -> str:
-    """On the residual over ds/dt at its largest: 0 where one density flows through all times, 1 where the equation explains nothing."""
+    """On the largest relative residual: 0 where one density flows through all times, 1 where the equation explains nothing."""
     numbers = f"Fokker-Planck residual: at most {worst.residual:.2g} of ds/dt, at t = {worst.t:.2g}"
     if worst.residual <= SMALL:
         return f"{numbers}. The scores of all times belong to one density that diffuses (0 is exact)."
