@@ -11,6 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
+from ..data import Data
 from ..guidance import Guided
 from ..models.score_model import ScoreModel
 from ..networks.labels import null_label
@@ -198,3 +199,24 @@ def labels(experiment: Experiment, seeds: range, label: int | None = None) -> di
     if not experiment.conditional or experiment.classes is None:
         return {}
     return {"label": torch.tensor([seed % experiment.classes if label is None else label for seed in seeds])}
+
+
+def labels_of_data(experiment: Experiment, seeds: range, real: Data) -> tuple[dict[str, Tensor], str]:
+    """The class of each sample of a conditional model that real data are compared with, and a sentence about them.
+
+    Samples have to be of the classes in the shares of the data: otherwise the shares count in a distance between the two.
+
+    Args:
+        experiment: of the run.
+        seeds: one for each sample. That of seed s has the class of the real sample s modulo their number.
+        real: the data. Where they have no labels the classes are in turn.
+    """
+    if not experiment.conditional or experiment.classes is None:
+        return {}, ""
+    if real.labels is None:
+        return labels(experiment, seeds), "Samples have the classes in turn, as the data have no labels."
+    said = (
+        "Samples have the labels of these real ones in their order, and so the classes in the shares of the data. The two sets of the floor "
+        "have labels of their own, so that a good network can be below it."
+    )
+    return {"label": real.labels[torch.tensor([seed % len(real.labels) for seed in seeds])]}, said

@@ -31,9 +31,19 @@ KERNEL_NOTE = (
 )
 
 
-def comparison_sections(run: Path, experiment: Experiment, model: ScoreModel, found: Comparison) -> list[Section]:
-    """All that a comparison can show, the errors first."""
-    sections = [errors(found), samples(found), *([curve(found)] if found.curves else []), distances(found)]
+def comparison_sections(
+    run: Path, experiment: Experiment, model: ScoreModel, found: Comparison, about_labels: str = ""
+) -> list[Section]:
+    """All that a comparison can show, the errors first.
+
+    Args:
+        run: the folder of the model.
+        experiment: what is known of it.
+        model: the model, without guidance.
+        found: the measurements.
+        about_labels: a sentence about the classes of the samples, for the distances to real data.
+    """
+    sections = [errors(found), samples(found), *([curve(found)] if found.curves else []), distances(found, about_labels)]
     return [*sections, about(run, experiment, model)]
 
 
@@ -153,7 +163,7 @@ def curve(found: Comparison) -> Section:
     )
 
 
-def distances(found: Comparison) -> Section:
+def distances(found: Comparison, about_labels: str = "") -> Section:
     """The Frechet and the kernel distance of each solver to data, beside their floors."""
     yardstick, reference = found.yardstick, len(found.yardstick.reference)
     one, other = map(len, yardstick.pair)
@@ -175,6 +185,7 @@ def distances(found: Comparison) -> Section:
             f"Distances in {yardstick.name}.",
             *(said for _, _, said in measured.values()),
             f"n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
+            about_labels,
             *notes,
         ]
     return Section(
