@@ -13,14 +13,13 @@ from torch import Tensor
 
 from ..data import Data
 from ..guidance import Guided
-from ..models.score_model import ScoreModel
 from ..networks.labels import null_label
 from ..numerics.inputs import as_device
 from ..train.class_names import read_class_names
 from ..train.experiment import Experiment
 from ..train.posthoc import load_average
 from ..train.world import local_device
-from .foreign import Foreign, is_foreign, load_foreign
+from .foreign import Foreign, Loaded, is_foreign, load_foreign
 from .own_network import own_network
 
 # Of the profile of an average that is made of snapshots.
@@ -124,9 +123,7 @@ def output_file(out: Path, *suffixes: str) -> Path:
     return out
 
 
-def load_run(
-    run: Path, device: str, average_length: float | None = None, network: str | None = None
-) -> tuple[Experiment, ScoreModel]:
+def load_run(run: Path, device: str, average_length: float | None = None, network: str | None = None) -> tuple[Experiment, Loaded]:
     """The experiment of a folder, and its trained model on `device`.
 
     Args:
@@ -157,7 +154,7 @@ def load_run(
     return experiment, model.to(usable_device(device))
 
 
-def guided(run: Path, experiment: Experiment, model: ScoreModel, weight: float) -> ScoreModel | Guided:
+def guided(run: Path, experiment: Experiment, model: Loaded, weight: float) -> Loaded | Guided:
     """The model with --guidance; at a weight of 1 the model itself.
 
     Raises:

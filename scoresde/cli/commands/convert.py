@@ -17,7 +17,18 @@ from ...sharing.description import bare, build
 from ...sharing.pretrained import KEY, save_pretrained
 from ...train.config import CONFIG
 from ...train.experiment import Experiment
-from ..foreign import ABOUT, NETWORK, SCHEDULER, About, is_foreign, load_foreign, of_diffusers, pretrained, stored_event
+from ..foreign import (
+    ABOUT,
+    NETWORK,
+    SCHEDULER,
+    About,
+    inmost,
+    is_foreign,
+    load_foreign,
+    parts_of_diffusers,
+    pretrained,
+    stored_event,
+)
 from ..options import NetworkOption, integers, output_folder, path
 from ..own_network import own_network
 
@@ -55,7 +66,11 @@ def convert(
     event = None if shape is None else as_event("--shape", integers("--shape", shape))
     about = About(str(source.resolve()), event or (), _absolute(data), held_out, clip)
     if (source / NETWORK).is_dir():
-        _, unet, scheduler = of_diffusers(source, clip)
+        unet, scheduler = parts_of_diffusers(source)
+        # Only here is it known that diffusers is installed.
+        from ...interop.diffusers import from_diffusers
+
+        from_diffusers(unet, scheduler, clip=clip)  # says what it reads, and refuses what cannot be sampled
         size = unet.config.sample_size
         sides = (size, size) if isinstance(size, int) else tuple(size or ())
         event = event or (unet.config.in_channels, *sides)
@@ -93,8 +108,8 @@ def _of_scoresde(source: Path, like: Path | None, network: nn.Module | None) -> 
             raise ValueError(f"--like {like}: its network has not the weights of {source}: {error}") from None
         return model, experiment.event, experiment.data
     if (source / ABOUT).exists():
-        foreign, model = load_foreign(source, network)
-        return model, foreign.event, foreign.data
+        foreign, loaded = load_foreign(source, network)
+        return inmost(loaded), foreign.event, foreign.data
     if is_foreign(source):
         return pretrained(source, network), stored_event(source), ""
     if not (source / CONFIG).is_file():

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...models.score_model import ScoreModel
+from ...interop.formats.calls import Called
+from ...models.base import Model
 from ...report import KernelDistance
 from ...sampling.registry import DEFAULT
 from ...train.experiment import Experiment
+from ..foreign import inmost
 from .compare import CURVE_SAMPLES, Comparison
 from .html import Section, Table, number, plotted, strips
 from .paired import FINE_STEPS, PairedError
@@ -32,7 +34,7 @@ KERNEL_NOTE = (
 
 
 def comparison_sections(
-    run: Path, experiment: Experiment, model: ScoreModel, found: Comparison, about_labels: str = ""
+    run: Path, experiment: Experiment, model: Model, found: Comparison, about_labels: str = ""
 ) -> list[Section]:
     """All that a comparison can show, the errors first.
 
@@ -47,13 +49,15 @@ def comparison_sections(
     return [*sections, about(run, experiment, model)]
 
 
-def about(run: Path, experiment: Experiment, model: ScoreModel) -> Section:
+def about(run: Path, experiment: Experiment, model: Model) -> Section:
     """What was trained, on what, and how."""
     recipe = experiment.recipe
     classes = f", {experiment.classes} classes" if experiment.conditional else ", no classes"
     if recipe.label_dropout:
         classes += f", left out of {recipe.label_dropout:.0%} of the training samples"
-    network = f"{type(model.network).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"
+    inside = inmost(model)
+    own = inside.network.network if isinstance(inside.network, Called) else inside.network
+    network = f"{type(own).__name__}, {sum(p.numel() for p in inside.parameters()):,} parameters"
     chain = f", {experiment.steps} steps" if experiment.process in ("linear", "cosine") else ""
     facts = {
         "folder": str(run),
