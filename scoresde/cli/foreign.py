@@ -45,6 +45,7 @@ class About:
         data: name or path of the data to compare with; "" for none.
         held_out: how many of them are held out.
         clip: whether the data prediction of a network of diffusers is held to the range of its scheduler.
+        size, crop, mode: what becomes of the images of a folder of data, as in `Experiment`.
     """
 
     origin: str
@@ -52,6 +53,24 @@ class About:
     data: str = ""
     held_out: int = 200
     clip: bool | None = None
+    size: int | None = None
+    crop: int | None = None
+    mode: str | None = None
+
+    def foreign(self, process: str = "", classes: int | None = None) -> Foreign:
+        """What the commands need to know, for a model on that process with so many classes."""
+        return Foreign(
+            self.data, self.held_out, process=process, conditional=classes is not None, event=self.event, classes=classes,
+            size=self.size, crop=self.crop, mode=self.mode, origin=self.origin,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> About:
+        """What is known of a run. As many of its data stay held out, so that none of them was trained on."""
+        return cls(
+            experiment.data, experiment.event, data=experiment.data, held_out=experiment.held_out or cls.held_out,
+            size=experiment.size, crop=experiment.crop, mode=experiment.mode,
+        )  # fmt: skip
 
     def write(self, folder: Path) -> None:
         """Write the file."""
@@ -76,7 +95,8 @@ class About:
             entries = json_object(path.read_text(encoding="utf-8"))
             event = as_event("event", stored_entry(entries, "event", list))
             data, origin = (stored_entry(entries, name, str) for name in ("data", "origin"))
-            return cls(origin, event, data, stored_entry(entries, "held_out", int), entries.get("clip"))
+            later = {name: entries.get(name) for name in ("clip", "size", "crop", "mode")}
+            return cls(origin, event, data, stored_entry(entries, "held_out", int), **later)
 
 
 @dataclass(frozen=True)
@@ -128,11 +148,7 @@ def load_foreign(folder: Path, network: nn.Module | None = None) -> tuple[Foreig
     model = of_diffusers(folder, about.clip) if (folder / NETWORK).is_dir() else pretrained(folder, network)
     inside = inmost(model).network
     classes = getattr(inside, "arguments", {}).get("classes", getattr(inside, "classes", None))
-    foreign = Foreign(
-        about.data, about.held_out, process=repr(model.sde), conditional=classes is not None, event=about.event,
-        classes=classes, origin=about.origin,
-    )  # fmt: skip
-    return foreign, model
+    return about.foreign(repr(model.sde), classes), model
 
 
 def inmost(model: Model) -> ScoreModel:

@@ -12,6 +12,7 @@ import typer
 from torch import Tensor
 
 from ..data import Data
+from ..data.images import MODES
 from ..guidance import Guided
 from ..networks.labels import null_label
 from ..numerics.inputs import as_device
@@ -34,7 +35,22 @@ BatchSizeOption = Annotated[
 ]
 FirstSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the first sample; the next has seed + 1.")]
 
-
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        "--resize",
+        min=1,
+        help="Resize the shorter side of the images of a folder to this size and cut out the middle square.",
+    ),
+]
+CropOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Cut a square of this many pixels out of the middle of each image of a folder, after --resize."),
+]
+ModeOption = Annotated[
+    str | None, typer.Option(help=f"Make all images of a folder {' or '.join(MODES)}, where grey and coloured ones are mixed.")
+]
 NetworkOption = Annotated[
     str | None,
     typer.Option(
