@@ -18,6 +18,8 @@ from torch import nn
 from ..data import Data, DataError
 from ..models.base import Model
 from ..models.score_model import ScoreModel
+from ..models.thresholding import ThresholdedModel
+from ..models.wrapper import Wrapper
 from ..numerics.files import json_object, reading, stored_entry
 from ..numerics.inputs import as_event
 from ..sharing.description import FORMAT
@@ -28,6 +30,9 @@ ABOUT = "converted.json"
 # The folders of diffusers.
 NETWORK, SCHEDULER = "unet", "scheduler"
 KNOWN = "UNet2DModel"
+
+# With --clip the model of a folder of diffusers is thresholded.
+Loaded = ScoreModel | ThresholdedModel
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class About:
         data: name or path of the data to compare with; "" for none.
         held_out: how many of them are held out.
         clip: whether the data prediction of a network of diffusers is held to the range of its scheduler.
+        size, crop, mode: what becomes of the images of a folder of data, as in `Experiment`.
     """
 
     origin: str
@@ -47,6 +53,24 @@ class About:
     data: str = ""
     held_out: int = 200
     clip: bool | None = None
+    size: int | None = None
+    crop: int | None = None
+    mode: str | None = None
+
+    def foreign(self, process: str = "", classes: int | None = None) -> Foreign:
+        """What the commands need to know, for a model on that process with so many classes."""
+        return Foreign(
+            self.data, self.held_out, process=process, conditional=classes is not None, event=self.event, classes=classes,
+            size=self.size, crop=self.crop, mode=self.mode, origin=self.origin,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> About:
+        """What is known of a run. As many of its data stay held out, so that none of them was trained on."""
+        return cls(
+            experiment.data, experiment.event, data=experiment.data, held_out=experiment.held_out or cls.held_out,
+            size=experiment.size, crop=experiment.crop, mode=experiment.mode,
+        )  # fmt: skip
 
     def write(self, folder: Path) -> None:
         """Write the file."""
@@ -71,7 +95,8 @@ class About:
             entries = json_object(path.read_text(encoding="utf-8"))
             event = as_event("event", stored_entry(entries, "event", list))
             data, origin = (stored_entry(entries, name, str) for name in ("data", "origin"))
-            return cls(origin, event, data, stored_entry(entries, "held_out", int), entries.get("clip"))
+            later = {name: entries.get(name) for name in ("clip", "size", "crop", "mode")}
+            return cls(origin, event, data, stored_entry(entries, "held_out", int), **later)
 
 
 @dataclass(frozen=True)
@@ -109,7 +134,7 @@ def stored_event(folder: Path) -> tuple[int, ...] | None:
         return None if entries.get("event") is None else as_event("event", stored_entry(entries, "event", list))
 
 
-def load_foreign(folder: Path, network: nn.Module | None = None) -> tuple[Foreign, ScoreModel]:
+def load_foreign(folder: Path, network: nn.Module | None = None) -> tuple[Foreign, Loaded]:
     """What is known of the model, and the model, on the CPU.
 
     Args:
@@ -120,14 +145,18 @@ def load_foreign(folder: Path, network: nn.Module | None = None) -> tuple[Foreig
         ValueError: a file is missing or damaged, names it; or the network has to be given, and was not.
     """
     about = About.read(folder)
-    model: Any = of_diffusers(folder, about.clip)[0] if (folder / NETWORK).is_dir() else pretrained(folder, network)
-    network_inside = getattr(model, "network", None)
-    classes = getattr(network_inside, "arguments", {}).get("classes", getattr(network_inside, "classes", None))
-    foreign = Foreign(
-        about.data, about.held_out, process=repr(model.sde), conditional=classes is not None, event=about.event,
-        classes=classes, origin=about.origin,
-    )  # fmt: skip
-    return foreign, model
+    model = of_diffusers(folder, about.clip) if (folder / NETWORK).is_dir() else pretrained(folder, network)
+    inside = inmost(model).network
+    classes = getattr(inside, "arguments", {}).get("classes", getattr(inside, "classes", None))
+    return about.foreign(repr(model.sde), classes), model
+
+
+def inmost(model: Model) -> ScoreModel:
+    """The `ScoreModel` inside the wrappers of --clip and --guidance."""
+    while isinstance(model, Wrapper):
+        model = model.model
+    assert isinstance(model, ScoreModel)
+    return model
 
 
 def pretrained(folder: Path, network: nn.Module | None) -> ScoreModel:
@@ -143,12 +172,25 @@ def pretrained(folder: Path, network: nn.Module | None) -> ScoreModel:
         raise ValueError(re.sub(r"give from_pretrained[(].*", option, str(error))) from error
 
 
-def of_diffusers(folder: Path, clip: bool | None) -> tuple[Model, Any, Any]:
-    """The model of a folder of diffusers, its network and its scheduler.
+def of_diffusers(folder: Path, clip: bool | None) -> Loaded:
+    """The model of a folder of diffusers.
 
     Raises:
-        ValueError: a network that is not known, or that needs more than the state and the time; or a scheduler that clips without `clip`.
-        ImportError: diffusers is not installed.
+        ValueError: as `parts_of_diffusers`, or a scheduler that clips without `clip`.
+    """
+    network, scheduler = parts_of_diffusers(folder)
+    # Only here is it known that diffusers is installed.
+    from ..interop.diffusers.networks import as_read
+    from ..interop.diffusers.reading import read
+
+    return as_read(network, read(scheduler), clip=clip)
+
+
+def parts_of_diffusers(folder: Path) -> tuple[Any, Any]:
+    """The network of a folder of diffusers, and its scheduler.
+
+    Raises:
+        ValueError: a network that is not known, or that needs more than the state and the time; or diffusers is not installed.
     """
     network_class, scheduler_class = (
         _class(folder / name) for name in (f"{NETWORK}/config.json", f"{SCHEDULER}/scheduler_config.json")
@@ -159,15 +201,16 @@ def of_diffusers(folder: Path, clip: bool | None) -> tuple[Model, Any, Any]:
         )
     try:
         import diffusers
-
-        from ..interop.diffusers import from_diffusers
     except ImportError as error:
         raise ValueError(f"{folder} needs diffusers: pip install 'scoresde[diffusers]'") from error
-    network = diffusers.UNet2DModel.from_pretrained(str(folder), subfolder=NETWORK, local_files_only=True).eval()
+    # Told to use no accelerate, diffusers does not complain of its absence.
+    network = diffusers.UNet2DModel.from_pretrained(
+        str(folder), subfolder=NETWORK, local_files_only=True, low_cpu_mem_usage=False
+    ).eval()
     scheduler = getattr(diffusers, scheduler_class).from_pretrained(str(folder), subfolder=SCHEDULER, local_files_only=True)
     if network.config.get("num_class_embeds") is not None or network.config.get("class_embed_type") is not None:
         raise ValueError(f"{folder / NETWORK} needs a class: only networks without conditions can be converted")
-    return from_diffusers(network, scheduler, clip=clip), network, scheduler
+    return network, scheduler
 
 
 def _class(path: Path) -> str:

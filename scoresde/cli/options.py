@@ -11,15 +11,16 @@ import torch
 import typer
 from torch import Tensor
 
+from ..data import Data
+from ..data.images import MODES
 from ..guidance import Guided
-from ..models.score_model import ScoreModel
 from ..networks.labels import null_label
 from ..numerics.inputs import as_device
 from ..train.class_names import read_class_names
 from ..train.experiment import Experiment
 from ..train.posthoc import load_average
 from ..train.world import local_device
-from .foreign import Foreign, is_foreign, load_foreign
+from .foreign import Foreign, Loaded, is_foreign, load_foreign
 from .own_network import own_network
 
 # Of the profile of an average that is made of snapshots.
@@ -34,7 +35,22 @@ BatchSizeOption = Annotated[
 ]
 FirstSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the first sample; the next has seed + 1.")]
 
-
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        "--resize",
+        min=1,
+        help="Resize the shorter side of the images of a folder to this size and cut out the middle square.",
+    ),
+]
+CropOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Cut a square of this many pixels out of the middle of each image of a folder, after --resize."),
+]
+ModeOption = Annotated[
+    str | None, typer.Option(help=f"Make all images of a folder {' or '.join(MODES)}, where grey and coloured ones are mixed.")
+]
 NetworkOption = Annotated[
     str | None,
     typer.Option(
@@ -123,9 +139,7 @@ def output_file(out: Path, *suffixes: str) -> Path:
     return out
 
 
-def load_run(
-    run: Path, device: str, average_length: float | None = None, network: str | None = None
-) -> tuple[Experiment, ScoreModel]:
+def load_run(run: Path, device: str, average_length: float | None = None, network: str | None = None) -> tuple[Experiment, Loaded]:
     """The experiment of a folder, and its trained model on `device`.
 
     Args:
@@ -156,7 +170,7 @@ def load_run(
     return experiment, model.to(usable_device(device))
 
 
-def guided(run: Path, experiment: Experiment, model: ScoreModel, weight: float) -> ScoreModel | Guided:
+def guided(run: Path, experiment: Experiment, model: Loaded, weight: float) -> Loaded | Guided:
     """The model with --guidance; at a weight of 1 the model itself.
 
     Raises:
@@ -198,3 +212,24 @@ def labels(experiment: Experiment, seeds: range, label: int | None = None) -> di
     if not experiment.conditional or experiment.classes is None:
         return {}
     return {"label": torch.tensor([seed % experiment.classes if label is None else label for seed in seeds])}
+
+
+def labels_of_data(experiment: Experiment, seeds: range, real: Data) -> tuple[dict[str, Tensor], str]:
+    """The class of each sample of a conditional model that real data are compared with, and a sentence about them.
+
+    Samples have to be of the classes in the shares of the data: otherwise the shares count in a distance between the two.
+
+    Args:
+        experiment: of the run.
+        seeds: one for each sample. That of seed s has the class of the real sample s modulo their number.
+        real: the data. Where they have no labels the classes are in turn.
+    """
+    if not experiment.conditional or experiment.classes is None:
+        return {}, ""
+    if real.labels is None:
+        return labels(experiment, seeds), "Samples have the classes in turn, as the data have no labels."
+    said = (
+        "Samples have the labels of these real ones in their order, and so the classes in the shares of the data. The two sets of the floor "
+        "have labels of their own, so that a good network can be below it."
+    )
+    return {"label": real.labels[torch.tensor([seed % len(real.labels) for seed in seeds])]}, said

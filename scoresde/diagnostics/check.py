@@ -96,12 +96,14 @@ def check(model: Model, x: Tensor, generator: Generator | None = None, **cond: A
     guess = LinearGuess.of(x[:-tested][-FITTED:])
     data, many = (_noised(x, n, generator, cond, guess) for n in (tested, max(tested, math.ceil(NUMBERS / x[0].numel()))))
     declared = Reading(model.sde, model.prediction, model._network_time)
-    training = model.training
+    # Each by itself: in a model of a network in evaluation mode the model may be new, and so in training mode.
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         return _check(model, declared, data, many, x, generator)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _noised(x: Tensor, n: int, generator: Generator | None, cond: dict[str, Any], guess: LinearGuess) -> Noised:

@@ -100,46 +100,6 @@ def test_what_is_no_model_is_refused(tmp_path):
         invoke("convert", tmp_path, tmp_path / "out")
 
 
-@pytest.fixture
-def diffusers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield pytest.importorskip("diffusers")
-
-
-def test_a_folder_of_diffusers(tmp_path, diffusers):
-    source, out = tmp_path / "source", tmp_path / "out"
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-    ).eval()  # fmt: skip
-    unet.save_pretrained(source / "unet")
-    scheduler = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    scheduler.save_pretrained(source / "scheduler")
-    with pytest.raises(ValueError, match=r"clip_sample=True.*give --no-clip to"):
-        invoke("convert", source, out)
-    assert "(1, 8, 8)" in invoke("convert", source, out, "--no-clip", "--data", "digits").output
-    model = ss.interop.diffusers.from_diffusers(unet, scheduler, clip=False)
-    expected = ss.sample(model, (3, 1, 8, 8), nfe=3, seeds=range(3))
-    torch.testing.assert_close(samples(out, tmp_path), expected, rtol=1e-4, atol=1e-4)
-    fitted = tmp_path / "f.safetensors"
-    invoke("fit", out, "--nfe", 2, "--trajectories", 8, "--refine", 0, "--teacher-steps", 64, "--out", fitted)
-    compared = invoke("compare", out, "--samples", 4, "--no-curves", "--solver", fitted, "--out", tmp_path / "report")
-    assert "f.safetensors" in compared.output
-
-
-def test_networks_of_diffusers_with_conditions_are_refused(tmp_path):
-    for name, text in (("unet/config.json", "UNet2DConditionModel"), ("scheduler/scheduler_config.json", "DDPMScheduler")):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text(f'{{"_class_name": "{text}"}}')
-    with pytest.raises(ValueError, match="is a UNet2DConditionModel: only a UNet2DModel"):
-        invoke("convert", tmp_path, tmp_path / "out")
-    (tmp_path / "scheduler" / "scheduler_config.json").unlink()
-    with pytest.raises(ValueError, match=r"there is no .*scheduler_config.json"):
-        invoke("convert", tmp_path, tmp_path / "out")
-
-
 NETS = """
 import torch
 
@@ -252,7 +212,8 @@ def test_guidance_reaches_fits_and_comparisons(tmp_path):
     options = ["--samples", 4, "--no-curves", "--solver", "ddim:2", "--solver", solver, "--out", tmp_path / "page"]
     result = invoke("compare", tmp_path / "run", "--guidance", 2, *options)
     assert "Each call of the model with --guidance 2 evaluates the network twice." in result.output
-    cond = {"label": torch.arange(4)}
+    _, held_out = Experiment.read(tmp_path / "run").load_data()
+    cond = {"label": held_out.labels[:4]}
     fine = ss.sample(guided, (4, 1, 8, 8), "dpm++3m", steps=paired.FINE_STEPS, seeds=range(4), **cond)
     error = (ss.sample(guided, (4, 1, 8, 8), solver, seeds=range(4), **cond) - fine).square().mean().sqrt()
     assert f"{float(error):.3g}" in result.output

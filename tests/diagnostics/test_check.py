@@ -196,6 +196,9 @@ def test_the_same_generator_gives_the_same_check_and_the_mode_is_kept():
     first, second = (diagnostics.check(model, DATA, generator(3)) for _ in range(2))
     assert first.levels == second.levels
     assert model.training
+    model.network.eval()
+    diagnostics.check(model, DATA[:32], generator())
+    assert (model.training, model.network.training) == (True, False)
 
 
 # --- the linear guess ------------------------------------------------------------------------------------------------------

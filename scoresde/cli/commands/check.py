@@ -10,6 +10,7 @@ import typer
 from ...diagnostics.check import check as check_model
 from ...networks.labels import null_label
 from ...numerics.batching import cond_to_device
+from ..foreign import inmost
 from ..options import DeviceOption, NetworkOption, RunFolder, default_device, load_run
 
 
@@ -27,7 +28,9 @@ def check(
     Prints its error by noise level, and a verdict with the likely remedy. The check reads the network with other predictions, signs, times,
     processes and scales of the data, on held-out samples, and says which reading fits better. Exit code 1 if something is wrong.
     """
-    experiment, model = load_run(run, device, network=network)
+    experiment, loaded = load_run(run, device, network=network)
+    # What is wrong with a network is seen before its prediction is held to a range.
+    model = inmost(loaded)
     training, held_out = experiment.load_data()
     # The last are tested, and the others tell their mean and covariance. A small folder has few held-out samples.
     parts = [training[: max(0, samples - len(held_out.x))], held_out[:samples]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import torch
 import typer
 from tabulate import tabulate
 
+from ...data import Data
 from .. import report
 from ..options import (
     BatchSizeOption,
@@ -20,7 +22,7 @@ from ..options import (
     RunFolder,
     default_device,
     guided,
-    labels,
+    labels_of_data,
     load_run,
     output_folder,
     path,
@@ -74,19 +76,20 @@ def compare(
     out = output_folder(out or run)
     training, held_out = experiment.load_data()
     if against == "held-out":
-        reference, real_pair = held_out.x, (training.x[:samples], held_out.x)
+        real, real_pair = held_out, (training.x[:samples], held_out.x)
     else:
-        reference = torch.cat([training.x, held_out.x])
-        real_pair = (reference[::2], reference[1::2])
+        real = joined(training, held_out)
+        real_pair = (real.x[::2], real.x[1::2])
     classifier = None
     if features == "classifier":
         if training.labels is None or training.x.ndim != 4:
             raise ValueError("--features classifier needs images with labels")
         classifier = report.Classifier.trained(training.x, training.labels)
     seeds = range(seed, seed + samples)
+    conditions, about_labels = labels_of_data(experiment, seeds, real)
     result = report.compare(
-        guided(run, experiment, model, guidance), entries, reference, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
-        conditions=labels(experiment, seeds), curve_solvers=entries if solver else report.CURVE_SOLVERS,
+        guided(run, experiment, model, guidance), entries, real.x, real_pair, seeds=seeds, batch_size=batch_size, classifier=classifier,
+        conditions=conditions, curve_solvers=entries if solver else report.CURVE_SOLVERS,
         curve_nfe=report.CURVE_NFE if curves else (), progress=sys.stderr.isatty(),
     )  # fmt: skip
     rows = {name: x[:16] if report.is_image(x) else x for name, x in result.samples.items()}
@@ -99,9 +102,9 @@ def compare(
     note = (
         result.yardstick.no_frechet
         if result.yardstick.no_frechet
-        else f"Frechet distance in {result.yardstick.name} between {samples} samples of each solver and {len(reference)} real ones "
+        else f"Frechet distance in {result.yardstick.name} between {samples} samples of each solver and {len(real.x)} real ones "
         f"({against} data). Floor: {len(real_pair[0])} real samples are at {result.floor:.3g} from {len(real_pair[1])} others. "
-        "Not an FID: compare only numbers of one table."
+        f"Not an FID: compare only numbers of one table. {about_labels}".rstrip()
     )
     if curves and result.without_curve:
         note += f" No error is plotted for {', '.join(result.without_curve)}: it is for deterministic solvers."
@@ -112,10 +115,16 @@ def compare(
     (out / "report.md").write_text(report.markdown(run, experiment, table, note, bool(result.curves)))
     title, sections = (
         f"{run.name}: one network, {len(result.rows)} solvers",
-        report.comparison_sections(run, experiment, model, result),
+        report.comparison_sections(run, experiment, model, result, about_labels),
     )
     (out / "report.html").write_text(report.html_page(title, report.lead(result), sections), encoding="utf-8")
     print(
         f"{report.lead(result)}\n\n{table}\n\n{note}\n\nwritten: {out}/report.html, report.md, compare.png"
         + (", error.png" if result.curves else "")
     )
+
+
+def joined(training: Data, held_out: Data) -> Data:
+    """The data before they were split, in another order."""
+    labels = None if training.labels is None or held_out.labels is None else torch.cat([training.labels, held_out.labels])
+    return replace(training, x=torch.cat([training.x, held_out.x]), labels=labels)

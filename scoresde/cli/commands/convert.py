@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from torch import nn
 
 from ...data import NAMES
+from ...data.images import MODES
 from ...models.score_model import ScoreModel
 from ...numerics.files import read_tensors, reading
 from ...numerics.inputs import as_event
@@ -17,8 +19,17 @@ from ...sharing.description import bare, build
 from ...sharing.pretrained import KEY, save_pretrained
 from ...train.config import CONFIG
 from ...train.experiment import Experiment
-from ..foreign import ABOUT, NETWORK, SCHEDULER, About, is_foreign, load_foreign, of_diffusers, pretrained, stored_event
-from ..options import NetworkOption, integers, output_folder, path
+from ..foreign import (
+    ABOUT,
+    NETWORK,
+    SCHEDULER,
+    About,
+    is_foreign,
+    parts_of_diffusers,
+    pretrained,
+    stored_event,
+)
+from ..options import CropOption, ModeOption, NetworkOption, SizeOption, integers, output_folder, path
 from ..own_network import own_network
 
 
@@ -39,7 +50,13 @@ def convert(
     data: Annotated[
         str | None, typer.Option(help="The data to compare with, as for train: compare, check and diagnose need them.")
     ] = None,
-    held_out: Annotated[int, typer.Option(min=1, help="How many of the data are held out.")] = 200,
+    held_out: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many of the data are held out; by default as many as of a RUN, or 200."),
+    ] = None,
+    size: SizeOption = None,
+    crop: CropOption = None,
+    mode: ModeOption = None,
     network: NetworkOption = None,
     clip: Annotated[
         bool | None,
@@ -50,39 +67,68 @@ def convert(
 ) -> None:
     """Convert a model to a RUN that the other commands take.
 
-    Writes a folder for sample, fit and compare. What is not known is refused by its name, and nothing is guessed.
+    Writes a folder for sample, fit and compare. What is not known is refused by its name, and nothing is guessed. The data are read once, and
+    refused where the model takes samples of another shape.
     """
-    event = None if shape is None else as_event("--shape", integers("--shape", shape))
-    about = About(str(source.resolve()), event or (), _absolute(data), held_out, clip)
+    event = () if shape is None else as_event("--shape", integers("--shape", shape))
     if (source / NETWORK).is_dir():
-        _, unet, scheduler = of_diffusers(source, clip)
-        size = unet.config.sample_size
-        sides = (size, size) if isinstance(size, int) else tuple(size or ())
-        event = event or (unet.config.in_channels, *sides)
-        if len(event) != 3:
-            raise ValueError(f"--shape: {source / NETWORK} does not say the size of its images")
-        output_folder(out)
-        unet.save_pretrained(out / NETWORK)
-        scheduler.save_pretrained(out / SCHEDULER)
+        about, write = _of_diffusers(source, event, clip)
     else:
-        model, known, known_data = _of_scoresde(source, like, None if network is None else own_network(network))
-        event = event or known or getattr(bare(model.network), "event_shape", None)
-        if not event:
-            raise ValueError(f"--shape: {source} does not say the shape of a sample")
-        save_pretrained(model, output_folder(out), event=event)
-        about = About(about.origin, event, about.data or known_data, held_out)
-    About(about.origin, tuple(event), about.data, about.held_out, about.clip).write(out)
-    print(f"{out}: converted from {source}, samples of shape {tuple(event)}")
+        about, write = _of_scoresde(source, event, like, None if network is None else own_network(network))
+    about = replace(about, origin=str(source.resolve()), held_out=held_out or about.held_out)
+    if data is not None:
+        about = replace(about, data=_absolute(data), size=size, crop=crop, mode=mode)
+        require_shape(about)
+    elif size or crop or mode:
+        raise ValueError("--size, --crop and --mode are of the images of --data")
+    write(output_folder(out))
+    about.write(out)
+    print(f"{out}: converted from {source}, samples of shape {about.event}")
 
 
-def _of_scoresde(source: Path, like: Path | None, network: nn.Module | None) -> tuple[ScoreModel, tuple[int, ...] | None, str]:
-    """The model of a file or a folder, the shape of a sample where it is known, and the data where they are."""
-    cpu = torch.device("cpu")
+# Writes the model into a folder.
+Writer = Callable[[Path], None]
+
+
+def _of_diffusers(source: Path, event: tuple[int, ...], clip: bool | None) -> tuple[About, Writer]:
+    """What is known of a folder of diffusers."""
+    known = About.read(source) if (source / ABOUT).exists() else About(str(source), ())
+    clip = known.clip if clip is None else clip
+    unet, scheduler = parts_of_diffusers(source)
+    # Only here is it known that diffusers is installed.
+    from ...interop.diffusers import from_diffusers
+
+    from_diffusers(unet, scheduler, clip=clip)  # says what it reads, and refuses what cannot be sampled
+    side = unet.config.sample_size
+    sides = (side, side) if isinstance(side, int) else tuple(side or ())
+    event = event or known.event or (unet.config.in_channels, *sides)
+    if len(event) != 3:
+        raise ValueError(f"--shape: {source / NETWORK} does not say the size of its images")
+
+    def write(folder: Path) -> None:
+        unet.save_pretrained(folder / NETWORK)
+        scheduler.save_pretrained(folder / SCHEDULER)
+
+    return replace(known, event=event, clip=clip), write
+
+
+def _of_scoresde(source: Path, event: tuple[int, ...], like: Path | None, network: nn.Module | None) -> tuple[About, Writer]:
+    """What is known of a model of this package."""
+    model, known = _loaded(source, like, network)
+    event = event or known.event or getattr(bare(model.network), "event_shape", ())
+    if not event:
+        raise ValueError(f"--shape: {source} does not say the shape of a sample")
+    return replace(known, event=tuple(event)), lambda folder: save_pretrained(model, folder, event=event)
+
+
+def _loaded(source: Path, like: Path | None, network: nn.Module | None) -> tuple[ScoreModel, About]:
+    """The model of a file or a folder, and what is known of it: the shape of a sample may be missing, and so may the data."""
+    unknown = About(str(source), ())
     if source.suffix == ".safetensors":
         tensors, description = read_tensors(source, KEY)
         if description is not None:
             with reading(source, said="describes no model that can be used"):
-                return build(description, tensors), None, ""
+                return build(description, tensors), unknown
         if like is None:
             raise ValueError(f"--like: {source} holds weights alone; name a run with their network and process")
         experiment = Experiment.read(like)
@@ -91,20 +137,39 @@ def _of_scoresde(source: Path, like: Path | None, network: nn.Module | None) -> 
             model.network.load_state_dict(tensors)
         except RuntimeError as error:
             raise ValueError(f"--like {like}: its network has not the weights of {source}: {error}") from None
-        return model, experiment.event, experiment.data
+        return model, About.of(experiment)
     if (source / ABOUT).exists():
-        foreign, model = load_foreign(source, network)
-        return model, foreign.event, foreign.data
+        return pretrained(source, network), About.read(source)
     if is_foreign(source):
-        return pretrained(source, network), stored_event(source), ""
+        return pretrained(source, network), replace(unknown, event=stored_event(source) or ())
     if not (source / CONFIG).is_file():
         raise ValueError(
             f"{source} is no folder of diffusers (with {NETWORK} and {SCHEDULER}), no model, no run and no .safetensors file"
         )
     experiment = Experiment.read(source)
-    return experiment.load_model(source, cpu), experiment.event, experiment.data
+    return experiment.load_model(source), About.of(experiment)
 
 
-def _absolute(data: str | None) -> str:
+def require_shape(about: About) -> None:
+    """Read the data, and raise where the model takes others.
+
+    Raises:
+        ValueError: the samples have another shape; says what may help.
+        DataError: the data set is missing or cannot be read.
+    """
+    training, _ = about.foreign().load_data()
+    found = tuple(training.x.shape[1:])
+    if found == about.event:
+        return
+    remedies = []
+    if Path(about.data).is_dir() and len(about.event) == 3:
+        channels, height, width = about.event
+        remedies += [f"--size {height}"] if found[1:] != (height, width) and height == width else []
+        remedies += [f"--mode {mode}" for mode, number in MODES.items() if number == channels != found[0]]
+    hint = f": {' '.join(remedies)} may help" if remedies else ""
+    raise ValueError(f"--data {about.data}: data have shape {found}, the model takes {about.event}{hint}")
+
+
+def _absolute(data: str) -> str:
     """The data, by their name or an absolute path."""
-    return "" if data is None else data if data in NAMES else str(Path(data).resolve())
+    return data if data in NAMES else str(Path(data).resolve())

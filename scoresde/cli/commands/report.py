@@ -12,7 +12,17 @@ from ... import guidance, tuning
 from ...numerics.batching import cond_to_device
 from ...sde.linear import LinearSDE
 from .. import report as reports
-from ..options import BatchSizeOption, DeviceOption, NetworkOption, RunFolder, default_device, labels, load_run, output_folder, path
+from ..options import (
+    BatchSizeOption,
+    DeviceOption,
+    NetworkOption,
+    RunFolder,
+    default_device,
+    labels_of_data,
+    load_run,
+    output_folder,
+    path,
+)
 
 # The network calls of the fitted solvers, and what they are compared with.
 FITTED_CALLS = (5, 8)
@@ -47,7 +57,7 @@ def report(
     experiment, model = load_run(run, device, network=network)
     out = output_folder(out or run)
     training, held_out = experiment.load_data()
-    calibration = labels(experiment, range(trajectories))
+    calibration, _ = labels_of_data(experiment, range(trajectories), held_out)
     fits = output_folder(out / "report")  # apart from the solvers that the user fitted
     files = []
     for nfe in FITTED_CALLS:
@@ -59,12 +69,13 @@ def report(
         fitted.save(files[-1])
         print(f"{files[-1]}: {fitted}", flush=True)
     seeds = range(samples)
+    conditions, about_labels = labels_of_data(experiment, seeds, held_out)
     found = reports.compare(
         model, [reports.parse_entry(text) for text in (*ENTRIES, *files)], held_out.x, (training.x[:samples], held_out.x), seeds=seeds,
-        batch_size=batch_size, conditions=labels(experiment, seeds), curve_solvers=(*reports.CURVE_SOLVERS, *files),
+        batch_size=batch_size, conditions=conditions, curve_solvers=(*reports.CURVE_SOLVERS, *files),
         progress=sys.stderr.isatty(),
     )  # fmt: skip
-    compared = reports.comparison_sections(run, experiment, model, found)
+    compared = reports.comparison_sections(run, experiment, model, found, about_labels)
     # What is made for processes with one noise level at a time, not one for each coordinate.
     scalar = not isinstance(model.sde, LinearSDE)
     shown = [reports.bounds(model, fitted, found.fine, trajectories, calibration)] if scalar else []

@@ -13,7 +13,6 @@ import torch.distributed as dist
 import typer
 
 from ...data import NAMES
-from ...data.images import MODES
 from ...losses.times import TIME_SAMPLERS
 from ...losses.weightings import WEIGHTINGS
 from ...numerics.inputs import as_one_of
@@ -27,7 +26,7 @@ from ...train.recipe import DECAYS, Recipe
 from ...train.tracking import TRACKERS
 from ...train.trainer import Trainer
 from ..configuration import from_file, from_preset, from_run
-from ..options import DeviceOption, default_device, integers, path, usable_device
+from ..options import CropOption, DeviceOption, ModeOption, SizeOption, default_device, integers, path, usable_device
 from ..pictures import COUNT, Pictures
 from ..training import default_folder, summary
 
@@ -145,22 +144,9 @@ def train(
             min=0, max=1, help="Share of labels left out in a step, with --conditional: sample --guidance needs 0.1 or so."
         ),
     ] = 0.0,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            "--size",
-            "--resize",
-            min=1,
-            help="Resize the shorter side of the images of a folder to this size and cut out the middle square.",
-        ),
-    ] = None,
-    crop: Annotated[
-        int | None,
-        typer.Option(min=1, help="Cut a square of this many pixels out of the middle of each image of a folder, after --resize."),
-    ] = None,
-    mode: Annotated[
-        str | None, typer.Option(help=f"Make all images of a folder {' or '.join(MODES)}, where grey and coloured ones are mixed.")
-    ] = None,
+    size: SizeOption = None,
+    crop: CropOption = None,
+    mode: ModeOption = None,
     mirrored: Annotated[bool, typer.Option("--mirrored", help="Train on the mirror image of each image too.")] = False,
     held_out: Annotated[
         int | None,

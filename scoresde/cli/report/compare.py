@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from ...models.base import Model
-from ...models.score_model import ScoreModel
-from ...models.wrapper import Wrapper
 from ...numerics.batching import batches, cond_to_device, index_cond
 from ...report import KernelDistance
 from ...sampling import plan, registry, sample
 from ...sampling.auto import NOISES
+from ..foreign import inmost
 from .distances import Yardstick
 from .entries import BY_CALLS, Entry, used
 from .features import Classifier
@@ -110,9 +109,7 @@ def compare(
     warm_up: dict[str, Any] = index_cond(cond, slice(0, 1), len(seeds))
     sample(model, (1, *event), "ddim", steps=2, **warm_up)
     calls: list[int] = []
-    network = model.model if isinstance(model, Wrapper) else model
-    assert isinstance(network, ScoreModel)
-    with network.register_forward_hook(lambda *_: calls.append(1)):
+    with inmost(model).register_forward_hook(lambda *_: calls.append(1)):
         for entry in entries:
             calls.clear()
             began = time.perf_counter()

@@ -18,11 +18,11 @@ from ...likelihood.dequantisation import Dequantised, bits_per_dim, dequantise
 from ...losses.decoder import DiscretisedDecoder, gaussian_decoder
 from ...losses.elbo import elbo, elbo_continuous
 from ...losses.weightings import WeightingLike
-from ...models.score_model import ScoreModel
 from ...numerics.batching import index_cond
 from ...numerics.random import cpu_generator
 from ...sampling import sample
 from ...sde.vp import VPChain
+from ..foreign import Loaded
 
 # Samples for the range, and network calls for each.
 RANGE_SAMPLES, RANGE_CALLS = 64, 50
@@ -101,7 +101,7 @@ class Diagnosis:
 
 
 def diagnose(
-    model: ScoreModel,
+    model: Loaded,
     training: Tensor,
     held_out: Tensor,
     *,
@@ -149,7 +149,7 @@ def _steps(chain: VPChain, count: int) -> Tensor:
     return torch.logspace(0, math.log10(chain.steps), count, dtype=torch.float64).round().unique()
 
 
-def _field(model: ScoreModel, chain: VPChain, x: Tensor, generator: Generator, cond: dict[str, Any]) -> list[Field]:
+def _field(model: Loaded, chain: VPChain, x: Tensor, generator: Generator, cond: dict[str, Any]) -> list[Field]:
     """The two errors of the score at about ten times, on noisy versions of `x`."""
     # Float64: the residual takes a difference in time.
     model, x, half = copy.deepcopy(model).double(), x.double(), 0.5 / chain.steps
@@ -174,7 +174,7 @@ def _field(model: ScoreModel, chain: VPChain, x: Tensor, generator: Generator, c
 
 
 def _densities(
-    model: ScoreModel,
+    model: Loaded,
     chain: VPChain,
     x: Tensor,
     bins: int | None,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...models.score_model import ScoreModel
+from ...interop.formats.calls import Called
+from ...models.base import Model
 from ...report import KernelDistance
 from ...sampling.registry import DEFAULT
 from ...train.experiment import Experiment
+from ..foreign import inmost
 from .compare import CURVE_SAMPLES, Comparison
 from .html import Section, Table, number, plotted, strips
 from .paired import FINE_STEPS, PairedError
@@ -31,19 +33,31 @@ KERNEL_NOTE = (
 )
 
 
-def comparison_sections(run: Path, experiment: Experiment, model: ScoreModel, found: Comparison) -> list[Section]:
-    """All that a comparison can show, the errors first."""
-    sections = [errors(found), samples(found), *([curve(found)] if found.curves else []), distances(found)]
+def comparison_sections(
+    run: Path, experiment: Experiment, model: Model, found: Comparison, about_labels: str = ""
+) -> list[Section]:
+    """All that a comparison can show, the errors first.
+
+    Args:
+        run: the folder of the model.
+        experiment: what is known of it.
+        model: the model, without guidance.
+        found: the measurements.
+        about_labels: a sentence about the classes of the samples, for the distances to real data.
+    """
+    sections = [errors(found), samples(found), *([curve(found)] if found.curves else []), distances(found, about_labels)]
     return [*sections, about(run, experiment, model)]
 
 
-def about(run: Path, experiment: Experiment, model: ScoreModel) -> Section:
+def about(run: Path, experiment: Experiment, model: Model) -> Section:
     """What was trained, on what, and how."""
     recipe = experiment.recipe
     classes = f", {experiment.classes} classes" if experiment.conditional else ", no classes"
     if recipe.label_dropout:
         classes += f", left out of {recipe.label_dropout:.0%} of the training samples"
-    network = f"{type(model.network).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters"
+    inside = inmost(model)
+    own = inside.network.network if isinstance(inside.network, Called) else inside.network
+    network = f"{type(own).__name__}, {sum(p.numel() for p in inside.parameters()):,} parameters"
     chain = f", {experiment.steps} steps" if experiment.process in ("linear", "cosine") else ""
     facts = {
         "folder": str(run),
@@ -153,7 +167,7 @@ def curve(found: Comparison) -> Section:
     )
 
 
-def distances(found: Comparison) -> Section:
+def distances(found: Comparison, about_labels: str = "") -> Section:
     """The Frechet and the kernel distance of each solver to data, beside their floors."""
     yardstick, reference = found.yardstick, len(found.yardstick.reference)
     one, other = map(len, yardstick.pair)
@@ -175,6 +189,7 @@ def distances(found: Comparison) -> Section:
             f"Distances in {yardstick.name}.",
             *(said for _, _, said in measured.values()),
             f"n samples of each solver against {reference} real ones. Floor: {one} real samples against {other} others.",
+            about_labels,
             *notes,
         ]
     return Section(

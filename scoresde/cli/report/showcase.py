@@ -11,7 +11,6 @@ from ... import guidance, inverse
 from ...data import Data
 from ...inverse import operators
 from ...models.base import Model
-from ...models.score_model import ScoreModel
 from ...numerics.batching import cond_to_device
 from ...sampling import sample
 from ...tuning import FittedSolver, calibrate
@@ -36,7 +35,7 @@ TRUSTED = 0.8
 OBSERVED, DRAWS, POSTERIOR_STEPS, NOISE = 32, 8, 30, 0.1
 
 
-def bounds(model: ScoreModel, solver: FittedSolver, fine: FineSolve, noises: int, calibration: dict[str, Tensor]) -> Section:
+def bounds(model: Model, solver: FittedSolver, fine: FineSolve, noises: int, calibration: dict[str, Tensor]) -> Section:
     """Samples sorted by their bound, which are compared with their true errors.
 
     Args:
@@ -88,7 +87,7 @@ def bounds(model: ScoreModel, solver: FittedSolver, fine: FineSolve, noises: int
     )
 
 
-def guided(model: ScoreModel, classifier: Classifier, held_out: Data, classes: int, count: int, batch_size: int) -> Section:
+def guided(model: Model, classifier: Classifier, held_out: Data, classes: int, count: int, batch_size: int) -> Section:
     """Samples of every class by weight of guidance, and how many of them a classifier of the data sees in their class.
 
     Args:

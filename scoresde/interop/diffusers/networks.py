@@ -13,10 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...models.base import Model
 from ...models.learned_variance import LearnedVariance
 from ...models.score_model import ScoreModel
-from ...models.thresholding import thresholded
+from ...models.thresholding import ThresholdedModel, thresholded
 from ...sde.base import SDE
 from ...sde.prediction import Direction, Prediction, direction
 from ..formats.calls import Call, Called, state_first
@@ -52,7 +51,7 @@ def from_diffusers(
     time: Callable[[SDE, Tensor], Tensor] | None = None,
     negate: bool | None = None,
     clip: bool | None = None,
-) -> Model:
+) -> ScoreModel | ThresholdedModel:
     """A network of diffusers as a model, with what its scheduler says of it. Prints in one line to stderr what was read.
 
     The network's conditions are keywords of `sample`: `class_labels`, `encoder_hidden_states` and so on, as the network names them.
@@ -71,6 +70,18 @@ def from_diffusers(
     """
     reading = read(scheduler)
     print(f"from_diffusers: {reading}", file=sys.stderr)
+    return as_read(network, reading, time=time, negate=negate, clip=clip)
+
+
+def as_read(
+    network: nn.Module,
+    reading: Reading,
+    *,
+    time: Callable[[SDE, Tensor], Tensor] | None = None,
+    negate: bool | None = None,
+    clip: bool | None = None,
+) -> ScoreModel | ThresholdedModel:
+    """The model of `from_diffusers` by what was read of its scheduler; the other arguments and the errors are those there."""
     if reading.clip_range is not None and clip is None:
         raise ValueError(
             f"{reading.kind} has clip_sample=True, which is no part of a solver: give clip=False to sample without, or clip=True to hold the "
