@@ -26,7 +26,9 @@ ENDS = (typer.Exit, typer.Abort)
 LONGEST = 600
 # An option is suggested for another where their names are at least as similar as this: --step for --steps, and not --width for --fid.
 SIMILAR = 0.75
-# What an option of other tools is called here: an option, an argument or a command.
+# Of compare, where every solver has steps or calls of its own.
+BUDGET = "--solver NAME:STEPS"
+# What an option of other tools is called here, or one of a command in another: an option, an argument or a command.
 ELSEWHERE = {
     **dict.fromkeys(("lr", "learning-rate-peak"), ("--learning-rate",)),
     **dict.fromkeys(("epochs", "num-epochs", "num-iterations", "max-steps", "train-steps"), ("--iterations",)),
@@ -35,10 +37,13 @@ ELSEWHERE = {
     "bf16": ("--bfloat16",),
     **dict.fromkeys(("image-size", "resolution"), ("--size",)),
     **dict.fromkeys(("flip", "random-flip", "hflip"), ("--mirrored",)),
+    **dict.fromkeys(("cond", "condition", "class-conditional"), ("--conditional", "--label")),
     **dict.fromkeys(("class", "class-label", "classes"), ("--label", "--conditional")),
     **dict.fromkeys(("guidance-scale", "cfg", "cfg-scale"), ("--guidance",)),
     "num-samples": ("--count", "--samples"),
-    "num-inference-steps": ("--steps", "--nfe"),
+    "num-inference-steps": ("--steps", "--nfe", BUDGET),
+    **dict.fromkeys(("calls", "nfe", "budget"), ("--nfe", BUDGET)),
+    "steps": (BUDGET,),
     **dict.fromkeys(("sampler", "scheduler"), ("--solver",)),
     **dict.fromkeys(("output", "output-dir"), ("--out",)),
     "ema-decay": ("--ema",),
@@ -84,6 +89,7 @@ class Command(TyperCommand):
                 error.possibilities = similar(error.option_name, error.possibilities)  # type: ignore[attr-defined]
             name = str(getattr(error, "option_name", "")).lstrip("-")
             own = {option for parameter in self.params for option in (*parameter.opts, parameter.metavar)} | {"scoresde compare"}
+            own |= {f"{parameter.opts[0]} {parameter.metavar}" for parameter in self.params}
             if named := [option for option in ELSEWHERE.get(name, ()) if option in own]:
                 error.possibilities = named  # type: ignore[attr-defined]
             raise

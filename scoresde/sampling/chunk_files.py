@@ -4,6 +4,8 @@
     npz            000000.npz            x and seeds, exact, for numpy
     png            000000/000000.png     a folder with one image of 8 bits a sample, named by its seed
 
+The first two have `label` `(B,)` too, where samples were drawn with classes. It is for those who use the files: nothing here reads it.
+
 What is being written ends in `.partial` and is renamed once it is complete, so that a killed process leaves no chunk that is cut off.
 """
 
@@ -14,7 +16,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,8 +59,8 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def put(self, path: Path, samples: Samples) -> None:
-        """Write the chunk."""
+    def put(self, path: Path, samples: Samples, label: Tensor | None) -> None:
+        """Write the chunk, and the class of each sample where the format has room for it."""
 
     @abstractmethod
     def get(self, path: Path) -> Samples:
@@ -84,12 +86,12 @@ class Format(ABC):
         with reading(path):
             return self.count(path)
 
-    def write(self, folder: Path, samples: Samples) -> None:
+    def write(self, folder: Path, samples: Samples, label: Tensor | None = None) -> None:
         """Write a chunk at once or not at all, in the place of a shorter one that begins with the same seed."""
         path = self.place(folder, int(samples.seeds[0]))
         partial = path.with_name(path.name + PARTIAL)
         remove(partial)
-        self.put(partial, Samples(samples.x.detach().cpu().contiguous(), samples.seeds))
+        self.put(partial, Samples(samples.x.detach().cpu().contiguous(), samples.seeds), label)
         if path.is_dir():
             remove(path)
         os.replace(partial, path)
@@ -106,19 +108,20 @@ class Format(ABC):
 
 
 class Safetensors(Format):
-    """x and seeds as they are."""
+    """x, seeds and labels as they are."""
 
     suffix = ".safetensors"
 
-    def put(self, path: Path, samples: Samples) -> None:
+    def put(self, path: Path, samples: Samples, label: Tensor | None) -> None:
         from safetensors.torch import save_file
 
-        save_file(samples._asdict(), path)
+        save_file(samples._asdict() | ({} if label is None else {"label": label}), path)
 
     def get(self, path: Path) -> Samples:
         from safetensors.torch import load_file
 
-        return Samples(**load_file(path))
+        tensors = load_file(path)
+        return Samples(tensors["x"], tensors["seeds"])
 
     def count(self, path: Path) -> int:
         from safetensors import safe_open
@@ -128,16 +131,17 @@ class Safetensors(Format):
 
 
 class Npz(Format):
-    """x and seeds as arrays."""
+    """x, seeds and labels as arrays."""
 
     suffix = ".npz"
 
-    def put(self, path: Path, samples: Samples) -> None:
+    def put(self, path: Path, samples: Samples, label: Tensor | None) -> None:
         import numpy as np
 
         # An open file: numpy would add its own suffix to the name.
         with open(path, "wb") as file:
-            np.savez(file, x=samples.x.numpy(), seeds=samples.seeds.numpy())
+            labels: dict[str, Any] = {} if label is None else {"label": label.numpy()}
+            np.savez(file, x=samples.x.numpy(), seeds=samples.seeds.numpy(), **labels)
 
     def get(self, path: Path) -> Samples:
         import numpy as np
@@ -163,7 +167,7 @@ class Png(Format):
                 f'format="png" holds images of events (1, height, width) or (3, height, width), not {tuple(event)}: take "safetensors"'
             )
 
-    def put(self, path: Path, samples: Samples) -> None:
+    def put(self, path: Path, samples: Samples, label: Tensor | None) -> None:
         from PIL import Image
 
         path.mkdir()

@@ -96,7 +96,8 @@ def sample_to(
             whole batches; the samples of the seeds beyond are drawn and not kept.
         cond: conditions of the network. A function gets the seeds `(B,)` int64 and returns a dict with one row for each, such as
             `lambda seeds: {"label": seeds % 10}`. In a dict, tensors of `n` rows have one a sample and all else is passed as it is.
-        format: "safetensors" or "npz", both exact, or "png", which rounds images in [-1, 1] to 8 bits.
+        format: "safetensors" or "npz", both exact and with the condition `label`, where it is one integer a sample; or "png", which rounds
+            images in [-1, 1] to 8 bits.
         rank, world: r and W. By default `RANK` and `WORLD_SIZE`, which torchrun sets, times the tasks of a SLURM job array, or 0 and 1.
         progress: show a progress bar of the samples of this process.
 
@@ -149,11 +150,11 @@ def sample_to(
             else:
                 whole = batch or count
                 seeds = _seeds(first, -(-count // whole) * whole)
+                known = of_seeds(seeds)
                 x = sample(
-                    model, (len(seeds), *event), planned, seeds=seeds.tolist(), dtype=dtype, device=device, batch_size=batch,
-                    **of_seeds(seeds),
+                    model, (len(seeds), *event), planned, seeds=seeds.tolist(), dtype=dtype, device=device, batch_size=batch, **known,
                 )  # fmt: skip
-                files.write(folder, Samples(x[:count], seeds[:count]))
+                files.write(folder, Samples(x[:count], seeds[:count]), _labels(known, seeds, count))
                 drawn += count
             bar.update(count)
     missing = len(_missing(folder, settings))
@@ -214,6 +215,14 @@ def _rows(cond: Conditions | None, seeds: Tensor, first_seed: int, n: int) -> di
     if callable(cond):
         return dict(cond(seeds))
     return index_cond(dict(cond or {}), (seeds - first_seed).clamp(max=n - 1), n)
+
+
+def _labels(cond: Mapping[str, object], seeds: Tensor, count: int) -> Tensor | None:
+    """The classes of the first `count` samples, `(count,)` on the CPU; None where the samples have none."""
+    label = cond.get("label")
+    if not isinstance(label, Tensor) or label.shape != seeds.shape or label.is_floating_point():
+        return None
+    return label[:count].cpu().contiguous()
 
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:

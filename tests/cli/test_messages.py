@@ -62,7 +62,9 @@ def test_a_message_is_one_line_and_not_a_page():
      ("sample", "--bach-size", "--batch-size"), ("train", "--lr", "--learning-rate"), ("train", "--amp", "--bfloat16"),
      ("train", "--epochs", "--iterations"), ("train", "--image-size", "--size"), ("train", "--fid", "scoresde compare"),
      ("sample", "--class", "--label"), ("sample", "--guidance-scale", "--guidance"), ("fit", "--class", None),
-     ("train", "--data", "DATA"), ("check", "--data", None), ("fit", "--ckpt", "RUN"), ("train", "--batch", "--batch-size")],
+     ("train", "--data", "DATA"), ("check", "--data", None), ("fit", "--ckpt", "RUN"), ("train", "--batch", "--batch-size"),
+     ("train", "--cond", "--conditional"), ("sample", "--cond", "--label"), ("fit", "--calls", "--nfe"), ("sample", "--calls", "--nfe"),
+     ("compare", "--nfe", "--solver NAME:STEPS"), ("compare", "--steps", "--solver NAME:STEPS"), ("check", "--nfe", None)],
 )  # fmt: skip
 def test_a_hint_is_close_or_there_is_none(capsys, monkeypatch, command, wrong, hint):
     monkeypatch.setattr(sys, "argv", ["scoresde", command, wrong, "3"])
@@ -77,9 +79,9 @@ def test_a_hint_is_close_or_there_is_none(capsys, monkeypatch, command, wrong, h
 def test_every_hint_is_an_option_or_a_command():
     known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
     hints = {hint for hints in messages.ELSEWHERE.values() for hint in hints}
-    assert hints <= known | {"DATA", "RUN"} | {f"scoresde {name}" for name in COMMANDS}
-    # What an option is called here needs no hint.
-    assert not {f"--{name}" for name in messages.ELSEWHERE} & {
+    assert hints <= known | {"DATA", "RUN", "--solver NAME:STEPS"} | {f"scoresde {name}" for name in COMMANDS}
+    # What an option is called here needs no hint, but in compare, where the steps are those of each solver.
+    assert {"--steps"} == {f"--{name}" for name in messages.ELSEWHERE} & {
         option for parameter in COMMANDS["train"].params for option in parameter.opts
     }
 

@@ -37,12 +37,12 @@ def die_after(chunks):
     """Let this process end as if it were killed, with a part of a chunk on the disk."""
     put, written = chunk_files.Safetensors.put, []
 
-    def put_or_die(self, path, samples):
+    def put_or_die(self, path, samples, label):
         if len(written) == chunks:
             path.write_bytes(b"a part of a chunk")
             os._exit(9)
         written.append(path)
-        put(self, path, samples)
+        put(self, path, samples, label)
 
     chunk_files.Safetensors.put = put_or_die
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import scoresde as ss
 from scoresde import guidance, sampling
@@ -55,6 +56,33 @@ def test_the_samples_are_those_of_the_seeds(alone):
     expected = ss.sample(make_model(), (64, *EVENT), "ancestral", steps=3, seeds=range(64), batch_size=8, **by_seed(seeds))
     assert torch.equal(x, expected)
     assert names(alone) == [*(f"{first:06d}.safetensors" for first in range(0, 64, 8)), "index.json"]
+
+
+def arrays(path):
+    return dict(np.load(path)) if path.suffix == ".npz" else load_file(path)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "npz"])
+def test_chunks_hold_the_labels(tmp_path, form):
+    """Beside x and seeds. A folder of chunks without them, as version 0.1 wrote, is read and goes on."""
+    draw(tmp_path, n=5, chunk=4, format=form)
+    before = together(tmp_path)
+    for first in (0, 4):
+        found = arrays(tmp_path / f"{first:06d}.{form}")
+        assert set(found) == {"x", "seeds", "label"}
+        np.testing.assert_array_equal(found["label"], found["seeds"] % 3)
+    old = tmp_path / f"000000.{form}"
+    x, seeds = (found[name] for found in [arrays(old)] for name in ("x", "seeds"))
+    np.savez(old, x=x, seeds=seeds) if form == "npz" else save_file({"x": x, "seeds": seeds}, old)
+    assert torch.equal(together(tmp_path).x, before.x)
+    assert draw(tmp_path, n=8, chunk=4, format=form).drawn == 4
+    assert set(arrays(old)) == {"x", "seeds"}
+
+
+def test_chunks_have_no_labels_of_samples_without_a_class(tmp_path):
+    model = mixture().model(SDES["linear"])
+    ss.sample_to(tmp_path, model, 2, (2,), "ddim", steps=2)
+    assert set(load_file(tmp_path / "000000.safetensors")) == {"x", "seeds"}
 
 
 def test_two_processes_are_one(alone, tmp_path):

@@ -42,6 +42,7 @@ def compare(
         list[str] | None,
         typer.Option(
             "--solver",
+            metavar="NAME:STEPS",
             help="NAME:STEPS, NAME:STEPS:GRID or the file of a fitted solver; repeat the option for each solver. "
             "default:CALLS is the solver and the grid that suit this number of network calls best by our measurements; auto:CALLS is the "
             "best of a pilot on this model. "

@@ -42,7 +42,9 @@ def report(
             help="Folder for report.html, and for the fitted solvers in its folder report; by default RUN.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=16, max=10_000, help="Samples for each solver and each weight of guidance.")] = 200,
+    samples: Annotated[
+        int, typer.Option(min=16, max=10_000, help="Samples for each solver, and of images for each weight of guidance.")
+    ] = 200,
     trajectories: Annotated[int, typer.Option(min=40, help="Starting states of each fit, and of the calibration.")] = 128,
     batch_size: BatchSizeOption = 256,
     network: NetworkOption = None,
@@ -51,8 +53,8 @@ def report(
     """Show what a trained RUN can do, on one page.
 
     Writes report.html, in place of that of `compare`. Fits solvers of 5 and of 8 network calls and compares them with others. Calibrates a
-    bound on the error of each sample. A run with labels and --label-dropout shows classes by weight of guidance, and a run on images an
-    inpainting.
+    bound on the error of each sample. A run on images shows an inpainting too, and with labels and --label-dropout classes by weight of
+    guidance.
     """
     experiment, model = load_run(run, device, network=network)
     out = output_folder(out or run)

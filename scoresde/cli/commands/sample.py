@@ -87,7 +87,10 @@ def sample(
     seed: FirstSeedOption = 0,
     label: Annotated[
         str | None,
-        typer.Option(help="Class of all samples, its name or its number, for a conditional model; by default the classes in turn."),
+        typer.Option(
+            help="Class of all samples, its name or its number, for a conditional model; by default the classes in turn: "
+            "a sample has its seed modulo the number of classes. Chunks of a folder have it as `label`, beside x and seeds."
+        ),
     ] = None,
     guidance: GuidanceOption = 1.0,
     bound: Annotated[
@@ -132,8 +135,7 @@ def sample(
         nfe = CALLS
     pilot = cond_to_device(labels(experiment, range(NOISES), number), model.device)
     planned = sampling.plan(sampled, chosen, steps=steps, nfe=nfe, grid=grid, event=experiment.event, cond=pilot)
-    each = 1 if guidance in (0, 1) else 2
-    calls = "" if planned.nfe is None else f", {each * planned.nfe} network calls"
+    calls = "" if planned.nfe is None else f", {calls_text(planned.nfe, guidance)}"
     said = f"samples of {report.used(solver, planned)}{calls}"
     if not out.suffix:
 
@@ -155,9 +157,7 @@ def sample(
     cond = labels(experiment, seeds, number)
     if bound:
         x, bounds, mean = sample_with_bounds(sampled, experiment.event, planned, seeds, batch_size, cond)
-        said += (
-            f", {each * mean:.3g} network calls; bound of the error: {bounds.median():.3g} (median), {bounds.max():.3g} (largest)"
-        )
+        said += f", {calls_text(round(mean, 2), guidance)}; bound of the error: {bounds.median():.3g} (median), {bounds.max():.3g} (largest)"
         said += f", in {save_bounds(out, seeds, bounds)}"
     else:
         x = sampling.sample(
@@ -171,3 +171,10 @@ def sample(
     else:
         report.save_samples(x, out)
     print(f"{out}: {len(x)} {said}")
+
+
+def calls_text(calls: float, guidance: float) -> str:
+    """The network calls of a sample. With guidance a call of the model evaluates the network twice, and --nfe counts it once."""
+    if guidance in (0, 1):
+        return f"{calls:g} network calls"
+    return f"{calls:g} guided calls, {2 * calls:g} evaluations of the network"

@@ -74,6 +74,7 @@ class Diagnosis:
         densities: the likelihood and its bounds.
         range: samples of the default with 50 network calls against the held-out ones.
         samples: number of held-out samples.
+        given: names of the conditions of the densities.
     """
 
     losses: dict[str, LossByTime]
@@ -81,11 +82,13 @@ class Diagnosis:
     densities: list[DensityEstimate]
     range: SampleRange
     samples: int
+    given: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """All results as dictionaries, lists and numbers."""
         return {
             "samples": self.samples,
+            "given": list(self.given),
             "densities": [row._asdict() for row in self.densities],
             "losses": {
                 part: {
@@ -141,7 +144,7 @@ def diagnose(
     drawn = torch.arange(RANGE_SAMPLES) % len(held_out)
     drawn_cond: dict[str, Any] = index_cond(cond, drawn, len(held_out))
     x = sample(model, (RANGE_SAMPLES, *held_out.shape[1:]), nfe=RANGE_CALLS, generator=generator, **drawn_cond)
-    return Diagnosis(losses, field, densities, sample_range(x, held_out), len(held_out))
+    return Diagnosis(losses, field, densities, sample_range(x, held_out), len(held_out), tuple(cond))
 
 
 def _steps(chain: VPChain, count: int) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from ... import grids
 from ...sampling import Plan, registry
+from ...sampling.aliases import ALIASES
+from ...solvers.on_grid import OnGrid
 from ...tuning import load_solver
 
 # Names whose budget is a number of calls, of which their steps may be one more.
@@ -48,8 +51,19 @@ def parse_entry(text: str) -> Entry:
     return Entry(name, int(rest[0]), rest[1] if len(rest) == 2 else None)
 
 
+def name_here(solver: Any) -> str:
+    """The short name of a solver. One that has none is that of the same solver with its exact weights and what differs, or its text."""
+    if isinstance(solver, OnGrid):
+        return f"{name_here(solver.solver)} {solver.grid}"
+    name, compat = registry.name_of(solver), getattr(solver, "compat", None)
+    if name not in ALIASES:
+        return name
+    return str(solver) if compat is None else f"{registry.name_of(replace(solver, compat=None))} with compat={compat!r}"
+
+
 def used(name: str, planned: Plan) -> str:
-    """The name of a solver and its grid in a plan; for `default` the solver too that it is for this budget."""
-    parts = [registry.name_of(planned.solver)] if name.lower() in BY_CALLS else []
+    """The name of a solver and its grid in a plan; for `default` and the names of other libraries the solver too that it is here."""
+    ours = name.lower() in registry.SOLVERS or name.endswith(".safetensors")
+    parts = [] if ours else [name_here(planned.solver)]
     parts += [f"grid {planned.grid_name}"] if planned.grid_name else []
     return name + (f" ({', '.join(parts)})" if parts else "")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from ...sde.vp import VPChain
 from ...train.experiment import Experiment
 from ..foreign import Foreign
 from .diagnosis import RANGE_CALLS, Diagnosis
@@ -62,8 +63,16 @@ def density_table(diagnosis: Diagnosis, bins: int | None) -> tuple[str, str]:
         if bins
         else "Log densities in the units of the data."
     )
+    if diagnosis.given:
+        note += f" Each is of a sample given its {' and '.join(diagnosis.given)}."
     note += f" Range, {RANGE_CALLS} network calls: {diagnosis.range.verdict}."
     return tabulate(rows, headers=columns, tablefmt="github", floatfmt=("", ".2f", ".2f", ".4f", ".4f")), note
+
+
+def process_text(experiment: Experiment) -> str:
+    """The process of a run, with the length of a chain."""
+    chain = isinstance(experiment.sde(), VPChain)
+    return f"{experiment.process} chain of {experiment.steps} steps" if chain else experiment.process
 
 
 def _trained(experiment: Experiment) -> str:
@@ -71,5 +80,5 @@ def _trained(experiment: Experiment) -> str:
     if isinstance(experiment, Foreign):
         return f"Converted from `{experiment.origin}`: {experiment.process}."
     recipe = experiment.recipe
-    return f"""Trained on `{experiment.data}` ({experiment.held_out} samples held out): {experiment.process} chain of {experiment.steps} steps,
+    return f"""Trained on `{experiment.data}` ({experiment.held_out} samples held out): {process_text(experiment)},
 {experiment.prediction} prediction, {recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}."""

@@ -13,9 +13,10 @@ from ...models.base import Model
 from ...report import KernelDistance
 from ...sampling.registry import DEFAULT
 from ...train.experiment import Experiment
-from ..foreign import inmost
+from ..foreign import Foreign, inmost
 from .compare import CURVE_SAMPLES, Comparison
 from .html import Section, Table, number, plotted, strips
+from .page import process_text
 from .paired import FINE_STEPS, PairedError
 from .pictures import error_figure, is_image
 
@@ -58,14 +59,16 @@ def about(run: Path, experiment: Experiment, model: Model) -> Section:
     inside = inmost(model)
     own = inside.network.network if isinstance(inside.network, Called) else inside.network
     network = f"{type(own).__name__}, {sum(p.numel() for p in inside.parameters()):,} parameters"
-    chain = f", {experiment.steps} steps" if experiment.process in ("linear", "cosine") else ""
     facts = {
         "folder": str(run),
         "data": f"{Path(experiment.data).name}, {_shape(experiment.event)}, {experiment.held_out} samples held out",
-        "network": f"{network}, {experiment.prediction} prediction{classes}",
-        "process": experiment.process + chain,
-        "training": f"{recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}",
+        "network": f"{network}, {inside.prediction} prediction{classes}",
     }
+    if isinstance(experiment, Foreign):
+        facts |= {"process": experiment.process, "origin": experiment.origin}
+    else:
+        training = f"{recipe.iterations} iterations of {recipe.batch_size} samples, seed {recipe.seed}"
+        facts |= {"process": process_text(experiment), "training": training}
     return Section("The run", facts=facts)
 
 
