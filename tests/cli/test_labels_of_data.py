@@ -49,7 +49,7 @@ def test_compare_draws_the_labels_of_its_real_data(uneven, tmp_path, monkeypatch
     compare = report.compare
 
     def watched(model, entries, reference, *arguments, conditions, **options):
-        drawn["far"], drawn["label"] = (reference[:, 0] > 50).long(), conditions["label"]
+        drawn["far"], drawn["label"] = (reference[:, 0] > 5).long(), conditions["label"]
         return compare(model, entries, reference, *arguments, conditions=conditions, **options)
 
     monkeypatch.setattr(report, "compare", watched)
