@@ -70,9 +70,12 @@ def test_sample_takes_the_default_and_says_what_it_was(digits, tmp_path):
     for options, said in (
         (["--solver", "heun"], "heun (grid trailing), 19 network calls"),
         (["--solver", "DDIM", "--steps", "3", "--grid", "karras"], "DDIM (grid karras), 3 network calls"),
-        (["--solver", "ddpm", "--steps", "3"], "ddpm (ancestral, grid trailing), 3 network calls"),
+        (["--solver", "ddpm", "--steps", "3"], "ddpm (ancestral, grid uniform), 3 network calls"),
         (["--solver", "dpmsolver++", "--nfe", "3"], "dpmsolver++ (dpm++2m with compat='midpoint', grid trailing), 3 network calls"),
-        (["--solver", "DPM++ 2M Karras", "--nfe", "3"], "DPM++ 2M Karras (dpm++2m with compat='midpoint' karras), 3 network calls"),
+        (
+            ["--solver", "DPM++ 2M Karras", "--nfe", "3"],
+            "DPM++ 2M Karras (dpm++2m with compat='midpoint', grid karras), 3 network calls",
+        ),
         (["--solver", "lms", "--nfe", "3"], "lms (DEIS(order=4, clock='r'), grid trailing), 3 network calls"),
         (["--solver", "adaptive"], "samples of adaptive\n"),
     ):

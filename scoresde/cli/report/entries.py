@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from ... import grids
 from ...sampling import Plan, registry
 from ...sampling.aliases import ALIASES
-from ...solvers.on_grid import OnGrid
 from ...tuning import load_solver
 
 # Names whose budget is a number of calls, of which their steps may be one more.
@@ -53,8 +52,6 @@ def parse_entry(text: str) -> Entry:
 
 def name_here(solver: Any) -> str:
     """The short name of a solver. One that has none is that of the same solver with its exact weights and what differs, or its text."""
-    if isinstance(solver, OnGrid):
-        return f"{name_here(solver.solver)} {solver.grid}"
     name, compat = registry.name_of(solver), getattr(solver, "compat", None)
     if name not in ALIASES:
         return name
