@@ -25,6 +25,21 @@ PREDICTIONS: tuple[Prediction, ...] = ("noise", "data", "velocity", "score")
 STEPS = 1000
 # log(f std(x)) of the factors f that are tried first: networks see data of standard deviations near 1.
 COARSE = tuple(k * math.log(2) for k in range(-2, 3))
+# Two changes are tried in this order. A denoiser is a change of both the prediction and the time.
+ORDER = {"scale": 0, "schedule": 1, "time": 2, "prediction": 2, "direction": 3}
+
+
+def changed(reading: Reading, guess: LinearGuess) -> Iterator[Reading]:
+    """Readings with one more change of what the network is given."""
+    yield from times(reading)
+    yield from paths(reading)
+    yield from scales(reading, guess)
+
+
+def later(first: Reading, second: Reading) -> bool:
+    """Two changes of different kinds, in one order of the two."""
+    before, after = (ORDER[reading.changes[-1][0]] for reading in (first, second))
+    return before < after
 
 
 def predictions(reading: Reading) -> Iterator[list[Reading]]:

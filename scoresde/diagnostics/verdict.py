@@ -64,7 +64,10 @@ class Check:
     def verdict(self) -> str:
         """The result in words."""
         if self.well:
-            well = "All is well: no other reading of the network fits the data better, and its samples have the range of the data."
+            well = (
+                "All is well: no other reading of the network fits the data better, and its samples have the range of the data. Labels "
+                "that are off by 0.1 in log(alpha/sigma), or by 1 % of a chain, are not told."
+            )
             return " ".join(filter(None, (well, self.note, shortcoming(self.levels))))
         return " ".join(self.remedies)
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import scoresde as ss
+from scoresde import analytic
 from scoresde.cli import app
 from scoresde.cli.report import Field, verdicts
+from scoresde.cli.report.diagnosis import _field
 from scoresde.diagnostics.by_time import Curve
 
 run = CliRunner()
@@ -50,6 +53,22 @@ def test_numbers_have_a_verdict(numbers, said):
     for part in said:
         assert part in text
     assert ("Few samples" in text) == ("samples" in numbers)
+
+
+def test_the_residual_of_an_exact_model_with_errors_is_small_at_the_prior():
+    """At t = 1 the score hardly changes. An error of 1 % of the score is small there, as it is elsewhere."""
+    chain = ss.VPSDE.from_betas(torch.linspace(1e-3, 0.2, 100, dtype=torch.float64))
+    exact = analytic.GaussianMixture(torch.tensor([[-0.5, 0.0], [0.5, 0.3]]), torch.tensor([0.3, 0.4])).model(chain)
+
+    class Rough(torch.nn.Module):
+        def forward(self, z, t):
+            return exact.noise(z, t) + 0.01 * torch.sin(3 * z)
+
+    model = ss.ScoreModel(Rough(), chain, "noise", time="t")
+    x = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    field = _field(model, chain, x, torch.Generator().manual_seed(1), {})
+    assert field[-1].t > 0.99
+    assert field[-1].residual < 0.2
 
 
 def test_the_command_prints_and_keeps_them(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 
 import pytest
 import torch
@@ -36,6 +37,11 @@ class Exact(nn.Module):
 
 def chain(prediction="noise", sign=1):
     return Exact(CHAIN, prediction, lambda index: (index + 1) / 100, sign)
+
+
+def shared_out():
+    """A network that takes the index divided by the number of steps."""
+    return Exact(CHAIN, "noise", lambda told: told + 1 / 100)
 
 
 def flow(sign=1):
@@ -82,8 +88,15 @@ FAULTS = {
     "schedule of larger betas": (chain(), ss.VPSDE.from_betas(1.5 * CHAIN.betas), "noise", "index", 1.0, "betas"),
     "schedule of smaller betas": (chain(), ss.VPSDE.from_betas(0.6 * CHAIN.betas), "noise", "index", 1.0, "betas"),
     "scale": (chain(), CHAIN, "noise", "index", 255.0, "the network's data are"),
+    "scale of no name": (chain(), CHAIN, "noise", "index", 2.0, "the network's data are x * 0.5"),
+    "scale of a flow": (flow(), ss.RectifiedFlow(), "velocity", "t", 1 / 3, "the network's data are x * "),
+    "prediction of a denoiser": (chain(), CHAIN, "edm", "index", 1.0, "prediction='noise'"),
+    "time in whole numbers": (shared_out(), CHAIN, "noise", "integer_index", 1.0, "time='t'"),
+    "time at half its rate": (shared_out(), CHAIN, "noise", lambda sde, t: (100 * t - 1) / 200, 1.0, "time='t'"),
     "index": (chain(), CHAIN, "noise", index(1), 1.0, "-1"),
     "index below": (chain(), CHAIN, "noise", index(-1), 1.0, "+1"),
+    "index of two": (chain(), CHAIN, "noise", index(2), 1.0, "-2"),
+    "index of four": (chain(), CHAIN, "noise", index(4), 1.0, "-4"),
 }
 ALL_WELL = {
     "chain, noise": (chain(), CHAIN, "noise", "index"),
@@ -278,7 +291,28 @@ def test_the_best_label_of_a_shifted_time_is_the_shift():
     assert gain > 0.05
 
 
-@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_a_factor_of_the_data_is_fitted():
+    """The network's data are x; the check is given 3 x + 5, and the mean of x, which no one knows, is not 0."""
+    model = ss.ScoreModel(chain(), CHAIN, "noise", time="index")
+    found = diagnostics.check(model, DATA * 3 - DATA.mean() * 3 + 5, generator(1))
+    assert found.faults == ("scale",)
+    factor = float(re.search(r"\(x - [0-9.]+\) \* (\d\.\d+)", found.verdict)[1])
+    assert factor == pytest.approx(1 / 3, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("shift", "spread", "faults"), [(-3, 0.5, ("index",)), (-3, 0.7, ()), (-1, 0.5, ("index",)), (-1, 0.7, ("schedule", "index"))]
+)
+def test_where_betas_explain_the_labels_as_well_only_an_index_that_is_off_by_one_is_named_beside(
+    monkeypatch, shift, spread, faults
+):
+    monkeypatch.setattr(sys.modules["scoresde.diagnostics.check"], "index_shift", lambda *_: (shift, spread))
+    found = diagnostics.check(ss.ScoreModel(chain(), CHAIN, "noise", time="index"), DATA, generator(1))
+    assert found.faults == faults
+    assert (f"off by {abs(shift)}: tell the network the index {shift}" in found.verdict) == bool(faults)
+
+
+@pytest.mark.parametrize("offset", [-2, -1, 0, 1, 4])
 def test_an_index_is_off_by_what_was_planted(offset):
     model = ss.ScoreModel(chain(), CHAIN, "noise", time="index").double()
     assert index_shift(model, noised(1000), Reading(CHAIN, "noise", index(offset)), generator(2))[0] == -offset
