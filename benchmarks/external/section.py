@@ -129,6 +129,10 @@ def _by_network(results: dict) -> Iterable[list[str]]:
             yield [name, ABOUT.get(name, network["class"]), *cells]
 
 
+# Where labels of the figure would lie on others.
+BELOW, LEFT = ("roll-2d-flow", "digits", "demo"), ("mnist-layernorm-unet", "roll-32d-flow", "demo", "spiral-noise")
+
+
 def save_roughness(roughness: dict, path: Path) -> None:
     """The error of uniform times by that of times shorter at small noise, against e_2/e_1."""
     from matplotlib.figure import Figure
@@ -140,13 +144,22 @@ def save_roughness(roughness: dict, path: Path) -> None:
         found = {name: entry for name, entry in roughness.items() if entry["kind"] == kind}
         x, y = [second_difference(entry) for entry in found.values()], [entry["power 1 by 2"] for entry in found.values()]
         axis.scatter(x, y, c=colour, label=KINDS[kind].lower())
+        # A family of mixtures has one label, in the middle of its points.
+        labels = dict[str, list[tuple[float, float]]]()
         for name, a, b in zip(found, x, y, strict=True):
-            axis.annotate(name.removeprefix("mixture:"), (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7)
+            labels.setdefault(name.split(":")[1] if kind == "mixture" else name, []).append((a, b))
+        for name, points in labels.items():
+            a, b = (math.exp(sum(map(math.log, values)) / len(points)) for values in zip(*points, strict=True))
+            below, left = name in BELOW, name in LEFT
+            offset = (-6 if left else 6, -11 if below else 4)
+            axis.annotate(
+                name, (a, b), xytext=offset, textcoords="offset points", fontsize=7, ha="right" if left else "left", color=colour
+            )
     axis.axhline(1, c="black", lw=0.8)
-    axis.set(xscale="log", yscale="log", xlabel="second difference / first difference, $e_2/e_1$")
+    axis.set(yscale="log", xlabel="second difference / first difference, $e_2/e_1$")
     axis.set_ylabel("error on trailing, power 1 / power 2")
     axis.margins(x=0.12)
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper right")
     figure.savefig(path, dpi=120)
 
 
