@@ -162,7 +162,11 @@ def sample(
 
         return Run.joined([solve_part(part) for part in parts])
 
-    with explained(shape[0], cond), torch.set_grad_enabled(grad), monitor(callback, progress, planned.steps, len(parts)) as on_step:
+    with (
+        explained(model, shape, cond),
+        torch.set_grad_enabled(grad),
+        monitor(callback, progress, planned.steps, len(parts)) as on_step,
+    ):
         run = solve(on_step)
         if not bool(run.x.isfinite().all()):
             noise.rewind()

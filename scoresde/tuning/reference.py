@@ -197,7 +197,7 @@ def solve_reference(
         return run(reference_tableau(sde, steps, t_end), model, z[first], BatchNoise(), cond=index_cond(cond, first, len(z))).x
 
     shape = f"the network fails on states of shape {tuple(z.shape)}: the shape that a pilot is given is that of one sample, without a batch"
-    with explained(len(z), cond, shape):
+    with explained(model, z.shape, cond, shape):
         steps, discrepancy = enough_steps(pilot_endpoints, tolerance, steps)
     tableau = reference_tableau(sde, steps, t_end)
     paths, predictions = [], []

@@ -240,6 +240,54 @@ def test_unit_noise_is_no_start_of_a_path_that_explodes(sde):
     assert not any("root mean square" in str(each.message) for each in caught)
 
 
+class TimeColumn(torch.nn.Module):
+    """A network of states and times of shape (B, 1), or (B, 1, 1, 1) of images."""
+
+    def __init__(self, first=False):
+        super().__init__()
+        self.first = first
+
+    def forward(self, z, t):
+        z, t = (t, z) if self.first else (z, t)
+        if not self.first and t.ndim != z.ndim:
+            raise RuntimeError("Tensors must have same number of dimensions")
+        return z * (t if not self.first else t.reshape(-1, *[1] * (z.ndim - 1)))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "said"),
+    [
+        (TimeColumn(), (4, 2), r"time of shape (B, 1): declare ScoreModel(..., time=lambda sde, t: t[:, None])"),
+        (
+            TimeColumn(),
+            (4, 1, 6, 6),
+            r"as many axes as the state: declare ScoreModel(..., time=lambda sde, t: t.reshape(-1, 1, 1, 1))",
+        ),
+        (
+            TimeColumn(first=True),
+            (4, 1, 6, 5),
+            r"the time before the state: wrap it in a module whose forward(z, t) returns network(t, z)",
+        ),
+    ],
+)
+def test_another_form_of_the_call_is_named_where_it_works(network, shape, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        ss.sample(ss.ScoreModel(network, ss.VPSDE()), shape, nfe=3)
+    code = said.split("lambda sde, t: ")
+    if len(code) == 2:  # what the message says runs
+        time = eval("lambda sde, t: " + code[1].rstrip(")") + (")" if "reshape" in code[1] else ""))
+        assert ss.sample(ss.ScoreModel(network, ss.VPSDE(), time=time), shape, nfe=3).shape == shape
+
+
+def test_an_error_of_the_network_itself_passes():
+    class Broken(torch.nn.Module):
+        def forward(self, z, t):
+            raise RuntimeError("the cable is loose")
+
+    with pytest.raises(RuntimeError, match=r"^the cable is loose$"):
+        ss.sample(ss.ScoreModel(Broken(), ss.VPSDE()), (4, 2), nfe=3)
+
+
 def test_a_solver_that_returns_no_table_is_named():
     class Forgetful(ss.solvers.Solver):
         def tableau(self, sde, grid):
