@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..models.score_model import ScoreModel
@@ -139,6 +138,8 @@ def fitted_scales(model: ScoreModel, data: Noised, reading: Reading) -> Iterator
 
     The score of log f falls towards the right factor from both sides: a coarse search finds the valley, and Brent's method its bottom.
     """
+    from scipy.optimize import minimize_scalar  # half a second, in every import of scoresde
+
     mean, std = data.guess.entries()
     others = tuple(change for change in reading.changes if change[0] != "scale")
 
