@@ -69,7 +69,7 @@ NARROWEST, WIDEST, DRIFT, OUTSIDE = 0.5, 1.6, 0.5, 0.05
 def check(model: Model, x: Tensor, generator: Generator | None = None, **cond: Any) -> Check:
     """Check that a network is what its `ScoreModel` says: prediction, sign, time, schedule, scale of the data, and index.
 
-    The linear guess is fitted to at most 1,024 of the data, and the errors are measured on 64 others. It takes some 3,000 to 10,000 network
+    The linear guess is fitted to at most 1,024 of the data, and the errors are measured on 64 others. It takes some 1,000 to 10,000 network
     calls on single samples.
 
     Args:
