@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..loops import LoopSolver
+from ..numerics.modules import module_of
 from ..sampling.registry import resolve
 from ..sde.base import SDE
 from ..sde.families import EDM, RectifiedFlow
@@ -58,22 +57,18 @@ def sampler_of(target: Any, *, sde: SDE | None = None, **claims: Any) -> Sampler
 
 
 def imported(text: str) -> Any:
-    """The object `name` of "module:name", also from a module in the working directory, which may have its .py at the end.
+    """The object `name` of "module:name" or "file.py:name", as `numerics.modules.module_of` finds the module.
 
     Raises:
         ValueError: there is no such module or name.
     """
-    module, _, name = text.partition(":")
-    module = module.removesuffix(".py")
+    source, _, name = text.partition(":")
     try:
-        sys.path.insert(0, os.getcwd())
-        found = importlib.import_module(module)
+        found: Any = module_of(source)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, OSError) as error:
         raise ValueError(f"{text}: {error}") from None
-    finally:
-        sys.path.remove(os.getcwd())
     return found
 
 

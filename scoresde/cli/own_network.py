@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
-
 from torch import nn
+
+from ..numerics.modules import module_of
 
 
 def own_network(text: str) -> nn.Module:
@@ -23,7 +19,7 @@ def own_network(text: str) -> nn.Module:
     if not source or not name:
         raise ValueError(f"--network {text}: must be FILE.py:NAME, such as nets.py:make_network")
     try:
-        found = getattr(_imported(source), name)
+        found = getattr(module_of(source), name)
         made = found if isinstance(found, nn.Module) else found()
     except Exception as error:  # whatever the user's code raises
         raise ValueError(f"--network {text}: {type(error).__name__}: {error}") from error
@@ -32,20 +28,3 @@ def own_network(text: str) -> nn.Module:
             f"--network {text}: must be a torch.nn.Module or a ScoreModel, or a class or function that makes one without arguments"
         )
     return made
-
-
-def _imported(source: str) -> Any:
-    """The module of a file, or of that dotted name."""
-    path = Path(source)
-    if path.suffix != ".py":
-        return importlib.import_module(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
-    sys.path.insert(0, str(path.resolve().parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module

@@ -45,6 +45,19 @@ def test_a_function_of_a_file_ends_with_the_exit_code_of_its_verdict(tmp_path):
     assert "point mass" in broken.stdout.splitlines()[-1]
 
 
+def test_a_file_may_be_in_a_folder(tmp_path, monkeypatch):
+    """Its folder can be imported from, as when Python runs it."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "beside_audited.py").write_text("SCALE = 1.0\n")
+    (tmp_path / "code" / "audited.py").write_text("from beside_audited import SCALE\n" + OWN)
+    monkeypatch.chdir(tmp_path)
+    assert audit.sampler_of("code/audited.py:euler").name == "code/audited.py:euler"
+    for text in ("code/other.py:euler", "code/audited.py:heun"):
+        with pytest.raises(ValueError, match=text):
+            audit.sampler_of(text)
+
+
 def test_wrong_arguments_are_one_line():
     for arguments, message in (
         (["dpm+++2m"], "no solver is called"),

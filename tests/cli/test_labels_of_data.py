@@ -5,18 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from scoresde.cli import app, report
+from scoresde.cli import report
 from scoresde.cli.options import labels_of_data
 from scoresde.data import Data
 from scoresde.train import Experiment
 
-run = CliRunner()
-
-
-def invoke(*arguments):
-    return run.invoke(app, list(map(str, arguments)), catch_exceptions=False)
+from .test_convert_data import invoke
 
 
 @pytest.fixture(scope="module")

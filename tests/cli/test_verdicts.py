@@ -38,7 +38,12 @@ def diagnosis(*, residual=0.01, asymmetry=0.01, held_out=(0.2, 0.3, 0.4), sample
         ({}, ["at most 0.01, at t = 0.7. Nearly a gradient", "belong to one density that diffuses", "agree within their errors"]),
         ({"asymmetry": 0.3}, ["Not quite a gradient: there 9% of the squared Jacobian"]),
         ({"asymmetry": 0.7}, ["No gradient: there 49%"]),
-        ({"residual": 0.5}, ["at most 0.5 of ds/dt, at t = 0.7. The scores of neighbouring times do not quite belong together"]),
+        (
+            {"residual": 0.5},
+            [
+                "at most 0.5 of the larger of ds/dt and f s, at t = 0.7. The scores of neighbouring times do not quite belong together"
+            ],
+        ),
         ({"residual": 1.2}, ["The scores of neighbouring times do not belong together"]),
         ({"held_out": (0.2, 1.0, 1.2)}, ["at t = 0.5 to 1 the network is no better than one that returns 0"]),
         ({"held_out": (0.2, 0.3, 0.5)}, ["at 1 of 3 times, by more than 3 standard errors: the network has memorised"]),

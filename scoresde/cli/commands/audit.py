@@ -20,7 +20,7 @@ def audit(
         list[str],
         typer.Argument(
             metavar="TARGET...",
-            help="The short name of a solver, the file of a fitted one, or MODULE:NAME: a solver or its class, a function "
+            help="The short name of a solver, the file of a fitted one, or MODULE:NAME or FILE.py:NAME: a solver or its class, a function "
             "f(denoiser, z, sigmas), one of k-diffusion, a scheduler class of diffusers, a sampler of azula or ComfyUI.",
         ),
     ],

@@ -228,7 +228,7 @@ def save_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
     loss.legend()
     t = [point.t for point in diagnosis.field]
     residual.plot(t, [point.residual for point in diagnosis.field], "o-", ms=4)
-    residual.set(title="Fokker-Planck residual", ylabel="relative to ds/dt, rms")
+    residual.set(title="Fokker-Planck residual", ylabel="relative to ds/dt or f s, rms")
     asymmetry.plot(t, [point.asymmetry for point in diagnosis.field], "o-", ms=4)
     asymmetry.set(title="Asymmetry of the Jacobian", ylabel="|J - J^T| / (2 |J|)")
     for axis in (loss, residual, asymmetry):

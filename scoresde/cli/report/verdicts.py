@@ -43,7 +43,7 @@ def asymmetry_verdict(worst: Field) -> str:
 
 def residual_verdict(worst: Field) -> str:
     """On the largest relative residual: 0 where one density flows through all times, 1 where the equation explains nothing."""
-    numbers = f"Fokker-Planck residual: at most {worst.residual:.2g} of ds/dt, at t = {worst.t:.2g}"
+    numbers = f"Fokker-Planck residual: at most {worst.residual:.2g} of the larger of ds/dt and f s, at t = {worst.t:.2g}"
     if worst.residual <= SMALL:
         return f"{numbers}. The scores of all times belong to one density that diffuses (0 is exact)."
     if worst.residual < 1:
